@@ -1,0 +1,83 @@
+"""What a generation is trained on: pools of samples by source, and the mix that says which rows of them, as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+REAL = -1  # the origin of real data; origin s >= 0 was drawn from generator f_s
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples from one source: uint8 images (N, C, H, W), or float (N, R, d) for analytic systems with R replicates.
+
+    `x` may be memory-mapped from disk. `y` holds the labels, int64 (N,), or is None for samples without labels.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+
+    def __post_init__(self):
+        assert self.y is None or len(self.y) == len(self.x), (len(self.x), len(self.y))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A whole training set in a few bytes a sample: sample i of replicate r is row `row[i, r]` of pool `origin[i, r]`.
+
+    `origin` int (n, R) and `row` int64 (n, R), R = 1 for images; `weight` float (n, R) or None, which means all equal.
+    It is stored with its generation, so that every sample a model was trained on can be named.
+    """
+
+    origin: np.ndarray
+    row: np.ndarray
+    weight: np.ndarray | None = None
+
+    def __post_init__(self):
+        assert self.origin.shape == self.row.shape and self.row.ndim == 2, (self.origin.shape, self.row.shape)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def shares(self) -> dict[int, float]:
+        """Share of the samples by origin, over all replicates; the values sum to 1."""
+        origins, counts = np.unique(self.origin, return_counts=True)
+        return {int(o): int(c) / self.origin.size for o, c in zip(origins, counts)}
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The pools and the mix of one generation, indexed as one array without copying the pools."""
+
+    pools: Mapping[int, Pool]
+    mix: Mix
+
+    def __len__(self) -> int:
+        return len(self.mix)
+
+    def gather(self, index: np.ndarray, replicate: int = 0) -> np.ndarray:
+        """Samples `index` (n,) of the mix, dtype of the pools, shape (n, ...): one fancy index a pool that is touched."""
+        return self._take(index, replicate, lambda pool: pool.x)
+
+    def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:
+        """Labels of samples `index` (all by default), int64 (n,); None where a pool of the mix has none."""
+        origins = np.unique(self.mix.origin)
+        if any(self.pools[int(o)].y is None for o in origins):
+            return None
+        index = np.arange(len(self)) if index is None else index
+        return self._take(index, replicate, lambda pool: pool.y)
+
+    def _take(self, index, replicate, field):
+        origin, row = self.mix.origin[index, replicate], self.mix.row[index, replicate]
+        first = field(self.pools[int(origin[0])])
+        out = np.empty((len(index), *first.shape[1:]), first.dtype)
+        for o in np.unique(origin):
+            here = origin == o
+            out[here] = field(self.pools[int(o)])[row[here]]
+        return out
