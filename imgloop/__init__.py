@@ -1,0 +1,20 @@
+"""imgloop: what happens to image generators that are trained on their own output, generation after generation."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_PUBLIC = {"run": "imgloop.api", "load_study": "imgloop.study", "Pool": "imgloop.pool", "Mix": "imgloop.pool",
+           "TrainingSet": "imgloop.pool", "Task": "imgloop.task", "Schedule": "imgloop.config", "UserError": "imgloop.errors"}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Public names are imported when they are first used, so that `python -m imgloop --help` answers at once."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'imgloop' has no attribute {name!r}; public are {', '.join(__all__)}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,52 @@
+"""python -m imgloop: Hydra reads the command line, loop.run does the work; mistakes end in one sentence."""
+
+import os
+import sys
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us whole; main() makes sentences of them
+
+
+def job(cfg):
+    """One job: a chain. In a multirun a failure is returned, so that the other chains go on."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from imgloop import loop
+    from imgloop.config import Settings
+    from imgloop.errors import Stopped, UserError
+
+    hydra = HydraConfig.get()
+    study = None
+    try:
+        settings = Settings.of(cfg, dict(hydra.runtime.choices))
+        study = str(settings.study)
+        loop.run(settings)
+        return {"study": study, "failed": None}
+    except Stopped as e:
+        print(f"imgloop: {e}", file=sys.stderr)
+        sys.exit(128 + e.signal)
+    except UserError as e:
+        if hydra.mode != RunMode.MULTIRUN:
+            sys.exit(f"imgloop: {e}")
+        print(f"failed: {e}", file=sys.stderr, flush=True)
+        return {"study": study, "failed": str(e), "name": ",".join(hydra.overrides.task)}
+
+
+def main() -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from imgloop import config
+
+    config.register()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as e:
+        sys.exit(f"imgloop: {config.sentence(e)}")
+    except KeyboardInterrupt:
+        sys.exit("imgloop: interrupted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Where a chain stands: its folder, seeds, pools and generations; resuming, and generation 0 shared by content."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from imgloop import store
+from imgloop.config import Schedule, Settings, flat
+from imgloop.errors import UserError
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.progress import Interrupt
+from imgloop.task import Task
+
+LATENTS = 16          # columns of the evolution sheet: samples drawn from the same latents in every generation
+PACKAGES = ("imgloop", "torch", "numpy", "lightning", "diffusers", "safetensors", "scipy", "scikit-learn", "pillow")
+STARTS = ("scratch", "weights", "weights_and_optimizer")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the bits of a result depend on besides the versions: processor kind, PyTorch's kernels for it, threads."""
+    import torch
+
+    return {"machine": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+
+
+class Chain:
+    """Generations 0..G of one condition and one seed, in one folder that only one process at a time may extend."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.folder, self.study, self.seed_number = settings, settings.folder, settings.study, settings.config["seed"]
+        self.pools: dict[int, Pool] = {}
+        self.replicates = 1
+        self.display = None
+        self.stop = Interrupt()
+        self.seconds: dict[str, float] = {}
+        self.protocol: str | None = None                                # of the scores that metrics.csv shows
+        start = settings.config["start"]
+        self.start_folder = None if start in STARTS else Path(start).expanduser()
+        if self.start_folder is not None and not self.start_folder.is_dir():
+            raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.")
+        if self.start_folder is not None and (self.start_folder / "model").is_dir():
+            self.start_folder = self.start_folder / "model"
+
+    # -- where it stands ---------------------------------------------------------------------------------------------
+
+    def generation(self, t: int) -> Path:
+        return self.folder / f"gen{t:03d}"
+
+    def scratch(self, t: int) -> Path:
+        return self.folder / f".gen{t:03d}.scratch"
+
+    @property
+    def shared(self) -> Path:
+        return self.study / "shared"
+
+    @property
+    def done(self) -> int:
+        """How many generations exist; they are whole, since a folder is renamed into place when its generation is."""
+        t = 0
+        while self.generation(t).is_dir():
+            t += 1
+        return t
+
+    def remaining(self, generations: int) -> range:
+        return range(self.done, generations)
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Rows of each pool by origin: what a paradigm sees."""
+        return {origin: len(pool) for origin, pool in self.pools.items()}
+
+    def seed(self, t: int | None, purpose: str) -> int:
+        """The seed of one draw. t None: one for all generations, as the evolution sheet's latents need."""
+        return store.seed_of(self.seed_number, t, purpose)
+
+    def rng(self, t: int, purpose: str) -> np.random.Generator:
+        return np.random.default_rng(self.seed(t, purpose))
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self):
+        """Hold the chain's lock; refuse a folder made with other settings; clear away what an interruption left."""
+        with store.lock(self.folder / ".lock", busy=f"Another process is running the chain in {self.folder}: wait for it, or "
+                        "choose another study=NAME."):
+            if self.settings.config["overwrite"]:
+                store.remove(*(p for p in self.folder.iterdir() if p.name != ".lock"))
+            self.check_config()
+            for part in self.folder.glob(".gen*.part"):
+                store.remove(part)
+            yield self
+
+    def check_config(self) -> None:
+        """Compare the folder's config with ours; write ours where there is none yet."""
+        path = self.folder / "config.yaml"
+        mine = {"choices": self.settings.choices, "identity": self.settings.identity, "config": self.settings.config}
+        if path.exists():
+            try:
+                theirs = yaml.safe_load(path.read_text())
+                identity = theirs["identity"]
+            except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as e:
+                raise store.damaged(path, "cannot be read") from e
+            mine_flat = flat(self.settings.identity)
+            changed = [k for k in {**identity, **mine_flat} if identity.get(k) != mine_flat.get(k)]
+            if changed:
+                told = ", ".join(f"{k} (there {identity.get(k)}, now {mine_flat.get(k)})" for k in sorted(changed)[:5])
+                raise UserError(f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
+                                "overwrite=true to delete this chain and start again.")
+        elif self.done:
+            raise store.damaged(path, "is missing")
+        store.write_text(path, yaml.safe_dump(mine, sort_keys=False, allow_unicode=True))
+
+    def attach(self, real: Pool, real_hash: str) -> None:
+        """Give the chain its real training data and open the pools of the generations that exist, checking each."""
+        self.pools = {REAL: real}
+        self.real_hash = real_hash
+        for t in range(self.done):
+            record = self.record(t)
+            if record["real_hash"] != real_hash:
+                raise UserError(f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now (the images "
+                                "changed): restore them, or give study=NEW or overwrite=true.")
+            path = self.generation(t) / "pool.safetensors"
+            arrays = store.open_arrays(path)
+            if store.file_hash(path) != record["pool_hash"]:
+                raise store.damaged(path, "is not what was written (its hash differs from record.json)")
+            self.pools[t] = Pool(arrays["x"], arrays.get("y"))
+
+    def record(self, t: int) -> dict[str, Any]:
+        return store.read_json(self.generation(t) / "record.json")
+
+    # -- going on ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def stage(self, t: int, name: str):
+        """Time one stage of a generation and show it."""
+        began = time.perf_counter()
+        if self.display:
+            self.display.stage(t, name)
+        yield self.display.update if self.display else (lambda *a, **k: None)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        self.stop.forget()
+
+    def task(self, t: int, scratch: Path, progress: Callable) -> Task:
+        c = self.settings.config
+        start = c["start"] if self.start_folder is None else "weights" if t == 0 else "scratch"
+        return Task(t, self.seed_number, self.settings.images(t), start, scratch, progress, self.stop)
+
+    def fitted(self, t: int, model, data: TrainingSet):
+        """f_t: fitted now, resumed from where an interrupted fit stood, or for t = 0 taken from the study's shared folder."""
+        with self.stage(t, "train") as progress:
+            if t == 0:
+                folder = self.shared / f"generation0-{self.first_key(data)}"
+
+                def make(part: Path) -> None:
+                    scratch = folder.with_name(f".{folder.name}.scratch")
+                    previous = model.load(self.start_folder) if self.start_folder else None
+                    model.fit(data, self.task(0, scratch, progress), previous).save(part)
+                    store.remove(scratch)
+
+                store.once(folder, make, waiting=lambda: self.display and self.display.say(
+                    "another process is training this generation 0; waiting for it"))
+                return model.load(folder)
+            previous = model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
+            return model.fit(data, self.task(t, self.scratch(t), progress), previous)
+
+    def first_key(self, data: TrainingSet) -> str:
+        """All that the bits of generation 0's weights depend on: chains with equal keys share them."""
+        c = self.settings.config
+        trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "chunk", "resident_gib")}
+        start = c["start"] if self.start_folder is None else store.file_hash(self.start_folder)
+        return store.content_key({"model": c["model"], "trainer": trainer, "seed": self.seed_number, "start": start,
+                                  "images": self.settings.images(0), "real": self.real_hash,
+                                  "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
+                                  "versions": versions(), "machine": machine()})
+
+    def commit(self, t: int, f, mix: Mix, drawn: Pool, scores) -> None:
+        """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
+        from imgloop import figures
+
+        with self.stage(t, "write"):
+            aged = f.sample(LATENTS, seed=self.seed(None, "evolution"))
+
+            def make(part: Path) -> None:
+                f.save(part / "model")
+                pool_arrays = {"x": drawn.x} if drawn.y is None else {"x": drawn.x, "y": drawn.y}
+                store.write_arrays(part / "pool.safetensors", pool_arrays)
+                store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row}
+                                   | ({} if mix.weight is None else {"weight": mix.weight}))
+                store.write_arrays(part / "evolution.safetensors", {"x": aged.x})
+                scores.write(part / "scores")
+                store.write_bytes(part / "grid.png", figures.grid(self.pools[REAL].x, drawn.x, f"generation {t}"))
+                store.write_json(part / "record.json", self.describe(t, f, mix, drawn, part))
+
+            store.commit_folder(self.generation(t), make)
+            store.remove(self.scratch(t))
+            self.protocol = scores.name
+            self.pools[t] = Pool(*map(store.open_arrays(self.generation(t) / "pool.safetensors").get, ("x", "y")))
+            self.prune(t)
+        self.seconds = {}
+
+    def describe(self, t: int, f, mix: Mix, drawn: Pool, part: Path) -> dict[str, Any]:
+        """record.json: what generation t was made of and by."""
+        shares = mix.shares()
+        return {
+            "generation": t, "condition": self.settings.condition, "seed": self.seed_number,
+            "n_train": len(mix), "n_pool": len(drawn), "real_share": shares.get(REAL, 0.0),
+            "share_by_origin": {str(o): s for o, s in sorted(shares.items())},
+            "train_images": self.settings.images(t), "start": self.settings.config["start"],
+            "nfe": getattr(f, "nfe", None), "labels": getattr(f, "labels", None),
+            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+            "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
+            "real_hash": self.real_hash, "pool_hash": store.file_hash(part / "pool.safetensors"),
+            "mix_hash": store.file_hash(part / "mix.safetensors"), "model_hash": store.file_hash(part / "model"),
+            "versions": versions(), "machine": machine(), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def prune(self, t: int) -> None:
+        """keep_models=k keeps the weights of the newest k generations (the newest always, where the next starts from it)."""
+        keep = self.settings.config["keep_models"]
+        if keep is not None:
+            needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)
+            for old in range(0, t + 1 - needed):
+                store.remove(*(p for p in [self.generation(old) / "model"] if p.exists()))
+
+
+def drawn_sizes(settings: Settings, initial: int) -> Callable[[int], int]:
+    """How many samples each generation draws: n_samples, or as many as R."""
+    schedule: Schedule | None = settings.n_samples
+    return lambda t: initial if schedule is None else int(schedule(t))

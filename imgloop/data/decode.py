@@ -1,0 +1,93 @@
+"""One image file to one array: formats and modes to RGB or grey, upright, square, reduced; never enlarged."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from imgloop.errors import UserError
+
+# Named, so that a file's content cannot choose a decoder that starts another program (EPS starts Ghostscript).
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp",
+                      ".ppm", ".pgm", ".pbm", ".pnm"})
+
+
+class Broken(Exception):
+    """A file that cannot be decoded; the message is the reason, without the file's name."""
+
+
+class TooSmall(Exception):
+    """An image whose short side is under the size asked for; `width` and `height` in pixels."""
+
+    def __init__(self, width: int, height: int):
+        super().__init__(f"{width}x{height}")
+        self.width, self.height = width, height
+
+
+def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
+    """The image in `data` as uint8 (channels, size, size).
+
+    First frame; turned upright by its EXIF entry; transparency composited on white; 16-bit grey divided by 257, not
+    clipped; colour to grey by ITU-R 601 luma; embedded colour profiles not applied. The centre square is reduced by
+    Pillow's antialiased bicubic filter, and left untouched where it has the size already.
+    Raises Broken, TooSmall, or UserError, naming the file, for an image beyond Pillow's limit of pixels.
+    """
+    try:
+        image = _open(io.BytesIO(data), name)
+        if min(image.size) < size:
+            raise TooSmall(*image.size)
+        image.load()
+        image = _plain(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+    except (UserError, Broken, TooSmall, MemoryError):
+        raise
+    except Exception as e:  # Pillow's decoders raise nearly anything on damaged data; the reason goes to the user
+        raise Broken(str(e) or type(e).__name__) from e
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: no resampling by a half
+    image = image.crop((left, top, left + side, top + side))
+    if side > size:
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def short_side(file: BinaryIO) -> int:
+    """The short side in pixels, from the header alone."""
+    return min(_open(file, "").size)
+
+
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as e:
+        raise _bomb(name) from e
+    except Image.UnidentifiedImageError as e:
+        raise Broken("no image of a known format") from e
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise _bomb(name, f" ({image.width}x{image.height} pixels)")
+    return image
+
+
+def _bomb(name: str, size: str = "") -> UserError:
+    return UserError(f"{name}{size} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels, which guards "
+                     "against decompression bombs; remove it or reduce it beforehand.")
+
+
+def _plain(image: Image.Image, mode: str) -> Image.Image:
+    """`image` in `mode` ("RGB" or "L") with all of its range and no transparency."""
+    if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its byte orders, "I" in older Pillow; convert() would clip
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise Broken("integer pixels outside 16 bits, whose range is not known")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise Broken("floating-point pixels, whose range is not known")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)

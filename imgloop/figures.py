@@ -1,0 +1,117 @@
+"""Pictures: sample grids, the evolution sheet, and curves over generations with bands over seeds."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PAPER, MUTED = "#1b1f24", "#ffffff", "#6a737d"
+# Okabe & Ito's colours, told apart by colour-blind readers, with line styles and markers that differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
+    """Images uint8 (N, C, H, W) as a sheet of `columns`, each enlarged by a whole factor (nearest) to about `pixels`."""
+    n, channels, height, width = x.shape
+    scale, rows, gap = max(1, round(pixels / height)), -(-n // columns), 2
+    cell_h, cell_w = height * scale + gap, width * scale + gap
+    sheet = Image.new("RGB", (columns * cell_w + gap, rows * cell_h + gap), PAPER)
+    for i, image in enumerate(x):
+        picture = np.repeat(np.repeat(np.moveaxis(np.asarray(image), 0, -1), scale, 0), scale, 1)
+        picture = np.repeat(picture, 3, 2) if channels == 1 else picture[..., :3]
+        sheet.paste(Image.fromarray(picture), (gap + i % columns * cell_w, gap + i // columns * cell_h))
+    return sheet
+
+
+def captioned(sheets: Sequence[tuple[str, Image.Image]], space: int = 24) -> Image.Image:
+    """Sheets side by side, each with a caption above it."""
+    font, top = ImageFont.load_default(16), 28
+    page = Image.new("RGB", (sum(s.width for _, s in sheets) + space * (len(sheets) + 1), max(s.height for _, s in sheets) + top + space), PAPER)
+    draw, left = ImageDraw.Draw(page), space
+    for caption, sheet in sheets:
+        draw.text((left, 6), caption, INK, font)
+        page.paste(sheet, (left, top))
+        left += sheet.width + space
+    return page
+
+
+def png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "png", optimize=True)
+    return out.getvalue()
+
+
+def grid(real: np.ndarray, generated: np.ndarray, title: str, columns: int = 8, rows: int = 8) -> bytes:
+    """PNG: the first real training images beside the first generated ones."""
+    n = columns * rows
+    return png(captioned([("real", tile(real[:n], columns)), (title, tile(generated[:n], columns))]))
+
+
+def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> bytes:
+    """PNG: one row a generation, one column a latent, so that a reader sees the same latents age."""
+    font, left, top = ImageFont.load_default(14), 64, 30
+    sheets = [(t, tile(x, len(x))) for t, x in generations]
+    page = Image.new("RGB", (left + sheets[0][1].width + 12, top + sum(s.height for _, s in sheets) + 8), PAPER)
+    draw, down = ImageDraw.Draw(page), top
+    draw.text((left, 7), f"{title}: each column one latent, each row one generation", INK, font)
+    for t, sheet in sheets:
+        draw.text((12, down + sheet.height / 2 - 8), f"gen {t}", MUTED, font)
+        page.paste(sheet, (left, down))
+        down += sheet.height
+    return png(page)
+
+
+PANELS = (("fd", "Frechet distance", "lower is closer to held-out data"), ("kd", "kernel distance", "lower is closer"),
+          ("precision", "precision", "share of samples among real ones"), ("recall", "recall", "share of real data among samples"),
+          ("variance_ratio", "variance ratio", "generated over real; 1 is equal"), ("mode_kl", "class mix, KL", "0 is the real mix (nats)"),
+          ("risk", "held-out risk", "denoising loss on real data"), ("real_share", "real share", "of the training set"))
+
+
+def curves(frame, title: str, reference: dict[str, float] | None = None) -> bytes:
+    """PNG: each measure over generations, a line a condition (mean over seeds) with a band of one standard deviation.
+
+    `frame` has columns condition, seed, generation and measures; `reference` gives real-against-real values by measure.
+    """
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    panels = [p for p in PANELS if p[0] in frame and frame[p[0]].notna().any()]
+    columns = min(4, len(panels)) or 1
+    rows = -(-len(panels) // columns) or 1
+    conditions = list(dict.fromkeys(frame["condition"]))
+    figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.9), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis, (name, label, note) in zip(axes, panels):
+        for i, condition in enumerate(conditions):
+            part = frame[(frame["condition"] == condition) & frame[name].notna()].groupby("generation")[name]
+            mean, sd = part.mean(), part.std(ddof=1)
+            colour = COLOURS[i % len(COLOURS)]
+            axis.plot(mean.index, mean, STYLES[i % 4], color=colour, marker=MARKERS[i % 8], markersize=4, linewidth=1.6, label=condition)
+            if sd.notna().any():
+                axis.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+        if reference and reference.get(name) is not None:
+            axis.axhline(reference[name], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+            axis.annotate("real against real", (1, reference[name]), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                          fontsize=7, color=MUTED)
+        axis.set_title(label, fontsize=10, loc="left")
+        axis.set_xlabel("generation", fontsize=8)
+        axis.set_ylabel(note, fontsize=7, color=MUTED)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+        if name in ("fd", "risk", "precision", "recall", "variance_ratio", "real_share"):
+            axis.set_ylim(bottom=0)
+    for axis in axes[len(panels):]:
+        axis.set_visible(False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    if len(conditions) > 1 and panels:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(4, len(conditions)), fontsize=8, frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()

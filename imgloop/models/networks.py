@@ -1,0 +1,106 @@
+"""The two networks: a compact residual U-Net for CPU tiers, and diffusers' UNet2DModel, which diffusers loads by itself."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imgloop.errors import UserError
+
+# Channels a resolution level by image size; each further level halves the resolution.
+PRESETS = {
+    "compact": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 96)},
+    "unet2d": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 128)},
+}
+GROUPS = 8  # of every GroupNorm
+
+
+def build_network(kind: str, size: int, channels: int, widths: tuple[int, ...] | None, classes: int = 0) -> nn.Module:
+    """A network that maps (x, time, label) to an image of x's shape; see `forward` of CompactUNet for the arguments.
+
+    `widths` None takes the preset for `size`. `classes` 0 is unconditional. Raises UserError where they do not fit.
+    """
+    if kind not in PRESETS:
+        raise UserError(f"model.network={kind}: choose one of {', '.join(PRESETS)}.")
+    if widths is None:
+        if size not in PRESETS[kind]:
+            raise UserError(f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
+                            "set data.size to one of them, or give model.widths, for example model.widths=[32,64].")
+        widths = PRESETS[kind][size]
+    if not widths or any(w < GROUPS or w % GROUPS for w in widths):
+        raise UserError(f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].")
+    if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
+        raise UserError(f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
+                        "number of pixels (2 at least): give fewer widths, or another data.size.")
+    return (CompactUNet if kind == "compact" else unet2d)(size, channels, tuple(widths), classes)
+
+
+def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) -> nn.Module:
+    """diffusers' UNet2DModel without attention; same forward arguments as CompactUNet, and `.sample` holds the result."""
+    from diffusers import UNet2DModel
+
+    n = len(widths)
+    return UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=1,
+                       block_out_channels=widths, down_block_types=("DownBlock2D",) * n, up_block_types=("UpBlock2D",) * n,
+                       norm_num_groups=GROUPS, add_attention=False, num_class_embeds=classes or None)
+
+
+class CompactUNet(nn.Module):
+    """A residual U-Net with FiLM time embedding, one block a level and direction: half the parameters of UNet2DModel at
+    equal widths (Ho et al. 2020, with the scale-and-shift norm of Dhariwal & Nichol 2021, appendix A)."""
+
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], classes: int = 0):
+        super().__init__()
+        self.config = {"size": size, "channels": channels, "widths": list(widths), "classes": classes}
+        embed = 4 * widths[0]
+        self.frequencies = 16
+        self.embed = nn.Sequential(nn.Linear(2 * self.frequencies, embed), nn.SiLU(), nn.Linear(embed, embed), nn.SiLU())
+        self.label = nn.Embedding(classes, embed) if classes else None
+        self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
+        before = (widths[0], *widths[:-1])
+        self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
+        self.middle = Block(widths[-1], widths[-1], embed)
+        self.up = nn.ModuleList(Block(b + b, a, embed) for a, b in zip(before, widths))  # skip of b joins
+        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+        nn.init.zeros_(self.leave[-1].weight)
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, C, size, size) float; time (B,) in [0, 1000], diffusers' scale; label (B,) int64 or None."""
+        e = self.embed(self.sinusoid(time))
+        if self.label is not None:
+            e = F.silu(e + self.label(label))
+        h, skips = self.enter(x), []
+        for level, block in enumerate(self.down):
+            h = block(F.avg_pool2d(h, 2) if level else h, e)
+            skips.append(h)
+        h = self.middle(h, e)
+        for level, block in reversed(list(enumerate(self.up))):
+            h = block(torch.cat((h, skips.pop()), 1), e)
+            if level:
+                h = F.interpolate(h, scale_factor=2.0)
+        return self.leave(h)
+
+    def sinusoid(self, time: Tensor) -> Tensor:                          # (B,) -> (B, 2 frequencies)
+        rates = torch.exp(torch.arange(self.frequencies, device=time.device) * (math.log(1000.0) / self.frequencies))
+        angle = time[:, None] / 1000 * rates
+        return torch.cat((angle.sin(), angle.cos()), 1)
+
+
+class Block(nn.Module):
+    """Norm, SiLU, convolution, twice; the second norm is scaled and shifted by the embedding (FiLM)."""
+
+    def __init__(self, inside: int, outside: int, embed: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, inside), nn.Conv2d(inside, outside, 3, padding=1)
+        self.film = nn.Linear(embed, 2 * outside)
+        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, outside), nn.Conv2d(outside, outside, 3, padding=1)
+        self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.film(e)[:, :, None, None].chunk(2, 1)
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))

@@ -1,0 +1,146 @@
+"""A study as data: its chains' metrics as one table, and the comparison of its conditions. Reading runs no code it names."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from imgloop import store
+from imgloop.errors import UserError
+
+COLUMNS = ("generation", "n_train", "n_pool", "real_share", "fd", "kd", "kd_sem", "precision", "recall", "density", "coverage",
+           "modes_covered", "mode_kl", "variance_ratio", "effective_rank", "vendi", "tail_mass", "off_support", "ambiguity", "authenticity",
+           "risk", "tail_risk", "seconds_train", "seconds_sample", "seconds_measure", "protocol")
+HEADLINE = ("fd", "kd", "precision", "recall", "modes_covered", "mode_kl", "variance_ratio", "risk")  # of the comparison table
+
+
+def generations(chain: Path) -> list[Path]:
+    """The chain's generation folders in order."""
+    return sorted(p for p in Path(chain).glob("gen[0-9]*") if p.is_dir())
+
+
+def row(folder: Path, protocol: str | None) -> dict[str, Any]:
+    """One generation's row of metrics.csv, its scores by `protocol` (a file name in scores/), empty where not measured."""
+    record = store.read_json(folder / "record.json")
+    found = {c: record.get(c) for c in COLUMNS[:4]}
+    found |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
+    path = folder / "scores" / f"{protocol}.json"
+    if protocol is not None and path.exists():
+        found |= {**store.read_json(path)["scores"], "protocol": protocol}
+    return found
+
+
+def protocols(chain: Path) -> list[str]:
+    """The protocols under which the chain's generations have scores, the most recently written last."""
+    newest: dict[str, float] = {}
+    for path in Path(chain).glob("gen[0-9]*/scores/*.json"):
+        newest[path.stem] = max(newest.get(path.stem, 0.0), path.stat().st_mtime)
+    return sorted(newest, key=newest.get)
+
+
+def table(chain: Path, protocol: str | None = None):
+    """The chain's metrics, one row a generation, as a pandas table; by default under its newest protocol."""
+    import pandas as pd
+
+    names = protocols(chain)
+    protocol = protocol or (names[-1] if names else None)
+    frame = pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=list(COLUMNS))
+    return frame[[c for c in COLUMNS if c in COLUMNS[:4] or frame[c].notna().any()]]
+
+
+def write_metrics(chain: Path, protocol: str | None = None):
+    """metrics.csv, evolution.png and curves.png of one chain, from what its generation folders hold; returns the table."""
+    from imgloop import figures
+
+    chain = Path(chain)
+    frame = table(chain, protocol)
+    store.write_text(chain / "metrics.csv", csv(frame))
+    aged = [(int(g.name[3:]), store.open_arrays(g / "evolution.safetensors")["x"]) for g in generations(chain)]
+    title = f"{chain.parent.name}, {chain.name}"
+    store.write_bytes(chain / "evolution.png", figures.evolution(aged, title))
+    store.write_bytes(chain / "curves.png", figures.curves(frame.assign(condition=chain.parent.name), title, reference(chain.parent.parent, frame)))
+    return frame
+
+
+def csv(frame) -> str:
+    """A table as CSV with six significant digits; whole numbers stay whole, and missing values empty."""
+    out = io.StringIO()
+    frame.convert_dtypes(convert_floating=False).to_csv(out, index=False, float_format="%.6g")
+    return out.getvalue()
+
+
+def reference(study: Path, frame) -> dict[str, float] | None:
+    """Real-against-real values by measure, where the study holds exactly one such set for the table's protocol."""
+    found = list((Path(study) / "shared").glob("reference-*/reference.json"))
+    return store.read_json(found[0]) if len(found) == 1 else None
+
+
+def finish(chain, display):
+    """At a chain's end: its files, the study's comparison, and the last line, which says where to look."""
+    frame = write_metrics(chain.folder, chain.protocol)
+    compare(chain.study)
+    display.say(f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv; "
+                f"and at {chain.study / 'comparison.png'}")
+    return frame
+
+
+def chains(study: Path) -> list[Path]:
+    """The study's chain folders that hold at least one generation, by condition and seed."""
+    found = [p for p in Path(study).glob("*/seed*") if p.parent.name != "shared" and generations(p)]
+    return sorted(found, key=lambda p: (p.parent.name, int(p.name[4:]) if p.name[4:].isdigit() else 0))
+
+
+def load_study(path: str | Path):
+    """Every chain of a study as one pandas table: condition, seed, and the columns of metrics.csv, one row a generation.
+
+    Raises UserError where `path` holds no chain. Only data are read: nothing that a run folder names is run.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    found = chains(path)
+    if not found:
+        raise UserError(f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example outputs/digits-diffusion.")
+    frames = [table(c).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["condition", "seed", *[c for c in COLUMNS if c in frame]]]
+
+
+def compare(study: Path):
+    """Write comparison.csv (mean and sd over seeds a condition and generation) and comparison.png; returns the table."""
+    from imgloop import figures
+
+    study = Path(study)
+    with store.lock(study / "shared" / ".comparison.lock"):
+        frame = load_study(study)
+        shown = [c for c in HEADLINE if c in frame and frame[c].notna().any()]
+        one_protocol = "protocol" not in frame or frame["protocol"].nunique() <= 1
+        if not one_protocol:                                            # numbers of different protocols do not share a table
+            newest = frame["protocol"].dropna().iloc[-1]
+            frame = frame[frame["protocol"] == newest]
+        grouped = frame.groupby(["condition", "generation"], sort=False)
+        result = grouped.size().rename("seeds").to_frame()
+        for c in shown:
+            result[c], result[f"{c}_sd"] = grouped[c].mean(), grouped[c].std(ddof=1)
+        result = result.reset_index().sort_values(["condition", "generation"], kind="stable")
+        store.write_text(study / "comparison.csv", csv(result))
+        seeds = int(frame.groupby("condition")["seed"].nunique().max())
+        title = f"{study.name}: mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else f"{study.name}: one seed"
+        store.write_bytes(study / "comparison.png", figures.curves(frame, title, reference(study, frame)))
+    return result
+
+
+def comparison_lines(study: Path) -> list[str]:
+    """The last generation of each condition, as lines to print."""
+    import pandas as pd
+
+    result = pd.read_csv(Path(study) / "comparison.csv")
+    shown = [c for c in ("fd", "precision", "recall", "modes_covered", "variance_ratio", "risk") if c in result]
+    width = max(len(c) for c in result["condition"])
+    lines = [f"{'condition':<{width}}  gen  seeds  " + "  ".join(f"{c:>15}" for c in shown)]
+    for condition, part in result.groupby("condition"):
+        last = part.iloc[-1]
+        cells = [f"{last[c]:.3g}" + (f" ± {last[c + '_sd']:.2g}" if pd.notna(last[f'{c}_sd']) else "") for c in shown]
+        lines.append(f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  " + "  ".join(f"{c:>15}" for c in cells))
+    return lines

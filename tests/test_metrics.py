@@ -1,0 +1,501 @@
+"""The metric functions against closed forms, brute force in float64, simulation, prdc and torch-fidelity."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from scipy.stats import beta, binom
+
+from imgloop.errors import UserError
+from imgloop.metrics import frechet, manifold
+from imgloop.metrics.frechet import RealMoments, frechet_distance, frechet_from_moments
+from imgloop.metrics.kernel import kernel_distance, polynomial_mmd2
+from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, nearest_distances
+from imgloop.metrics.modes import class_counts, mode_coverage, per_class_shares
+from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
+
+
+def normal(seed, n, d, scale=1.0, shift=0.0, dtype=np.float64):
+    return (np.random.default_rng(seed).normal(size=(n, d)) * scale + shift).astype(dtype)
+
+
+def orthogonal(seed, d):
+    return np.linalg.qr(normal(seed, d, d))[0]
+
+
+# Frechet distance
+
+
+def test_shifted_unit_gaussians_are_2048_apart():
+    d = 2048
+    assert frechet_from_moments(np.zeros(d), np.eye(d), np.ones(d), np.eye(d)) == pytest.approx(2048, abs=1e-9)
+
+
+@pytest.mark.parametrize("n, m, d", [(300, 200, 20), (100, 90, 64), (70, 500, 64)])
+def test_frechet_equals_torch_fidelity(n, m, d):
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    x, y = normal(0, n, d, np.arange(1, d + 1) ** -0.5), normal(1, m, d, shift=0.3) @ normal(2, d, d)
+    theirs = fid.fid_statistics_to_metric(*(fid.fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)), False)
+    assert frechet_distance(x, y) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_frechet_of_commuting_covariances_singular_ones_included(d, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.exponential(size=d) * (rng.random(d) < 0.6) for _ in range(2))
+    mean, q = rng.normal(size=d), orthogonal(seed, d)
+    exact = mean @ mean + np.square(np.sqrt(a) - np.sqrt(b)).sum()
+    got = frechet_from_moments(mean, q * a @ q.T, np.zeros(d), q * b @ q.T)
+    assert got == pytest.approx(exact, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("n, m", [(400, 300), (400, 12), (12, 400), (12, 15), (400, 33), (400, 32)])
+def test_every_branch_agrees_on_samples(n, m):
+    x, y = normal(3, n, 32), normal(4, m, 32, 1.5, 0.2)
+    by_moments = frechet_from_moments(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
+    assert frechet_distance(x, y) == pytest.approx(by_moments, rel=1e-6)
+    assert frechet_distance(y, x) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 31])
+def test_frechet_of_singular_features_is_exact(rank):
+    # eigenvalues of rounding size, rooted, would add 1e-8 each: here they must not show
+    x, y = normal(5, 200, rank), normal(6, 300, rank, 0.5, 1.0)
+    q = orthogonal(7, 32)[:rank]
+    assert frechet_distance(x @ q, y @ q) == pytest.approx(frechet_distance(x, y), rel=1e-11)
+
+
+def test_a_large_null_space_adds_nothing():
+    d = 300  # 298 zero eigenvalues whose roots would add 1e-6
+    x, y = np.zeros((400, d)), np.zeros((400, d))
+    x[:, :2], y[:, :2] = normal(0, 400, 2), normal(1, 400, 2, 2)
+    q = orthogonal(0, d)
+    assert frechet_distance(x @ q, y @ q) == pytest.approx(frechet_distance(x[:, :2], y[:, :2]), rel=1e-11)
+
+
+def test_a_generator_that_makes_one_image():
+    x = normal(0, 500, 8)
+    constant = np.tile(x[0], (100, 1))
+    expected = np.square(x.mean(0) - x[0]).sum() + np.trace(np.cov(x.T))
+    assert frechet_distance(x, constant) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 500])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_frechet_is_zero_on_itself(n, dtype):
+    x = normal(8, n, 24, 3.0, 100.0, dtype)
+    assert 0 <= frechet_distance(x, x) < 1e-9 * np.square(x).sum(1).mean()
+
+
+@given(st.integers(0, 10**6), st.floats(-1e3, 1e3), st.integers(3, 40))
+@settings(max_examples=25, deadline=None)
+def test_frechet_ignores_motion_and_order(seed, shift, n):
+    x, y, q = normal(seed, n, 12), normal(seed + 1, 30, 12, 1.3, 0.5), orthogonal(seed, 12)
+    before = frechet_distance(x, y)
+    order = np.random.default_rng(seed).permutation(n)
+    assert frechet_distance(x[order], y[::-1]) == pytest.approx(before, rel=1e-9)
+    assert frechet_distance(x @ q + shift, y @ q + shift) == pytest.approx(before, rel=1e-7)
+    assert frechet_distance(3 * x, 3 * y) == pytest.approx(9 * before, rel=1e-9)
+
+
+def test_frechet_in_blocks_and_with_large_offset(monkeypatch):
+    x, y = normal(0, 400, 16), normal(1, 500, 16, 1.2)
+    whole = frechet_distance(x, y)
+    assert frechet_distance(x + 1e6, y + 1e6) == pytest.approx(whole, rel=1e-8)
+    monkeypatch.setattr(frechet, "ROWS", 37)
+    assert frechet_distance(x, y) == pytest.approx(whole, rel=1e-12)
+
+
+def test_cached_moments_give_the_same_number(tmp_path):
+    from imgloop import store
+
+    x, y = normal(0, 100, 10, dtype=np.float32), normal(1, 100, 10, 2, dtype=np.float32)
+    store.write_arrays(tmp_path / "real.safetensors", RealMoments.of(x).to_arrays())
+    moments = RealMoments.from_arrays(store.open_arrays(tmp_path / "real.safetensors"))
+    assert frechet_distance(moments, y) == frechet_distance(x, y) == frechet_distance(torch.from_numpy(x), y)
+
+
+def test_impossible_covariances_are_refused():
+    with pytest.raises(UserError, match="negative eigenvalue"):
+        frechet_from_moments(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
+    with pytest.raises(UserError, match="symmetric"):
+        frechet_from_moments(np.zeros(2), np.eye(2), np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]))
+    with pytest.raises(UserError, match="shapes"):
+        frechet_from_moments(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+# Kernel distance
+
+
+def test_kernel_distance_equals_torch_fidelity():
+    kid = pytest.importorskip("torch_fidelity.metric_kid")
+    x, y = normal(0, 80, 32), normal(1, 80, 32, 1.2, 0.1)
+    options = dict(kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1)
+    kernels = [kid.kernel_poly(a, b, **options) for a, b in [(x, x), (x, y), (y, y)]]
+    assert polynomial_mmd2(x, y) == pytest.approx(kid.mmd2(*kernels), rel=1e-6)
+
+
+def test_mmd_equals_the_double_sum():
+    x, y = normal(0, 7, 3), normal(1, 5, 3)
+
+    def k(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    within = [np.mean([k(z[i], z[j]) for i in range(len(z)) for j in range(len(z)) if i != j]) for z in (x, y)]
+    assert polynomial_mmd2(x, y) == pytest.approx(sum(within) - 2 * np.mean([k(a, b) for a in x for b in y]), rel=1e-12)
+
+
+def test_kernel_distance_subsets_are_seeded_and_whole():
+    x, y = normal(0, 60, 4, dtype=np.float32), normal(1, 50, 4, 1.5, dtype=np.float32)
+    a = kernel_distance(x, y, subsets=10)
+    assert a == kernel_distance(torch.from_numpy(x), y, subsets=10) and (a.subset_size, a.subsets) == (25, 10)
+    assert a.value != kernel_distance(x, y, subsets=10, seed=1).value
+    many = kernel_distance(x, y, subsets=400)  # the mean over subsets estimates the statistic of the whole sets
+    assert abs(many.value - polynomial_mmd2(x, y)) < 4 * many.sem / np.sqrt(400)
+    for size in (1, 26):
+        with pytest.raises(UserError, match="subset_size"):
+            kernel_distance(x, y, subset_size=size)
+
+
+@pytest.mark.parametrize("shift, sizes, low, high", [(0.0, (100, 100), 1.2, 3.0), (0.5, (100, 100), 0.85, 1.3),
+                                                    (0.5, (100, 400), 0.85, 2.0)])
+def test_kernel_standard_error_covers(shift, sizes, low, high):
+    """sem over the true spread of the value: about 1.7 on the null (degenerate), about 1 where the sides differ."""
+    got = [kernel_distance(normal(2 * s, sizes[0], 8), normal(2 * s + 1, sizes[1], 8, shift=shift), subsets=25)
+           for s in range(150)]
+    values, sems = np.array([g.value for g in got]), np.array([g.sem for g in got])
+    truth = values.mean() if shift else 0.0
+    assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(150)
+    assert low < np.sqrt(np.square(sems).mean()) / values.std() < high
+    assert np.mean(abs(values - truth) < 2 * sems) > 0.91  # nominal .954
+
+
+# Manifold scores
+
+
+def brute(x, y, k=5, k_precision=None):
+    """The four scores by their definitions, from float64 differences."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+
+    def squares(a, b):
+        return np.array([np.square(b - row).sum(1) for row in a])
+
+    def radii(a, k):
+        own = squares(a, a)
+        np.fill_diagonal(own, np.inf)
+        return np.sort(own, 1)[:, k - 1]
+
+    d, kp = squares(x, y), k_precision or k
+    within = d < radii(x, k)[:, None]
+    if k_precision is None:
+        in_real, in_generated = within, d < radii(y, kp)
+    else:
+        in_real, in_generated = d <= radii(x, kp)[:, None], d <= radii(y, kp)
+    return in_real.any(0).mean(), in_generated.any(1).mean(), within.sum() / (k * len(y)), within.any(1).mean()
+
+
+def scores(*args, **kwargs):
+    return tuple(vars(manifold_scores(*args, **kwargs)).values())
+
+
+def test_reference_values():
+    rng = np.random.RandomState(0)
+    real, generated = rng.randn(2000, 64), rng.randn(2000, 64)
+    assert scores(real, generated) == pytest.approx((0.7095, 0.7175, 0.9470, 0.9705), abs=1e-9)
+
+
+@pytest.mark.parametrize("n, m, d, k", [(200, 300, 8, 5), (300, 100, 64, 3), (50, 50, 2, 1), (30, 200, 1, 10)])
+def test_manifold_equals_prdc(n, m, d, k):
+    prdc = pytest.importorskip("prdc")
+    x, y = normal(0, n, d), normal(1, m, d, 0.9, 0.2)
+    theirs = prdc.compute_prdc(x, y, k)
+    names = "precision recall density coverage".split()
+    assert scores(x, y, k) == pytest.approx([theirs[name] for name in names], abs=1e-6)
+
+
+def hard_sets():
+    lattice = np.random.default_rng(0).integers(0, 3, (2, 120, 4)).astype(float)
+    x, y = normal(0, 150, 16, dtype=np.float32), normal(1, 130, 16, dtype=np.float32)
+    copies = np.concatenate([x[:60], y[:40], np.tile(x[3], (20, 1)), np.tile(y[3], (20, 1))])
+    far = 3e4 + np.concatenate([1e-2 * y[:50], x[:50]])
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 90, 64), dtype=np.uint8)
+    return {"plain": (x, y), "offset": (x + np.float32(1000), y + np.float32(1000)), "lattice (ties)": tuple(lattice),
+            "copies of real": (x, copies), "duplicates in both": (np.repeat(x, 8, 0)[:160], copies),
+            "collapsed": (x, y * 1e-5 + x[0]), "tight modes": (x, y * 1e-4 + x[np.arange(130) % 3]),
+            "one image": (x, np.tile(x[0], (40, 1))), "far": (x.astype(float), far),
+            "spread": (x * 1e-3, y * 100), "pixels": tuple(pixels), "float16": (x.astype(np.float16), y)}
+
+
+@pytest.mark.parametrize("case", hard_sets())
+@pytest.mark.parametrize("k_precision", [None, 3, 7])
+def test_manifold_equals_brute_force_bit_for_bit(case, k_precision, monkeypatch):
+    x, y = hard_sets()[case]
+    expected = brute(x, y, 5, k_precision)
+    for block in (1 << 24, 5000, 100):
+        monkeypatch.setattr(manifold, "BLOCK", block)
+        assert scores(x, y, 5, k_precision=k_precision) == expected
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 30), st.integers(2, 30), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_manifold_equals_brute_force_on_small_grids(seed, d, n, m, closed):
+    """Integers in 0..2: nearly every comparison is a tie, and many points are doubled."""
+    x, y = (np.random.default_rng(seed + i).integers(0, 3, (s, d)).astype(np.float32) for i, s in enumerate((n, m)))
+    kp = 1 if closed else None
+    assert scores(x, y, 1, k_precision=kp) == brute(x, y, 1, kp)
+
+
+def test_fewer_bits_in_products_change_nothing():
+    x, y = hard_sets()["copies of real"]
+    before = scores(x, y)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert manifold._precisions() == (torch.float64,)  # the CPU of this test may ignore the setting
+        assert scores(x, y) == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_manifold_ignores_order_motion_and_scale(seed):
+    x, y, q = normal(seed, 60, 6), normal(seed + 1, 50, 6), orthogonal(seed, 6)
+    before = scores(x, y, k_precision=3)
+    order = np.random.default_rng(seed).permutation(60)
+    assert scores(x[order], y[::-1], k_precision=3) == before
+    assert scores(7 * x @ q + 3, 7 * y @ q + 3, k_precision=3) == before
+
+
+def test_nearest_distances_equal_brute_force(monkeypatch):
+    for name, (x, y) in hard_sets().items():
+        for block in (1 << 24, 700):
+            monkeypatch.setattr(manifold, "BLOCK", block)
+            d = np.sort(cdist(np.asarray(x, float), np.asarray(y, float)), 1)[:, :4]
+            np.testing.assert_allclose(nearest_distances(x, y, 4), d, rtol=1e-12, atol=0, err_msg=name)
+            own = np.sort(cdist(np.asarray(y, float), np.asarray(y, float)), 1)[:, 1:4]  # column 0: the row itself
+            np.testing.assert_allclose(nearest_distances(y, k=3), own, rtol=1e-12, atol=0, err_msg=name)
+
+
+def test_neighbourhoods_larger_than_the_set_are_refused():
+    x = normal(0, 5, 3)
+    assert scores(x, x[:4], 4, k_precision=3) == brute(x, x[:4], 4, 3)
+    for call in (lambda: manifold_scores(x, x, 5), lambda: manifold_scores(x, x[:3], 4, k_precision=3),
+                 lambda: manifold_scores(x, x, 0), lambda: nearest_distances(x, k=5),
+                 lambda: nearest_distances(x, normal(1, 5, 2)), lambda: nearest_distances(x, x, 6)):
+        with pytest.raises(UserError):
+            call()
+
+
+def test_density_and_coverage_on_the_null():
+    n, m, runs = 200, 150, 60
+    got = np.array([scores(normal(2 * s, n, 3), normal(2 * s + 1, m, 3)) for s in range(runs)])
+    assert expected_coverage(10_000, 10_000) == pytest.approx(0.96877, abs=1e-5)
+    for column, expected in ((2, 1.0), (3, expected_coverage(n, m))):
+        error = got[:, column].std(ddof=1) / np.sqrt(runs)
+        assert abs(got[:, column].mean() - expected) < 3.5 * error < 0.03
+    p = expected_coverage(n, m)  # balls overlap, so that the spread is near the binomial one, not equal to it
+    assert got[:, 3].std() < 3 * np.sqrt(p * (1 - p) / n)
+
+
+def test_known_blindness():
+    """Why tails have scores of their own: these four do not see a lost tail, and hardly see far outliers."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(10, 64))
+
+    def draw(n):
+        y = rng.integers(10, size=n)
+        return centres[y] + rng.normal(size=(n, 64)), centres[y]
+
+    real = RealManifold.of(draw(3000)[0])
+    generated, centre = draw(3000)
+    null = manifold_scores(real, generated, k_precision=3)
+    shrunk = manifold_scores(real, centre + 0.9 * (generated - centre), k_precision=3)
+    assert shrunk.coverage > null.coverage + 0.02 and shrunk.precision > null.precision + 0.2
+    more, centre = draw(3400)
+    distance = np.linalg.norm(more - centre, axis=1)
+    cut = manifold_scores(real, more[distance < np.quantile(distance, 0.9)][:3000], k_precision=3)
+    assert abs(cut.coverage - null.coverage) < 0.01
+    generated[:90] *= 4
+    outliers = manifold_scores(real, generated, k_precision=3)
+    assert 0 < null.precision - outliers.precision < 0.03 and abs(outliers.coverage - null.coverage) < 0.01
+
+
+def test_cached_radii_serve_every_smaller_k():
+    x, y = normal(0, 80, 5, dtype=np.float32), normal(1, 70, 5, dtype=np.float32)
+    real = RealManifold.from_arrays(x, RealManifold.of(x, 7).to_arrays())
+    assert scores(real, y, 5, k_precision=3) == scores(x, y, 5, k_precision=3)
+    with pytest.raises(UserError, match="holds 7"):
+        manifold_scores(real, y, 8)
+    with pytest.raises(UserError, match="80 real samples"):
+        RealManifold.from_arrays(x[:50], real.to_arrays())
+
+
+# Modes
+
+
+def test_samples_needed():
+    for classes, needed in ((10, 528), (1000, 99_030)):
+        assert mode_coverage(np.ones(classes), np.ones(classes, int)).needed == needed
+    real, counts = np.ones(10), np.full(10, 58)
+    counts[3] = 0
+    assert mode_coverage(real, counts - 5 * (counts > 0)).covered is None  # 477 samples
+    few = np.array([0, 59, 59, 59, 59, 59, 58, 58, 58, 58])
+    assert few.sum() == 527 and "528" in mode_coverage(real, few).reason
+    few[1] += 1
+    assert mode_coverage(real, few).lost == (0,) and mode_coverage(real, few).covered == 9
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_lost_modes_are_those_of_holm_over_clopper_pearson(counts, seed):
+    k = len(counts)
+    counts = np.array([*counts[:-1], counts[-1] + 20_000])
+    q = per_class_shares(np.random.default_rng(seed).uniform(1, 5, k))
+    n, lost = counts.sum(), []
+    by_chance = sorted(range(k), key=lambda i: binom.cdf(counts[i], n, 0.1 * q[i]))
+    for step, i in enumerate(by_chance):
+        upper = beta.ppf(1 - 0.05 / (k - step), counts[i] + 1, n - counts[i]) if counts[i] < n else 1.0
+        if upper > 0.1 * q[i]:
+            break
+        lost.append(i)
+    got = mode_coverage(q, counts)
+    assert got.lost == tuple(sorted(lost)) and got.covered == k - len(lost)
+
+
+def test_holm_takes_more_than_bonferroni():
+    real, counts = np.ones(2), np.array([0, 1000])
+    third = np.array([1, 1, 1]), np.array([0, 8, 400])
+    assert mode_coverage(real, counts).lost == (0,)
+    p = binom.cdf(8, 408, 0.1 / 3)
+    assert 0.05 / 3 < p  # not lost by itself, nor at the second step unless p <= .025
+    assert mode_coverage(*third).lost == ((0, 1) if p <= 0.025 else (0,))
+    for c in range(20):
+        p = binom.cdf(c, 700, 0.1 / 3)
+        if 0.05 / 3 < p <= 0.05 / 2:
+            assert mode_coverage(third[0], np.array([0, c, 700 - c])).lost == (0, 1)
+            break
+    else:
+        pytest.fail("no count between the two levels")
+
+
+def test_a_mode_at_a_tenth_is_rarely_called_lost():
+    rng, q = np.random.default_rng(0), np.full(10, 0.1)
+    p = np.array([0.01, 0.01, 0.01, *[0.97 / 7] * 7])  # three modes exactly at the boundary: no true loss
+    false = sum(bool(mode_coverage(q, rng.multinomial(3000, p)).lost) for _ in range(1000))
+    assert false <= binom.ppf(0.9999, 1000, 0.05)
+
+
+def test_kl_has_no_bias_on_the_null_and_hit_counts_presence():
+    rng, q = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
+    kl = np.array([mode_coverage(q, rng.multinomial(1000, q)).kl for _ in range(2000)])
+    assert abs(kl.mean()) < 4 * kl.std() / np.sqrt(2000) and (kl < 0).any()
+    assert 4 * kl.std() / np.sqrt(2000) < 3 / 2000 / 5  # sharp enough to see a wrong floor
+    half = mode_coverage([50, 50], [1000, 0])
+    assert half.kl == pytest.approx(np.log(2) - 1 / 2000) and half.hit == 1 and half.lost == (1,)
+
+
+def test_counts_and_shares():
+    np.testing.assert_array_equal(class_counts(np.array([2, 0, 2]), 4), [1, 0, 2, 0])
+    np.testing.assert_allclose(per_class_shares([1, 3]), [0.25, 0.75])
+    for bad in ([0, 4], [-1, 0], [0.5]):
+        with pytest.raises(UserError, match="Labels"):
+            class_counts(np.array(bad), 4)
+    for real, generated, match in [([1, 0], [5, 5], "no real sample"), ([1, 1], [1, 1, 1], "2 real and 3"),
+                                   ([1, 1], [0, 0], "not all zero"), ([1, 1], [0.5, 0.5], "integers"),
+                                   ([1, np.nan], [1, 1], "numbers")]:
+        with pytest.raises(UserError, match=match):
+            mode_coverage(real, generated)
+
+
+# Variance
+
+
+def test_variance_ratio():
+    x = normal(0, 400, 6, shift=50, dtype=np.float32)
+    assert variance_ratio(x, 3 * x) == pytest.approx(9, rel=1e-6)
+    y = normal(1, 30, 6)
+    expected = np.trace(np.cov(y.T)) / np.trace(np.cov(x.astype(float).T))
+    assert variance_ratio(x, y) == pytest.approx(expected, rel=1e-12)
+    assert variance_ratio(x, np.tile(x[0], (9, 1))) == 0
+    with pytest.raises(UserError, match="do not vary"):
+        variance_ratio(np.ones((5, 2)), normal(0, 5, 2))
+
+
+def test_within_class_ratio_sees_classes_shrink_but_not_their_mix():
+    rng = np.random.default_rng(0)
+    labels, centres = rng.integers(3, size=900), 20 * rng.normal(size=(3, 5))
+    spread = np.array([1.0, 2.0, 3.0])[:, None]
+    x = centres[labels] + spread[labels] * rng.normal(size=(900, 5))
+    shrunk = centres[labels] + 0.5 * (x - centres[labels])
+    assert within_class_variance_ratio(x, labels, shrunk, labels) == pytest.approx(0.25, rel=1e-9)
+    keep = np.concatenate([np.flatnonzero(labels == c)[:k] for c, k in ((0, 200), (1, 100), (2, 20))])
+    repeated = np.concatenate([np.flatnonzero(labels == 0)] * 3 + [np.flatnonzero(labels > 0)])
+    assert within_class_variance_ratio(x, labels, x[repeated], labels[repeated]) == pytest.approx(1, rel=0.01)
+    assert variance_ratio(x, x[keep]) != pytest.approx(1, rel=0.02)
+    one = np.flatnonzero(labels == 1)  # a class that is gone is left out of both sides
+    assert within_class_variance_ratio(x, labels, x[one], labels[one]) == pytest.approx(1, rel=1e-12)
+    with pytest.raises(UserError, match="No class"):
+        within_class_variance_ratio(x, labels, x[:2], np.array([0, 1]))
+    with pytest.raises(UserError, match="one label a sample"):
+        within_class_variance_ratio(x, labels, x, labels[:-1])
+
+
+@pytest.mark.parametrize("n", [6, 50])
+def test_effective_rank(n):
+    x = normal(0, n, 12, np.arange(1, 13) ** -1.0, 5.0)
+    values = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    p = values[values > 1e-12] / values.sum()
+    assert effective_rank(x) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+    assert effective_rank(1000 * x @ orthogonal(0, 12) + 7) == pytest.approx(effective_rank(x), rel=1e-9)
+
+
+def test_effective_rank_of_simple_clouds():
+    cross = np.concatenate([np.eye(4), -np.eye(4)])
+    assert effective_rank(cross) == pytest.approx(4)
+    assert effective_rank(cross[[0, 4]]) == pytest.approx(1)
+    assert effective_rank(np.full((2000, 3), 0.1)) == effective_rank(np.full((2, 3), 0.1)) == 0
+
+
+# What all of them refuse and accept
+
+
+PAIRS = [frechet_distance, kernel_distance, manifold_scores, variance_ratio]
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+@pytest.mark.parametrize("spoil, match", [
+    (lambda x: x[:1], "1 generated sample"), (lambda x: x[:, :3], "3 wide and the real ones 4"),
+    (lambda x: x[:, 0], r"shape \(30,\)"), (lambda x: x[None], r"expected \(N, D\)"),
+    (lambda x: np.where(x == x[4, 2], np.nan, x), "NaN or infinity in 1 of 30"),
+    (lambda x: np.where(x == x[4, 2], np.inf, x), "NaN or infinity"), (lambda x: x.astype(str), "real numbers")])
+def test_bad_features_are_refused_in_one_sentence(metric, spoil, match):
+    x, y = normal(0, 30, 4), normal(1, 30, 4)
+    with pytest.raises(UserError, match=match):
+        metric(x, spoil(y))
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_any_kind_of_array_is_taken_and_none_is_changed(metric, tmp_path):
+    x, y = normal(0, 40, 4, dtype=np.float32), normal(1, 40, 4, dtype=np.float32)
+    kept = x.copy(), y.copy()
+    np.save(tmp_path / "y.npy", y)
+    on_disk = np.load(tmp_path / "y.npy", mmap_mode="r")
+    grad = torch.from_numpy(y.copy()).requires_grad_()
+    expected = metric(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (on_disk, grad, np.asfortranarray(y), y.astype(np.float64), np.repeat(y, 2, 0)[::2]):
+            got = metric(x, other)
+            assert got == expected if not isinstance(got, float) else got == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+
+
+def test_features_too_large_for_distances():
+    with pytest.raises(UserError, match="too large"):
+        manifold_scores(1e30 * normal(0, 30, 4), 1e30 * normal(1, 30, 4))
