@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us whole; main() makes sentences of them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower where a core is shared
 
 
 def job(cfg):
@@ -12,13 +13,13 @@ def job(cfg):
     from hydra.types import RunMode
 
     from imgloop import loop
-    from imgloop.config import Settings
+    from imgloop.config import checked
     from imgloop.errors import Stopped, UserError
 
     hydra = HydraConfig.get()
     study = None
     try:
-        settings = Settings.of(cfg, dict(hydra.runtime.choices))
+        settings = checked(cfg, hydra.runtime.choices)
         study = str(settings.study)
         loop.run(settings)
         return {"study": study, "failed": None}

@@ -14,8 +14,9 @@ import numpy as np
 import yaml
 
 from imgloop import store
-from imgloop.config import Schedule, Settings, flat
+from imgloop.config import Schedule, Settings
 from imgloop.errors import UserError
+from imgloop.measure import real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
 from imgloop.task import Task
@@ -100,43 +101,53 @@ class Chain:
 
     @contextmanager
     def opened(self):
-        """Hold the chain's lock; refuse a folder made with other settings; clear away what an interruption left."""
-        with store.lock(self.folder / ".lock", busy=f"Another process is running the chain in {self.folder}: wait for it, or "
-                        "choose another study=NAME."):
-            if self.settings.config["overwrite"]:
-                store.remove(*(p for p in self.folder.iterdir() if p.name != ".lock"))
-            self.check_config()
-            for part in self.folder.glob(".gen*.part"):
-                store.remove(part)
-            yield self
+        """Hold the chain's lock; refuse a folder made with other settings; clear away what an interruption left.
+
+        Where nothing was begun, because a setting is wrong, no folder stays behind.
+        """
+        try:
+            with store.lock(self.folder / ".lock", busy=f"Another process is running the chain in {self.folder}: wait for it, or "
+                            "choose another study=NAME."):
+                if self.settings.config["overwrite"]:
+                    store.remove(*(p for p in self.folder.iterdir() if p.name != ".lock"))
+                if self.done:
+                    self.check_config()
+                store.remove(*self.folder.glob(".gen*.part"))
+                yield self
+        finally:
+            if not (self.folder / "config.yaml").exists():
+                store.remove_unused(self.folder, below=self.study.parent)
 
     def check_config(self) -> None:
-        """Compare the folder's config with ours; write ours where there is none yet."""
+        """Raise UserError, naming the settings, where the folder's config differs from ours in what changes results."""
         path = self.folder / "config.yaml"
-        mine = {"choices": self.settings.choices, "identity": self.settings.identity, "config": self.settings.config}
-        if path.exists():
-            try:
-                theirs = yaml.safe_load(path.read_text())
-                identity = theirs["identity"]
-            except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as e:
-                raise store.damaged(path, "cannot be read") from e
-            mine_flat = flat(self.settings.identity)
-            changed = [k for k in {**identity, **mine_flat} if identity.get(k) != mine_flat.get(k)]
-            if changed:
-                told = ", ".join(f"{k} (there {identity.get(k)}, now {mine_flat.get(k)})" for k in sorted(changed)[:5])
-                raise UserError(f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
-                                "overwrite=true to delete this chain and start again.")
-        elif self.done:
-            raise store.damaged(path, "is missing")
-        store.write_text(path, yaml.safe_dump(mine, sort_keys=False, allow_unicode=True))
+        try:
+            theirs = yaml.safe_load(path.read_text())["identity"]
+        except FileNotFoundError as e:
+            raise store.damaged(path, "is missing") from e
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as e:
+            raise store.damaged(path, "cannot be read") from e
+        mine = self.settings.identity
+        changed = sorted(k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k))
+        if changed:
+            told = ", ".join(f"{k} (there {theirs.get(k)}, now {mine.get(k)})" for k in changed[:5])
+            raise UserError(f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
+                            "overwrite=true to delete this chain and start again.")
 
-    def attach(self, real: Pool, real_hash: str) -> None:
-        """Give the chain its real training data and open the pools of the generations that exist, checking each."""
-        self.pools = {REAL: real}
-        self.real_hash = real_hash
+    def begin(self, real) -> None:
+        """Keep the real data and write config.yaml: from here on the folder is a chain."""
+        s = self.settings
+        write_real(self.shared, real)
+        store.write_text(self.folder / "config.yaml", yaml.safe_dump(
+            {"choices": s.choices, "identity": s.identity, "config": s.config}, sort_keys=False, allow_unicode=True))
+
+    def attach(self, real) -> None:
+        """Give the chain its real data and open the pools of the generations that exist, checking each."""
+        self.real_key = real_key(real)
+        self.pools = {REAL: real.train}
         for t in range(self.done):
             record = self.record(t)
-            if record["real_hash"] != real_hash:
+            if record["real"] != self.real_key:
                 raise UserError(f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now (the images "
                                 "changed): restore them, or give study=NEW or overwrite=true.")
             path = self.generation(t) / "pool.safetensors"
@@ -157,7 +168,7 @@ class Chain:
         if self.display:
             self.display.stage(t, name)
         yield self.display.update if self.display else (lambda *a, **k: None)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        self.seconds.setdefault(name, time.perf_counter() - began)
         self.stop.forget()
 
     def task(self, t: int, scratch: Path, progress: Callable) -> Task:
@@ -172,14 +183,17 @@ class Chain:
                 folder = self.shared / f"generation0-{self.first_key(data)}"
 
                 def make(part: Path) -> None:
-                    scratch = folder.with_name(f".{folder.name}.scratch")
+                    scratch, began = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
                     previous = model.load(self.start_folder) if self.start_folder else None
-                    model.fit(data, self.task(0, scratch, progress), previous).save(part)
+                    model.fit(data, self.task(0, scratch, progress), previous).save(part / "model")
+                    store.write_json(part / "cost.json", {"seconds": time.perf_counter() - began})
                     store.remove(scratch)
 
                 store.once(folder, make, waiting=lambda: self.display and self.display.say(
                     "another process is training this generation 0; waiting for it"))
-                return model.load(folder)
+                f = model.load(folder / "model")
+                self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
+                return f
             previous = model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
             return model.fit(data, self.task(t, self.scratch(t), progress), previous)
 
@@ -189,7 +203,7 @@ class Chain:
         trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "chunk", "resident_gib")}
         start = c["start"] if self.start_folder is None else store.file_hash(self.start_folder)
         return store.content_key({"model": c["model"], "trainer": trainer, "seed": self.seed_number, "start": start,
-                                  "images": self.settings.images(0), "real": self.real_hash,
+                                  "images": self.settings.images(0), "real": self.real_key,
                                   "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
                                   "versions": versions(), "machine": machine()})
 
@@ -229,7 +243,7 @@ class Chain:
             "nfe": getattr(f, "nfe", None), "labels": getattr(f, "labels", None),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
-            "real_hash": self.real_hash, "pool_hash": store.file_hash(part / "pool.safetensors"),
+            "real": self.real_key, "pool_hash": store.file_hash(part / "pool.safetensors"),
             "mix_hash": store.file_hash(part / "mix.safetensors"), "model_hash": store.file_hash(part / "model"),
             "versions": versions(), "machine": machine(), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }

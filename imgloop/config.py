@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,18 @@ def parsed(overrides: Sequence[str] = ()) -> Settings:
 
     try:
         cfg = compose(overrides)
-        return Settings.of(cfg, dict(cfg.hydra.runtime.choices))
     except (HydraException, OmegaConfBaseException) as e:
+        raise UserError(sentence(e)) from e
+    return checked(cfg, cfg.hydra.runtime.choices)
+
+
+def checked(cfg, choices) -> Settings:
+    """Checked settings of a composed config and its choice of options; raises UserError for a setting that is wrong."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return Settings.of(cfg, dict(choices))
+    except OmegaConfBaseException as e:
         raise UserError(sentence(e)) from e
 
 
@@ -175,14 +185,14 @@ class Settings:
 
         groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
         base = compose([f"{g}={o}" for g, o in groups.items() if o])
-        known = {k for k in base if k != "hydra"}
-        settings = cls({k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "hydra"}, groups,
-                       {k: v for k, v in OmegaConf.to_container(base, resolve=False).items() if k != "hydra"})
-        settings.check(known)
+        plain = [OmegaConf.to_container(OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]), resolve=resolve, throw_on_missing=resolve)
+                 for c, resolve in ((cfg, True), (base, False))]
+        settings = cls(plain[0], groups, plain[1])
+        settings.check()
         return settings
 
-    def check(self, known: set[str]) -> None:
-        c = self.config
+    def check(self) -> None:
+        c, known = self.config, set(self.defaults)
         for key in flat(c):
             if key.split(".")[0] not in known:
                 raise UserError(f"{key.split('.')[0]} is not a setting; the settings are {', '.join(sorted(known))}.")
@@ -264,32 +274,34 @@ def build(node: dict[str, Any], **more):
         raise (cause or e) from e
 
 
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
 def sentence(error: Exception) -> str:
     """A Hydra or OmegaConf error as one sentence that names what is allowed."""
-    text = " ".join(str(error).split())
     deepest = error
     while deepest.__cause__ is not None:
         deepest = deepest.__cause__
-    key = getattr(deepest, "full_key", None)
-    if key and ("not in struct" in text or "not in 'Config'" in text or "not in 'Train'" in text or "Could not override" in text):
-        siblings = allowed(key)
-        if siblings:
-            close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
-            return f"{key} is not a setting{f'; did you mean {close[0]}?' if close else '.'} Allowed here: {', '.join(siblings)}."
-    if match := re.search(r"Could not override '([\w./@]+)'\.? ?(No match in the defaults list)?", text):
-        names = sorted([f.name for f in fields(Config)] + [p.name for p in CONF.iterdir() if p.is_dir()])
-        names = sorted(set(names))
-        close = get_close_matches(match[1], names, 1)
-        return f"{match[1]} is not a setting or group{f'; did you mean {close[0]}?' if close else '.'} Allowed: {', '.join(names)}."
-    if match := re.search(r"Could not find '([\w-]+)/([^']+)'.*Available options in '[^']+': (.*)", text):
-        options = match[3].replace("'", "").split()
+    key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
+    if match := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
+        options = sorted(p.stem for p in (CONF / match[1]).glob("*.yaml"))
         return f"{match[1]}={match[2]} does not exist: choose one of {', '.join(options)}."
-    if match := re.search(r"Value '(.*?)' of type '(\w+)' could not be converted to (\w+)", text):
-        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(match[3], match[3])
-        return f"{key}={match[1]}: give {kind}."
-    if "Missing mandatory value" in text and key:
+    if match := re.search(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", cause):
+        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}."
+    if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):
+        return f"{key}={match[1]}: give {KINDS[{'bool': 'Boolean', 'int': 'Integer', 'float': 'Float'}[match[2]]]}."
+    if "Missing mandatory value" in cause or "is missing" in cause and key:
         return f"{key} has no value: give {key}=..."
-    return text
+    if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
+        return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace."
+    if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
+        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b]."
+    match = re.search(r"Could not override '([\w./@]+)'", text)
+    key = key or (match and match[1])
+    if key and (siblings := allowed(key)):
+        close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
+        return f"{key} is not a setting{f'; did you mean {close[0]}?' if close else '.'} Allowed here: {', '.join(siblings)}."
+    return " ".join(text.split())
 
 
 def allowed(key: str) -> list[str]:

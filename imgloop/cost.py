@@ -13,12 +13,11 @@ import numpy as np
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.pool import REAL, Pool, TrainingSet
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import clock
 from imgloop.task import Task
 
 WARM_SECONDS = 1.0    # about how long each half of the warm-up may take
-START = 0.15          # of the training rate: the share of a short fit that is its own start, not its steps
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,24 @@ class Plan:
     @classmethod
     def of(cls, paradigm, chain, drawn: Callable[[int], int], generations: int) -> Plan:
         """Ask the paradigm for every mix to come, from sizes alone; raises UserError for one that cannot be made."""
-        sizes, mixes, images, samples = dict(chain.sizes), [], [], []
         first = chain.done
-        for t in range(generations):
-            mix = paradigm(sizes, t, chain.rng(t, "mix"), 1) if t >= first or t == 0 else None
-            if t >= first:
-                mixes.append(len(mix))
-                images.append(chain.settings.images(t))
-                samples.append(drawn(t))
-                sizes[t] = samples[-1]
-        one = chain.pools[REAL].x[:1].nbytes
-        plan = cls(f"{chain.settings.condition}, seed {chain.seed_number}", first, generations, tuple(mixes), tuple(images),
-                   tuple(samples), one)
+        samples, images = (tuple(map(per, range(first, generations))) for per in (drawn, chain.settings.images))
+        plan = cls(f"{chain.settings.condition}, seed {chain.seed_number}", first, generations, (), images, samples,
+                   chain.pools[REAL].x[:1].nbytes)
         free = shutil.disk_usage(store.existing(chain.folder)).free
         if plan.disk > free:
             raise UserError(f"This chain needs about {plan.disk >> 20:,} MiB for its samples, and {chain.folder} has {free >> 20:,} MiB free: "
                             "lower n_samples or generations, or set out=FOLDER to a larger disk.")
-        return plan
+        sizes, mixes = dict(chain.sizes), []
+        for t in range(first, generations):
+            mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
+            sizes[t] = samples[t - first]
+        return replace(plan, trained_on=tuple(mixes))
 
     def timed(self, model, chain, evaluator) -> Plan:
         """The plan with rates from a short fit and a short draw on the real machine, whose results are thrown away."""
         real = chain.pools[REAL]
         few = Pool(real.x[:512], None if real.y is None else real.y[:512])
-        from imgloop.pool import Mix
-
         data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
         with tempfile.TemporaryDirectory() as tmp:
             def fit(images: int):

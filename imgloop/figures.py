@@ -105,8 +105,8 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
         axis.tick_params(labelsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
-        if name in ("fd", "risk", "precision", "recall", "variance_ratio", "real_share"):
-            axis.set_ylim(bottom=0)
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))   # from zero, so that small changes look small
     for axis in axes[len(panels):]:
         axis.set_visible(False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")

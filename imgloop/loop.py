@@ -6,11 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgloop import store
 from imgloop.chain import Chain, drawn_sizes
 from imgloop.config import Settings, build
 from imgloop.cost import Plan
-from imgloop.errors import UserError
 from imgloop.pool import TrainingSet
 from imgloop.progress import Display, interruptible
 
@@ -46,7 +44,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     """From where the chain stands to the last generation."""
     display, config = chain.display, chain.settings.config
     real = build(config["data"]).load(cache_folder(), display.reading("reading images"))
-    chain.attach(real.train, store.array_hash(real.train.x, real.train.y))
+    chain.attach(real)
     drawn = drawn_sizes(chain.settings, paradigm.initial(chain.sizes, 0))
     plan = Plan.of(paradigm, chain, drawn, generations)                 # every mix can be made, or an error now
 
@@ -57,6 +55,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     model = build(config["model"], trainer=TrainerSettings(**config["trainer"]))
     evaluator = Evaluator.of(config["features"], real, chain.shared, display.reading("training the classifier"))
     display.start(plan.timed(model, chain, evaluator), real, evaluator)
+    chain.begin(real)
 
     for t in chain.remaining(generations):
         mix = paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)
@@ -78,5 +77,3 @@ def cache_folder() -> Path:
 
     return Path(os.environ.get("IMGLOOP_CACHE") or Path.home() / ".cache" / "imgloop")
 
-
-__all__ = ["Result", "UserError", "run"]

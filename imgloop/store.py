@@ -198,6 +198,16 @@ def remove(*paths: Path) -> None:
         shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink(missing_ok=True)
 
 
+def remove_unused(folder: Path, below: Path) -> None:
+    """Remove a folder that holds no more than a lock and a log, and its parents up to `below` where they are empty."""
+    if folder.exists() and all(p.name in (".lock", "run.log") for p in folder.iterdir()):
+        remove(folder)
+        for parent in folder.parents:
+            if parent == below or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
 def folder_size(paths: Iterable[Path]) -> int:
     """Bytes of all files in the folders."""
     return sum(p.stat().st_size for path in paths for p in Path(path).rglob("*") if p.is_file())

@@ -78,8 +78,10 @@ def reference(study: Path, frame) -> dict[str, float] | None:
 
 def finish(chain, display):
     """At a chain's end: its files, the study's comparison, and the last line, which says where to look."""
-    frame = write_metrics(chain.folder, chain.protocol)
-    compare(chain.study)
+    changed = chain.protocol is not None or not (chain.folder / "metrics.csv").exists()
+    frame = write_metrics(chain.folder, chain.protocol) if changed else table(chain.folder)
+    if changed or not (chain.study / "comparison.png").exists():
+        compare(chain.study)
     display.say(f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv; "
                 f"and at {chain.study / 'comparison.png'}")
     return frame

@@ -281,6 +281,15 @@ def test_nearest_distances_equal_brute_force(monkeypatch):
             np.testing.assert_allclose(nearest_distances(y, k=3), own, rtol=1e-12, atol=0, err_msg=name)
 
 
+def test_neighbours_that_float32_cannot_order():
+    """Six neighbours at nearly one distance and the rest far away: the candidates are certain, their order is not."""
+    directions = normal(0, 40, 16)
+    radii = np.where(np.arange(40) < 6, 1 + 1e-9 * np.random.default_rng(1).permutation(40), 10)
+    y = directions / np.linalg.norm(directions, axis=1, keepdims=True) * radii[:, None]
+    got = nearest_distances(np.zeros((1, 16)), y, 4)
+    np.testing.assert_allclose(got[0], np.sort(radii)[:4], rtol=1e-13)
+
+
 def test_neighbourhoods_larger_than_the_set_are_refused():
     x = normal(0, 5, 3)
     assert scores(x, x[:4], 4, k_precision=3) == brute(x, x[:4], 4, 3)
@@ -341,9 +350,10 @@ def test_cached_radii_serve_every_smaller_k():
 def test_samples_needed():
     for classes, needed in ((10, 528), (1000, 99_030)):
         assert mode_coverage(np.ones(classes), np.ones(classes, int)).needed == needed
-    real, counts = np.ones(10), np.full(10, 58)
-    counts[3] = 0
-    assert mode_coverage(real, counts - 5 * (counts > 0)).covered is None  # 477 samples
+    uneven = mode_coverage([0.9, 0.1], [300, 60])  # the rarest mode decides: ln(.025) / ln(1 - .01)
+    assert (uneven.needed, uneven.covered, uneven.lost, uneven.hit) == (368, None, None, 2)
+    assert mode_coverage([0.9, 0.1], [368, 0]).lost == (1,)
+    real = np.ones(10)
     few = np.array([0, 59, 59, 59, 59, 59, 58, 58, 58, 58])
     assert few.sum() == 527 and "528" in mode_coverage(real, few).reason
     few[1] += 1
@@ -367,20 +377,13 @@ def test_lost_modes_are_those_of_holm_over_clopper_pearson(counts, seed):
     assert got.lost == tuple(sorted(lost)) and got.covered == k - len(lost)
 
 
-def test_holm_takes_more_than_bonferroni():
-    real, counts = np.ones(2), np.array([0, 1000])
-    third = np.array([1, 1, 1]), np.array([0, 8, 400])
-    assert mode_coverage(real, counts).lost == (0,)
-    p = binom.cdf(8, 408, 0.1 / 3)
-    assert 0.05 / 3 < p  # not lost by itself, nor at the second step unless p <= .025
-    assert mode_coverage(*third).lost == ((0, 1) if p <= 0.025 else (0,))
-    for c in range(20):
-        p = binom.cdf(c, 700, 0.1 / 3)
-        if 0.05 / 3 < p <= 0.05 / 2:
-            assert mode_coverage(third[0], np.array([0, c, 700 - c])).lost == (0, 1)
-            break
-    else:
-        pytest.fail("no count between the two levels")
+def test_holm_steps_down():
+    n, levels = 700, [0.05 / 3, 0.05 / 2]
+    between = next(c for c in range(30) if levels[0] < binom.cdf(c, n, 0.1 / 3))
+    assert binom.cdf(between, n, 0.1 / 3) <= levels[1]  # lost once another mode is, not by itself
+    assert mode_coverage(np.ones(3), np.array([0, between, n - between])).lost == (0, 1)
+    assert mode_coverage(np.ones(3), np.array([between, between, n - 2 * between])).lost == ()
+    assert mode_coverage(np.ones(3), np.array([n // 2, between, n - n // 2 - between])).lost == ()
 
 
 def test_a_mode_at_a_tenth_is_rarely_called_lost():
@@ -437,6 +440,10 @@ def test_within_class_ratio_sees_classes_shrink_but_not_their_mix():
     repeated = np.concatenate([np.flatnonzero(labels == 0)] * 3 + [np.flatnonzero(labels > 0)])
     assert within_class_variance_ratio(x, labels, x[repeated], labels[repeated]) == pytest.approx(1, rel=0.01)
     assert variance_ratio(x, x[keep]) != pytest.approx(1, rel=0.02)
+    wide = np.where(labels[:, None] == 2, 3 * x, x)  # one class changes: the classes are weighted as in the real data
+    weight = [(labels == c).sum() * np.trace(np.cov(x[labels == c].T)) for c in range(3)]
+    shifted = within_class_variance_ratio(x, labels, wide[repeated], labels[repeated])
+    assert shifted == pytest.approx((weight[0] + weight[1] + 9 * weight[2]) / sum(weight), rel=0.01)
     one = np.flatnonzero(labels == 1)  # a class that is gone is left out of both sides
     assert within_class_variance_ratio(x, labels, x[one], labels[one]) == pytest.approx(1, rel=1e-12)
     with pytest.raises(UserError, match="No class"):

@@ -29,7 +29,7 @@ class Digits:
 
     def __post_init__(self):
         if type(self.size) is not int or self.size != 8:
-            raise UserError(f"data.size={self.size!r} is not possible: the digits are 8 pixels wide and are never enlarged; "
+            raise UserError(f"data.size={self.size!r} is not possible: the digits are 8 pixels wide, never enlarged; "
                             "use data.size=8, or data=folder for other images.")
         check_integer("n", self.n, 1, optional=True)
         check_integer("heldout", self.heldout, 1)

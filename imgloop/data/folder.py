@@ -61,7 +61,7 @@ class Folder:
         if not isinstance(self.root, str | Path) or not str(self.root):
             raise UserError(f"data.root={self.root!r} is not possible; give the path of a folder or a .zip of images.")
         check_integer("size", self.size, 4, 1024)
-        if isinstance(self.channels, bool) or self.channels not in (1, 3):
+        if type(self.channels) is not int or self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels!r} is not possible; use 3 for colour or 1 for grey.")
         check_integer("n", self.n, 1, optional=True)
         check_integer("heldout", self.heldout, 1, optional=True)
@@ -77,7 +77,8 @@ class Folder:
         root = Path(os.path.expanduser(self.root))
         with opened(root) as archive:
             places = layout(root, archive, self.labels)
-            sizes(len(places.train.members), places.test and len(places.test.members), self.n, self.heldout)  # fail early
+            # Too few images: said now, not after a long decoding.
+            sizes(len(places.train.members), places.test and len(places.test.members), self.n, self.heldout)
             # Images are stored in the order of the split: pools are slices of a map, however large the data.
             key = content_key([FORMAT, str(root.resolve()), self.size, self.channels, self.skip_broken, self.labels,
                                self.seed, [(m.name, m.size, m.stamp) for m in archive.members]])
@@ -118,7 +119,8 @@ class Folder:
             blocks = self._images([part.members[i] for i in drawn], archive, kept, skipped, tick)
             _write_images(folder / f"{name}.safetensors", blocks, (self.channels, self.size, self.size))
             if part.labels is not None:
-                write_arrays(folder / f"{name}_labels.safetensors", {"y": np.asarray(part.labels, np.int64)[drawn[kept]]})
+                labels = np.asarray(part.labels, np.int64)[drawn[kept]]
+                write_arrays(folder / f"{name}_labels.safetensors", {"y": labels})
         write_json(folder / "skipped.json", skipped)
 
     def _images(self, members: list[Member], archive: Archive, kept: list[int], skipped: list[str],
@@ -155,8 +157,8 @@ class Folder:
     def _too_small(self, member: Member, image: TooSmall, archive: Archive) -> UserError:
         largest = min([image.width, image.height, *filter(None, map(archive.short_side, archive.members))])
         mend = f"use data.size={largest} or less, or remove it" if largest >= 4 else "remove it and others as small"
-        return UserError(f"{member.name} in data.root={self.root} is {image} pixels, too small for data.size={self.size}; "
-                         f"images are never enlarged: {mend}.")
+        return UserError(f"{member.name} in data.root={self.root} is {image} pixels, under data.size={self.size}, "
+                         f"and images are never enlarged: {mend}.")
 
 
 def _parts(places: Layout):

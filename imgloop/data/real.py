@@ -62,8 +62,8 @@ def sizes(available: int, test: int | None, n: int | None, heldout: int | None) 
 def split(pool: Pool, test: Pool | None, n: int | None, heldout: int | None) -> tuple[Pool, Pool]:
     """Training and held-out pools as slices, without a copy, of pools that are already in the order of `order`.
 
-    Held-out: the first images of the test part, or else of `pool`. Training: the first `n` of the rest, so that a smaller
-    `n` is a prefix of a larger one.
+    Held-out: the first images of the test part, or else of `pool`. Training: the first `n` of the rest, so that a
+    smaller `n` is a prefix of a larger one.
     """
     n, heldout = sizes(len(pool), None if test is None else len(test), n, heldout)
     skip = heldout if test is None else 0

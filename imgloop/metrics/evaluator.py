@@ -11,6 +11,7 @@ import numpy as np
 
 from imgloop import store
 from imgloop.config import build
+from imgloop.errors import UserError
 from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import RealMoments, frechet_distance
 from imgloop.metrics.kernel import kernel_distance
@@ -20,6 +21,7 @@ from imgloop.metrics.variance import effective_rank, variance_ratio
 from imgloop.pool import Pool
 
 K_PRECISION, K_DENSITY = 3, 5     # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
+LEAST = 2 * K_DENSITY + 2         # held-out images, so that each half has neighbours
 SEED = 0                          # of subsets and of the risk's noise: the same for every chain and generation
 NAMES = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "modes_covered", "mode_kl", "variance_ratio",
          "effective_rank", "risk")
@@ -50,6 +52,9 @@ class Evaluator:
     """Scores pools of samples against the held-out real data, under one protocol."""
 
     def __init__(self, extractor: Extractor, real, cache: Path):
+        if len(real.heldout) < LEAST:
+            raise UserError(f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 200 or more "
+                            "make sense: raise data.heldout or add images.")
         self.extractor, self.real = extractor, real
         heldout = self.cached(cache, real.heldout, "heldout")
         self.heldout = heldout.x

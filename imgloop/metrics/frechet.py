@@ -154,6 +154,9 @@ def _root(cov: Tensor) -> Tensor:
     """L with L L' = `cov`."""
     if (cov - cov.T).abs().max() > 1e-8 * cov.abs().max():
         raise UserError("A covariance is not symmetric.")
+    triangle, failed = torch.linalg.cholesky_ex(cov)
+    if not failed and triangle.diagonal().min() ** 2 > 1e-6 * cov.diagonal().max():  # quick, and safe from singularity
+        return triangle
     values, vectors = torch.linalg.eigh(cov)
     if values[0] < -1e-10 * values.abs().max():
         raise UserError(f"A covariance has the negative eigenvalue {float(values[0]):.3g}; expected a positive "
