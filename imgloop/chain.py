@@ -186,7 +186,7 @@ class Chain:
                     scratch, began = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
                     previous = model.load(self.start_folder) if self.start_folder else None
                     model.fit(data, self.task(0, scratch, progress), previous).save(part / "model")
-                    store.write_json(part / "cost.json", {"seconds": time.perf_counter() - began})
+                    store.write_json(part / "cost.json", {"seconds": spent(scratch) or time.perf_counter() - began})
                     store.remove(scratch)
 
                 store.once(folder, make, waiting=lambda: self.display and self.display.say(
@@ -195,7 +195,10 @@ class Chain:
                 self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
                 return f
             previous = model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
-            return model.fit(data, self.task(t, self.scratch(t), progress), previous)
+            f = model.fit(data, self.task(t, self.scratch(t), progress), previous)
+            if seconds := spent(self.scratch(t)):
+                self.seconds["train"] = seconds
+            return f
 
     def first_key(self, data: TrainingSet) -> str:
         """All that the bits of generation 0's weights depend on: chains with equal keys share them."""
@@ -255,6 +258,12 @@ class Chain:
             needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)
             for old in range(0, t + 1 - needed):
                 store.remove(*(p for p in [self.generation(old) / "model"] if p.exists()))
+
+
+def spent(scratch: Path) -> float | None:
+    """Seconds that the fit with this scratch folder has trained, over all its sittings; None where it did not say."""
+    path = scratch / "spent.json"
+    return store.read_json(path)["seconds"] if path.exists() else None
 
 
 def drawn_sizes(settings: Settings, initial: int) -> Callable[[int], int]:

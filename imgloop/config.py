@@ -88,7 +88,7 @@ class Schedule:
 class Train:
     """How much training a generation gets."""
 
-    images: Any = 50_000                  # training images a generation sees, whatever the size of its mix; a number or schedule
+    images: Any = 100_000                 # training images a generation sees, whatever the size of its mix; a number or schedule
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import time
 import warnings
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -20,6 +22,7 @@ from imgloop.pool import TrainingSet
 from imgloop.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+SPENT = "spent.json"                      # seconds of training so far, over all the sittings of an interrupted fit
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -116,13 +119,15 @@ class Keeper(L.Callback):
 
     def __init__(self, task: Task, chunks: Chunks, batch: int, seconds: float):
         self.task, self.chunks, self.batch, self.seconds = task, chunks, batch, seconds
-        self.saved, self.done = time.monotonic(), 0
+        self.began = self.saved = time.monotonic()
+        self.done, self.saved_at, self.before = 0, 0, 0.0
 
     def state_dict(self):
-        return {"done": self.done}
+        return {"done": self.done, "seconds": self.before + time.monotonic() - self.began}
 
     def load_state_dict(self, state):
-        self.done = self.chunks.position = state["done"]
+        self.done = self.saved_at = self.chunks.position = state["done"]
+        self.before = state["seconds"]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.done = batch[1]
@@ -132,11 +137,16 @@ class Keeper(L.Callback):
             self.save(trainer)
         trainer.should_stop = stop
 
+    def on_exception(self, trainer, module, exception):
+        if isinstance(exception, SIGTERMException) and self.done > self.saved_at:
+            self.save(trainer)
+
     def save(self, trainer):
         state = io.BytesIO()
         torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), state)
         store.write_bytes(self.task.scratch / CHECKPOINT, state.getvalue())
-        self.saved = time.monotonic()
+        store.write_json(self.task.scratch / SPENT, {"seconds": self.state_dict()["seconds"]})
+        self.saved, self.saved_at = time.monotonic(), self.done
 
 
 def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings: TrainerSettings) -> None:
@@ -160,7 +170,10 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings:
     trainer = L.Trainer(accelerator=settings.accelerator, devices=1, precision=settings.precision, max_epochs=1, logger=False,
                         callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False,
                         enable_model_summary=False, use_distributed_sampler=False)
-    trainer.fit(module, DataLoader(chunks, batch_size=None), ckpt_path=saved, weights_only=True if saved else None)
+    try:
+        trainer.fit(module, DataLoader(chunks, batch_size=None), ckpt_path=saved, weights_only=True if saved else None)
+    except SIGTERMException:                                            # Lightning hears SIGTERM as well as we do
+        raise Stopped(signal.SIGTERM) from None
     if keeper.done < steps:
         raise Stopped
     module.to(settings.device)

@@ -1,0 +1,683 @@
+"""The mixing rules against their definitions. Every law is also shown to fail on a rule that breaks it."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2, chisquare, hypergeom
+
+from imgloop.config import Schedule
+from imgloop.errors import UserError
+from imgloop.paradigm import (
+    Accumulate,
+    AccumulateSubsample,
+    Augment,
+    Fresh,
+    Paradigm,
+    RealOnly,
+    Replace,
+    drawn,
+    every,
+    joined,
+)
+from imgloop.pool import REAL, Mix
+
+any_case = settings(max_examples=60, deadline=None)
+RULES = (Replace, Accumulate, AccumulateSubsample, Augment, Fresh, RealOnly)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def rows(mix: Mix, origin: int, replicate: int = 0) -> list[int]:
+    """Rows that one replicate takes from one pool, with repeats, in the order of the mix."""
+    return mix.row[mix.origin[:, replicate] == origin, replicate].tolist()
+
+
+# The laws. Each raises AssertionError where a mix breaks it; all look at every replicate on its own.
+
+
+def law_shape(mix, sizes, replicates):
+    """(n, R) indices, each of a row that exists in its pool."""
+    assert mix.origin.shape == mix.row.shape == (len(mix), replicates)
+    assert np.issubdtype(mix.origin.dtype, np.integer) and mix.row.dtype == np.int64
+    for origin in np.unique(mix.origin):
+        there = mix.row[mix.origin == origin]
+        assert int(origin) in sizes and 0 <= there.min() and there.max() < sizes[int(origin)]
+
+
+def law_no_repeat(mix):
+    """No row twice within a replicate."""
+    for r in range(mix.row.shape[1]):
+        pairs = Counter(zip(mix.origin[:, r].tolist(), mix.row[:, r].tolist()))
+        assert max(pairs.values()) == 1
+
+
+def law_counts(mix, counts):
+    """So many samples of each origin, exactly, in every replicate."""
+    for r in range(mix.row.shape[1]):
+        assert Counter(mix.origin[:, r].tolist()) == {o: n for o, n in counts.items() if n}
+
+
+def law_all(mix, origin, first, n):
+    """Rows first..first + n - 1 of the pool, each exactly once and no other, in every replicate."""
+    for r in range(mix.row.shape[1]):
+        assert sorted(rows(mix, origin, r)) == list(range(first, first + n))
+
+
+def law_below(mix, origin, n):
+    """Only the first n rows of the pool."""
+    for r in range(mix.row.shape[1]):
+        assert max(rows(mix, origin, r), default=-1) < n
+
+
+def inclusion(draw, sizes, replicate=0, draws=400, replicates=1, seed=7):
+    """Which rows are in each of many mixes: counts (draws, N), the pools side by side in the order of `sizes`."""
+    generator = rng(seed)
+    first = dict(zip(sizes, np.cumsum([0, *sizes.values()])))
+    out = np.zeros((draws, sum(sizes.values())), int)
+    for i in range(draws):
+        mix = draw(generator, replicates)
+        at = np.vectorize(first.get)(mix.origin[:, replicate]) + mix.row[:, replicate]
+        np.add.at(out[i], at, 1)
+    return out
+
+
+def law_uniform(counts, n):
+    """Every one of the N rows is among the n drawn equally often: a chi-square test, p > 1e-4."""
+    draws, total = counts.shape
+    p = n / total
+    # The N counts sum to draws * n, and each has variance draws p (1 - p): the statistic is chi-square with N - 1
+    # degrees of freedom once the negative correlation -1 / (N - 1) of the counts is allowed for.
+    statistic = ((counts.sum(0) - draws * p) ** 2).sum() / (draws * p * (1 - p)) * (total - 1) / total
+    assert chi2.sf(statistic, total - 1) > 1e-4
+
+
+def law_hypergeometric(counts, n, special):
+    """How many of the first `special` rows are among the n drawn varies as it does for one uniform draw."""
+    draws, total = counts.shape
+    expected = hypergeom(total, special, n).pmf(np.arange(n + 1)) * draws
+    seen = np.bincount(counts[:, :special].sum(1), minlength=n + 1)
+    cut = np.unique(np.cumsum(expected) // 40, return_index=True)[1]    # cells of about 40 expected
+    seen, expected = (np.add.reduceat(v, cut) for v in (seen, expected))
+    assert len(cut) > 3 and chisquare(seen, expected * draws / expected.sum()).pvalue > 1e-4
+
+
+def law_independent(draw, n, sizes, draws=400):
+    """Replicates draw differently, and a row being in one says nothing of its being in another, or in which place."""
+    generator = rng(3)
+    first = dict(zip(sizes, np.cumsum([0, *sizes.values()])))
+    total = sum(sizes.values())
+    member, place = np.zeros((2, draws, total)), np.zeros((2, draws, n))
+    for i in range(draws):
+        mix = draw(generator, 2)
+        at = np.vectorize(first.get)(mix.origin) + mix.row
+        for r in range(2):
+            member[r, i, at[:, r]] = 1
+            place[r, i] = at[:, r]
+    assert (member[0] != member[1]).any(1).mean() > 0.5
+    for a, b in (member, place):
+        varies = a.std(0) > 0
+        a, b = (v[:, varies] - v[:, varies].mean(0) for v in (a, b))
+        correlation = (a * b).sum() / math.sqrt((a**2).sum() * (b**2).sum())
+        assert abs(correlation) < 5 / math.sqrt(a.size)                 # five standard errors of a correlation of 0
+
+
+def law_initial(rule, sizes, n_initial, replicates=1):
+    """Generation 0 is trained on R, whatever the rule and whatever is drawn."""
+    for seed in (0, 1):
+        mix = rule({REAL: sizes[REAL]}, 0, rng(seed), replicates)
+        assert mix.origin.shape == (n_initial, replicates) and (mix.origin == REAL).all()
+        assert (mix.row == np.arange(n_initial)[:, None]).all() and mix.weight is None
+
+
+def law_pure(rule, sizes, t, replicates):
+    """The same state of the generator gives the same mix, and nothing outside it is read or changed."""
+    kept, state = dict(sizes), np.random.get_state()
+    first = rule(MappingProxyType(sizes), t, rng(11), replicates)
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), state))
+    try:
+        np.random.seed(99)
+        second = rule(dict(sizes), t, rng(11), replicates)
+    finally:
+        np.random.set_state(state)
+    assert (first.origin == second.origin).all() and (first.row == second.row).all()
+    assert dict(sizes) == kept
+
+
+# Any sizes, knobs, generation and number of replicates
+
+
+@dataclass(frozen=True)
+class Case:
+    sizes: dict
+    t: int
+    n_initial: int | None
+    replicates: int
+    seed: int
+
+    @property
+    def initial(self) -> int:
+        return self.sizes[REAL] if self.n_initial is None else self.n_initial
+
+    @property
+    def everything(self) -> int:
+        return self.initial + sum(n for s, n in self.sizes.items() if s != REAL)
+
+    def mix(self, rule) -> Mix:
+        return rule(self.sizes, self.t, rng(self.seed), self.replicates)
+
+
+@st.composite
+def cases(draw):
+    t = draw(st.integers(1, 6))
+    real = draw(st.integers(1, 60))
+    sizes = {REAL: real, **{s: draw(st.integers(1, 40)) for s in range(t)}}
+    n_initial = draw(st.none() | st.integers(1, real))
+    return Case(sizes, t, n_initial, draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(0, 2**32)))
+
+
+@any_case
+@given(cases())
+def test_replace_is_the_newest_pool_and_nothing_else(case):
+    mix = case.mix(Replace(n_initial=case.n_initial))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {case.t - 1: case.sizes[case.t - 1]})
+    law_all(mix, case.t - 1, 0, case.sizes[case.t - 1])
+
+
+@any_case
+@given(cases(), st.floats(0, 1))
+def test_replace_with_a_real_fraction(case, a):
+    n = case.sizes[case.t - 1]
+    n_real, rule = round(a * n), Replace(n_initial=case.n_initial, real_fraction=a)
+    if n_real > case.initial:
+        with pytest.raises(UserError, match="real_fraction"):
+            case.mix(rule)
+        return
+    mix = case.mix(rule)
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {REAL: n_real, case.t - 1: n - n_real})
+    law_no_repeat(mix)
+    law_below(mix, REAL, case.initial)
+
+
+@any_case
+@given(cases())
+def test_accumulate_is_all_of_everything(case):
+    mix = case.mix(Accumulate(n_initial=case.n_initial))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {**case.sizes, REAL: case.initial})
+    for origin, n in {**case.sizes, REAL: case.initial}.items():
+        law_all(mix, origin, 0, n)
+
+
+@any_case
+@given(cases(), st.data())
+def test_accumulate_subsample_draws_its_budget_from_everything(case, data):
+    budget = data.draw(st.none() | st.integers(1, case.everything))
+    mix = case.mix(AccumulateSubsample(n_initial=case.n_initial, budget=budget))
+    law_shape(mix, case.sizes, case.replicates)
+    assert len(mix) == (case.initial if budget is None else budget)
+    law_no_repeat(mix)
+    law_below(mix, REAL, case.initial)
+
+
+@any_case
+@given(cases(), st.data())
+def test_augment_is_r_and_some_of_the_newest_pool(case, data):
+    n = data.draw(st.none() | st.integers(0, case.sizes[case.t - 1]))
+    mix = case.mix(Augment(n_initial=case.n_initial, n_synthetic=n))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {REAL: case.initial, case.t - 1: case.sizes[case.t - 1] if n is None else n})
+    law_no_repeat(mix)
+    law_all(mix, REAL, 0, case.initial)
+
+
+@any_case
+@given(cases())
+def test_real_only_is_r(case):
+    mix = case.mix(RealOnly(n_initial=case.n_initial))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {REAL: case.initial})
+    law_all(mix, REAL, 0, case.initial)
+
+
+@any_case
+@given(cases(), st.data())
+def test_fresh_is_new_real_rows_and_some_of_the_newest_pool(case, data):
+    spare = case.sizes[REAL] - case.initial
+    n_real = data.draw(st.integers(0, spare // case.t))
+    n = data.draw(st.integers(0 if n_real else 1, case.sizes[case.t - 1]))
+    mix = case.mix(Fresh(n_initial=case.n_initial, n_real=n_real, n_synthetic=n))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, {REAL: n_real, case.t - 1: n})
+    law_no_repeat(mix)
+    law_all(mix, REAL, case.initial + (case.t - 1) * n_real, n_real)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@any_case
+@given(case=cases())
+def test_generation_0_is_r_under_every_rule(rule, case):
+    law_initial(rule(n_initial=case.n_initial), case.sizes, case.initial, case.replicates)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@any_case
+@given(case=cases())
+def test_rules_are_pure(rule, case):
+    sizes = {**case.sizes, REAL: case.sizes[REAL] * (case.t + 1)}      # enough for fresh
+    law_pure(rule(n_initial=case.sizes[REAL]), sizes, case.t, case.replicates)
+
+
+@any_case
+@given(st.integers(1, 30), st.lists(st.integers(1, 20), min_size=1, max_size=8), st.data())
+def test_real_data_never_leave_accumulate(real, pools, data):
+    """R is in every later mix, and its share is |R| / (|R| + all drawn so far)."""
+    n_initial = data.draw(st.integers(1, real))
+    rule, sizes = Accumulate(n_initial=n_initial), {REAL: real}
+    for t in range(len(pools)):
+        mix = rule(sizes, t, rng(t))
+        law_all(mix, REAL, 0, n_initial)
+        assert mix.shares()[REAL] == pytest.approx(n_initial / (n_initial + sum(pools[:t])))
+        sizes[t] = pools[t]
+
+
+@any_case
+@given(st.integers(2, 50), st.integers(2, 50), st.integers(1, 49))
+def test_n_initial_can_change_over_generations(real, pool, n):
+    n = min(n, real)
+    rule = RealOnly(n_initial=[real, n])
+    assert rows(rule({REAL: real}, 0, rng()), REAL) == list(range(real))
+    assert rows(rule({REAL: real, 0: pool}, 1, rng()), REAL) == list(range(n))
+
+
+# Fresh over a whole chain
+
+AMOUNTS = st.one_of(
+    st.integers(1, 12),
+    st.lists(st.integers(0, 12), min_size=8, max_size=8),
+    st.fixed_dictionaries({"start": st.integers(1, 8), "factor": st.sampled_from([1, 1.5, 2])},
+                          optional={"max": st.integers(1, 20)}))
+
+
+def amount(schedule, t: int) -> int:
+    """What the schedule says in plain arithmetic."""
+    if isinstance(schedule, dict):
+        return math.floor(min(schedule["start"] * schedule["factor"]**t, schedule.get("max", math.inf)))
+    return schedule[t] if isinstance(schedule, list) else schedule
+
+
+def law_fresh(rule, real, n_initial, n_real, generations, replicates=1):
+    """No real row is seen twice in the chain, each mix has its n_real, and the chain ends before the data do."""
+    seen, sizes = list(range(n_initial)), {REAL: real}
+    law_initial(rule, sizes, n_initial, replicates)
+    for t in range(1, generations):
+        sizes[t - 1] = 5
+        if len(seen) + amount(n_real, t) > real:
+            with pytest.raises(UserError, match=r"fresh .*n_initial, n_real or generations"):
+                rule(sizes, t, rng(t), replicates)
+            return
+        mix = rule(sizes, t, rng(t), replicates)
+        for r in range(replicates):
+            new = rows(mix, REAL, r)
+            assert len(new) == len(set(new)) == amount(n_real, t) and not set(new) & set(seen)
+            assert all(0 <= i < real for i in new)
+        seen += new
+
+
+@any_case
+@given(st.integers(1, 120), st.integers(1, 40), AMOUNTS, st.sampled_from([1, 2]))
+def test_fresh_never_repeats_a_real_row(real, n_initial, n_real, replicates):
+    n_initial = min(n_initial, real)
+    law_fresh(Fresh(n_initial=n_initial, n_real=n_real), real, n_initial, n_real, 8, replicates)
+
+
+@any_case
+@given(st.integers(4, 200), st.integers(2, 8))
+def test_the_way_out_that_fresh_names_works(real, generations):
+    """n_initial at most N / G for G generations: exactly that many suffice, and one more do not."""
+    sizes = {REAL: real, **{s: 3 for s in range(generations)}}
+    n, last = real // generations, generations - 1
+    with pytest.raises(UserError, match=rf"at most {n} for {generations} generations"):
+        Fresh(n_initial=n + 1)(sizes, last, rng())
+    if n:
+        mixes = [Fresh(n_initial=n)(sizes, t, rng()) for t in range(generations)]
+        assert sorted(i for m in mixes for i in rows(m, REAL)) == list(range(n * generations))
+
+
+# Shares by origin, computed by hand
+
+
+@pytest.mark.parametrize("rule, sizes, t, shares", [
+    (Replace(), {-1: 100, 0: 50, 1: 80}, 2, {1: 1.0}),
+    (Replace(real_fraction=0.1), {-1: 100, 0: 100}, 1, {-1: 0.1, 0: 0.9}),
+    (Replace(real_fraction=0.25), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.25, 1: 0.75}),
+    (Replace(real_fraction=[0, 0.5, 0.2]), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.2, 1: 0.8}),
+    (Replace(real_fraction=1), {-1: 100, 0: 20}, 1, {-1: 1.0}),
+    (Replace(real_fraction=0.1, n_initial=1), {-1: 100, 0: 14}, 1, {-1: 1 / 14, 0: 13 / 14}),  # 1.4 rounds to 1
+    (Accumulate(), {-1: 100, 0: 100, 1: 100, 2: 100}, 3, {-1: 0.25, 0: 0.25, 1: 0.25, 2: 0.25}),
+    (Accumulate(n_initial=50), {-1: 100, 0: 50, 1: 100}, 2, {-1: 0.25, 0: 0.25, 1: 0.5}),
+    (Augment(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 0.25, 1: 0.75}),
+    (Augment(n_initial=60, n_synthetic=40), {-1: 100, 0: 50}, 1, {-1: 0.6, 0: 0.4}),
+    (Augment(n_synthetic=0), {-1: 100, 0: 50}, 1, {-1: 1.0}),
+    (Augment(n_synthetic={"start": 25, "factor": 2, "max": 80}), {-1: 20, 0: 90, 1: 90}, 2, {-1: 0.2, 1: 0.8}),
+    (Fresh(n_initial=30, n_real=10), {-1: 100, 0: 30}, 1, {-1: 0.25, 0: 0.75}),
+    (Fresh(n_initial=20), {-1: 100, 0: 30, 1: 20}, 2, {-1: 0.5, 1: 0.5}),
+    (Fresh(n_initial=20, n_real=0, n_synthetic=4), {-1: 20, 0: 30}, 1, {0: 1.0}),
+    (RealOnly(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 1.0}),
+])
+def test_shares_in_worked_examples(rule, sizes, t, shares):
+    got = rule(sizes, t, rng()).shares()
+    assert got.keys() == shares.keys() and got == pytest.approx(shares)
+
+
+# What is drawn is drawn uniformly, and anew for every replicate
+
+
+def subsample(generator, replicates, rule=None):
+    return (rule or AccumulateSubsample(n_initial=20, budget=24))({REAL: 30, 0: 15, 1: 25}, 2, generator, replicates)
+
+
+EVERYTHING = {REAL: 20, 0: 15, 1: 25}  # what a budget of 24 is drawn from
+
+
+@pytest.mark.parametrize("replicate", [0, 1])
+def test_accumulate_subsample_is_uniform_over_everything(replicate):
+    counts = inclusion(lambda g, _: subsample(g, replicate + 1), EVERYTHING, replicate, draws=1500)
+    law_uniform(counts, 24)
+    law_hypergeometric(counts, 24, special=20)
+    share = counts.sum(0).reshape(-1)
+    expected = np.array([20, 15, 25]) / 60 * 24 * 1500
+    for part, e in zip(np.split(share, [20, 35]), expected):
+        assert part.sum() == pytest.approx(e, rel=0.02)
+
+
+@pytest.mark.parametrize("rule, origin, n, total", [
+    (Replace(n_initial=20, real_fraction=0.4), REAL, 10, 20),
+    (Replace(n_initial=20, real_fraction=0.4), 1, 15, 25),
+    (Augment(n_initial=20, n_synthetic=9), 1, 9, 25),
+    (Fresh(n_initial=10, n_real=5, n_synthetic=9), 1, 9, 25),
+])
+@pytest.mark.parametrize("replicate", [0, 1])
+def test_rows_are_drawn_uniformly_from_their_pool(rule, origin, n, total, replicate):
+    def draw(generator, _):
+        mix = rule({REAL: 30, 0: 15, 1: 25}, 2, generator, replicate + 1)
+        return Mix(mix.origin[mix.origin[:, 0] == origin], mix.row[mix.origin[:, 0] == origin])
+
+    law_uniform(inclusion(draw, {origin: total}, replicate), n)
+
+
+INDEPENDENT = {
+    "accumulate_subsample": (subsample, 24, EVERYTHING),
+    "replace": (lambda g, r: Replace(real_fraction=0.4)({REAL: 30, 0: 25}, 1, g, r), 25, {REAL: 30, 0: 25}),
+    "augment": (lambda g, r: Augment(n_synthetic=9)({REAL: 6, 0: 25}, 1, g, r), 15, {REAL: 6, 0: 25}),
+    "fresh": (lambda g, r: Fresh(n_initial=9, n_synthetic=9)({REAL: 18, 0: 25}, 1, g, r), 18, {REAL: 18, 0: 25}),
+}
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_replicates_are_independent(name):
+    law_independent(*INDEPENDENT[name])
+
+
+def test_generations_draw_differently():
+    """Two generators keyed differently give different mixes: nothing is drawn from a fixed seed."""
+    assert (subsample(rng(1), 1).row != subsample(rng(2), 1).row).any()
+
+
+# Knobs that do not fit
+
+SIZES = {REAL: 20, 0: 10, 1: 10}
+
+
+@pytest.mark.parametrize("rule, knobs", [
+    (RealOnly, {"n_initial": 0}), (RealOnly, {"n_initial": -5}), (RealOnly, {"n_initial": 2.5}),
+    (RealOnly, {"n_initial": True}), (RealOnly, {"n_initial": "many"}), (RealOnly, {"n_initial": []}),
+    (RealOnly, {"n_initial": [20, 0]}), (RealOnly, {"n_initial": {"factor": 2}}),
+    (RealOnly, {"n_initial": {"start": 5, "speed": 2}}),
+    (Replace, {"real_fraction": 1.01}), (Replace, {"real_fraction": -0.1}), (Replace, {"real_fraction": float("nan")}),
+    (Replace, {"real_fraction": [0, 0.5, 2]}), (Replace, {"real_fraction": "half"}),
+    (AccumulateSubsample, {"budget": 0}), (AccumulateSubsample, {"budget": 0.5}),
+    (AccumulateSubsample, {"budget": float("inf")}),
+    (Augment, {"n_synthetic": -1}), (Augment, {"n_synthetic": 1.5}),
+    (Fresh, {"n_real": -1}), (Fresh, {"n_synthetic": -1}), (Fresh, {"n_real": False}),
+])
+def test_a_value_that_no_rule_could_use_is_refused_at_once(rule, knobs):
+    name, = knobs
+    with pytest.raises(UserError, match=rf"\b{name}\b.*\.$"):
+        rule(**knobs)
+
+
+@pytest.mark.parametrize("rule, t, told", [
+    (RealOnly(n_initial=21), 0, "n_initial=21.*20"),
+    (Accumulate(n_initial=[20, 21]), 1, "n_initial=21.*20"),
+    (AccumulateSubsample(budget=31), 1, "budget=31.*30"),
+    (AccumulateSubsample(n_initial=5, budget=26), 2, "budget=26.*25"),
+    (AccumulateSubsample(budget=[1, 2]), 2, "budget.*2"),
+    (Augment(n_synthetic=11), 1, "n_synthetic=11.*10"),
+    (Fresh(n_initial=5, n_real=5, n_synthetic=11), 1, "n_synthetic=11.*10"),
+    (Fresh(n_initial=5, n_real=0, n_synthetic=0), 1, "n_real.*n_synthetic"),
+    (Fresh(), 1, "n_initial"),
+    (Fresh(n_initial=21), 0, "n_initial=21.*20"),
+    (Replace(n_initial=4, real_fraction=0.5), 1, "real_fraction=0.5.*5.*n_initial"),
+    (Replace(real_fraction={"start": 0.5, "factor": 2}), 2, "real_fraction"),
+])
+def test_a_knob_that_does_not_fit_the_pools_is_named(rule, t, told):
+    with pytest.raises(UserError, match=told) as e:
+        rule(SIZES, t, rng())
+    assert "\n" not in str(e.value) and str(e.value).endswith(".")
+
+
+def test_knobs_become_schedules_and_defaults_stay_none():
+    rule = Fresh(n_real=[1, 2])
+    assert isinstance(rule.n_real, Schedule) and rule.n_real(1) == 2
+    assert rule.n_synthetic is None and rule.n_initial is None
+
+
+# Mutation twins: rules that break one law each, and the law that must notice
+
+
+class Repeats(AccumulateSubsample):
+    """Draws with replacement."""
+
+    def later(self, sizes, t, rng, replicates):
+        whole = self.everything(sizes, t, replicates)
+        pick = rng.integers(0, len(whole), (self.budget(t), replicates))
+        return Mix(np.take_along_axis(whole.origin, pick, 0), np.take_along_axis(whole.row, pick, 0))
+
+
+class OneDrawForAll(AccumulateSubsample):
+    """One set of indices for all replicates."""
+
+    def later(self, sizes, t, rng, replicates):
+        one = drawn(self.everything(sizes, t, 1), self.budget(t), rng)
+        return Mix(np.repeat(one.origin, replicates, 1), np.repeat(one.row, replicates, 1))
+
+
+class SameSetOtherOrder(AccumulateSubsample):
+    """One set of indices for all replicates, in an order of each replicate's own."""
+
+    def later(self, sizes, t, rng, replicates):
+        one = drawn(self.everything(sizes, t, 1), self.budget(t), rng)
+        pick = np.argsort(rng.random((len(one), replicates)), axis=0)
+        return Mix(one.origin[pick, 0], one.row[pick, 0])
+
+
+class Shifted(AccumulateSubsample):
+    """Replicate 1 takes what replicate 0 left out, as far as it goes: different, but not independent."""
+
+    def later(self, sizes, t, rng, replicates):
+        whole = self.everything(sizes, t, 1)
+        order = rng.permutation(len(whole))
+        pick = np.stack([np.roll(order, -r * self.budget(t))[:self.budget(t)] for r in range(replicates)], 1)
+        return Mix(whole.origin[pick, 0], whole.row[pick, 0])
+
+
+class NewestLeftOut(AccumulateSubsample):
+    def everything(self, sizes, t, replicates):
+        return joined(self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t - 1)))
+
+
+class PoolsEqually(AccumulateSubsample):
+    """A third of the budget from each pool, whatever their sizes."""
+
+    def later(self, sizes, t, rng, replicates):
+        parts = [self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t))]
+        return joined(*(drawn(p, self.budget(t) // len(parts), rng) for p in parts))
+
+
+class Stratified(AccumulateSubsample):
+    """Each pool's exact share of the budget: uniform for every row, but not one uniform draw."""
+
+    def later(self, sizes, t, rng, replicates):
+        parts = [self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t))]
+        total = sum(map(len, parts))
+        return joined(*(drawn(p, self.budget(t) * len(p) // total, rng) for p in parts))
+
+
+class OnePast(AccumulateSubsample):
+    """Rows counted from 1."""
+
+    def later(self, sizes, t, rng, replicates):
+        mix = super().later(sizes, t, rng, replicates)
+        return Mix(mix.origin, mix.row + 1)
+
+
+class GlobalState(AccumulateSubsample):
+    """Draws from NumPy's global generator instead of the one it is given."""
+
+    def later(self, sizes, t, rng, replicates):
+        return super().later(sizes, t, np.random.default_rng(np.random.randint(2**31)), replicates)
+
+
+class SizesChanged(AccumulateSubsample):
+    def later(self, sizes, t, rng, replicates):
+        sizes[t] = 0
+        return super().later(sizes, t, rng, replicates)
+
+
+class RealDropped(Accumulate):
+    def everything(self, sizes, t, replicates):
+        return joined(*(every(s, sizes[s], replicates) for s in range(t)))
+
+
+class AllReal(Accumulate):
+    """Takes R to be all real data, whatever n_initial."""
+
+    def initial(self, sizes, t):
+        return sizes[REAL]
+
+
+class RealShuffled(RealOnly):
+    """R is n_initial real rows, but not the first ones."""
+
+    def real(self, sizes, t, replicates):
+        return every(REAL, self.n_initial(t), replicates, sizes[REAL] - self.n_initial(t))
+
+
+class FreshAgain(Fresh):
+    """New rows are counted from R alone: generation 2 sees those of generation 1."""
+
+    def later(self, sizes, t, rng, replicates):
+        return every(REAL, self.n_real(t), replicates, self.initial(sizes, 0))
+
+
+class FreshWraps(Fresh):
+    """Begins again from the first real row when the data run out."""
+
+    def later(self, sizes, t, rng, replicates):
+        first = self.initial(sizes, 0) + sum(self.n_real(s) for s in range(1, t))
+        row = np.arange(first, first + self.n_real(t))[:, None] % sizes[REAL]
+        return Mix(np.full_like(row, REAL), row)
+
+
+SUBSAMPLE = {REAL: 30, 0: 15, 1: 25}
+
+
+def broken(law, *args, **kwargs):
+    """The law holds for the true rule in the tests above; here it must not hold."""
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        law(*args, **kwargs)
+
+
+def twin(rule, replicates=1):
+    return rule(n_initial=20, budget=24)(dict(SUBSAMPLE), 2, rng(5), replicates)
+
+
+def test_twin_drawing_with_replacement():
+    broken(law_no_repeat, twin(Repeats))
+    broken(law_no_repeat, twin(Repeats, 3))
+
+
+@pytest.mark.parametrize("rule", [OneDrawForAll, SameSetOtherOrder, Shifted])
+def test_twin_replicates_that_are_not_independent(rule):
+    def draw(generator, replicates):
+        return subsample(generator, replicates, rule(n_initial=20, budget=24))
+
+    law_no_repeat(twin(rule, 2))
+    for r in range(2):
+        law_uniform(inclusion(draw, EVERYTHING, r, replicates=2), 24)   # each replicate alone is lawful
+    broken(law_independent, draw, 24, EVERYTHING)
+
+
+@pytest.mark.parametrize("rule", [NewestLeftOut, PoolsEqually])
+def test_twin_shares_that_are_not_uniform(rule):
+    broken(law_uniform, inclusion(lambda g, n: subsample(g, n, rule(n_initial=20, budget=24)), EVERYTHING), 24)
+
+
+def test_twin_exact_shares_where_a_uniform_draw_varies():
+    counts = inclusion(lambda g, n: subsample(g, n, Stratified(n_initial=20, budget=24)), EVERYTHING, draws=1500)
+    law_uniform(counts, 24)
+    broken(law_hypergeometric, counts, 24, special=20)
+
+
+def test_twin_rows_outside_the_pool():
+    everything = OnePast(budget=70)(dict(SUBSAMPLE), 2, rng(), 1)
+    broken(law_shape, everything, SUBSAMPLE, 1)
+    broken(law_shape, twin(AccumulateSubsample, 2), SUBSAMPLE, 1)       # the wrong number of replicates
+    broken(law_shape, Mix(np.full((3, 1), 7), np.zeros((3, 1), int)), SUBSAMPLE, 1)  # no such pool
+
+
+def test_twin_impure():
+    broken(law_pure, GlobalState(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
+    with pytest.raises(TypeError, match="item assignment"):             # law_pure hands in sizes that cannot be changed
+        law_pure(SizesChanged(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
+
+
+def test_twin_real_data_dropped():
+    mix = RealDropped()({REAL: 9, 0: 4, 1: 5}, 2, rng())
+    broken(law_counts, mix, {REAL: 9, 0: 4, 1: 5})
+    broken(law_all, mix, REAL, 0, 9)
+
+
+def test_twin_r_is_not_the_first_rows():
+    broken(law_initial, RealShuffled(n_initial=3), {REAL: 9}, 3)
+    broken(law_initial, AllReal(n_initial=3), {REAL: 9}, 3)
+    broken(law_below, RealShuffled(n_initial=3)({REAL: 9, 0: 4}, 1, rng()), REAL, 3)
+    broken(law_all, AllReal(n_initial=3)({REAL: 9, 0: 4}, 1, rng()), REAL, 0, 3)
+
+
+def test_twin_newest_pool_left_out():
+    mix = NewestLeftOut(n_initial=9, budget=13)({REAL: 9, 0: 4, 1: 5}, 2, rng())
+    broken(law_all, mix, 1, 0, 5)
+    broken(law_counts, mix, {REAL: 9, 0: 4, 1: 5})
+
+
+def test_twin_fresh_rows_seen_before():
+    law_fresh(Fresh(n_initial=3, n_real=3), 9, 3, 3, 8)
+    broken(law_fresh, FreshAgain(n_initial=3, n_real=3), 9, 3, 3, 8)
+    broken(law_fresh, FreshWraps(n_initial=3, n_real=3), 9, 3, 3, 8)
+
+
+def test_the_base_class_is_no_rule():
+    with pytest.raises(NotImplementedError):
+        Paradigm()(SIZES, 1, rng())
+
