@@ -294,6 +294,9 @@ def sentence(error: Exception) -> str:
         return f"{key} has no value: give {key}=..."
     if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
         return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace."
+    if "mismatched input" in text or "token recognition error" in text:
+        return ("A value holds a character that means something to Hydra (such as = , : or a space): put the value in quotes inside the "
+                "shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'.")
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
         return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b]."
     match = re.search(r"Could not override '([\w./@]+)'", text)

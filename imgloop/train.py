@@ -149,11 +149,11 @@ class Keeper(L.Callback):
         self.saved, self.saved_at = time.monotonic(), self.done
 
 
-def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings: TrainerSettings) -> None:
+def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings: TrainerSettings) -> list[dict]:
     """Train `module` in place for `steps` optimiser steps of `batch` images, resuming from the task's scratch folder.
 
     The module's training_step is given (first, last), does the steps first..last - 1 itself (manual optimisation) and
-    keeps `recent_loss`. Raises Stopped when the task asks to stop, after saving.
+    keeps `recent_loss`. Returns the optimisers' state dicts. Raises Stopped when the task asks to stop, after saving.
     """
     quiet()
     chunks = Chunks(steps, settings.chunk)
@@ -165,7 +165,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings:
         if done >= steps:
             module.load_state_dict(state["state_dict"])
             module.to(settings.device)
-            return
+            return state["optimizer_states"]
         saved = path
     trainer = L.Trainer(accelerator=settings.accelerator, devices=1, precision=settings.precision, max_epochs=1, logger=False,
                         callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False,
@@ -177,6 +177,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings:
     if keeper.done < steps:
         raise Stopped
     module.to(settings.device)
+    return [o.state_dict() for o in trainer.optimizers]
 
 
 def use_threads(threads: int | None) -> None:

@@ -197,7 +197,7 @@ def test_black_is_minus_one_and_white_is_one():
 def test_resident_and_memory_mapped_batches_are_equal(pools):
     for training in (TrainingSet(pools, random_mix(6, 45)),
                      TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1))))):
-        mapped, held = Batches(training, 3, 1, 10, labelled=True), Batches(training, 3, 1, 10, resident=1e9, labelled=True)
+        mapped, held = (Batches(training, 3, 1, 10, resident=size, labelled=True) for size in (0, 1e9))
         assert mapped.held is None and held.held.dtype == torch.uint8 and len(held.held) == 45
         for k in (0, 1, 7, 3):
             (x, y), (held_x, held_y) = mapped(k), held(k)

@@ -44,9 +44,21 @@ class FlowMatching(L.LightningModule):
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
         self.batches, self.steps, self.lr, self.decay, self.time = batches, steps, lr, ema, time
         self.compiled, self.recent_loss = None, math.nan
+        self.before, self.optimizer_state = 0, None                     # steps and optimiser that weights_and_optimizer goes on from
+
+    def start_from(self, previous: DiffusionGenerator, optimizer: bool) -> None:
+        """Begin at the averaged weights of `previous`; with `optimizer`, go on from its raw weights, average and optimiser."""
+        averaged = previous.network.state_dict()
+        self.ema.load_state_dict(averaged)
+        self.network.load_state_dict(previous.training["network"] if optimizer else averaged)
+        if optimizer:
+            self.before, self.optimizer_state = previous.training["steps"], previous.training["optimizer"]
 
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer
 
     def training_step(self, chunk: tuple[int, int]):
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -65,7 +77,8 @@ class FlowMatching(L.LightningModule):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        decay = min(self.decay, (1 + k) / (10 + k))                     # warm-up: early averages forget the start
+        age = self.before + k
+        decay = min(self.decay, (1 + age) / (10 + age))                 # warm-up: early averages forget the start
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
@@ -196,7 +209,7 @@ class DiffusionGenerator:
         network = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), len(d["label_frequencies"] or ()))
         try:
             if d["network"] == "unet2d":
-                network = type(network).from_pretrained(folder / "unet")
+                network = type(network).from_pretrained(folder / "unet", low_cpu_mem_usage=False)
             else:
                 arrays = store.open_arrays(folder / "network.safetensors")
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
@@ -240,12 +253,29 @@ class Diffusion:
         module = FlowMatching(network, batches, steps, self.lr, self.ema, self.time)
         if self.trainer.compile:
             module.compiled = torch.compile(network)
-        fit(module, task, steps, self.batch, self.trainer)
+        if previous is not None:
+            self.check_start(previous, network, task)
+            module.start_from(previous, task.start == "weights_and_optimizer")
+        optimizers = fit(module, task, steps, self.batch, self.trainer)
+        training = None
+        if task.start == "weights_and_optimizer":
+            training = {"network": module.network.state_dict(), "optimizer": optimizers[0], "steps": module.before + steps}
         widths = getattr(network, "config", {}).get("widths") or list(network.config.block_out_channels)
         description = {"network": self.network, "size": size, "channels": channels, "widths": widths, "sampler": self.sampler,
                        "sampler_steps": self.sampler_steps, "label_frequencies": frequencies, "labels": self.labels,
                        "trained_images": steps * self.batch, "trained_on": n}
-        return DiffusionGenerator(module.ema, description, device)
+        return DiffusionGenerator(module.ema, description, device, training)
+
+    def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task) -> None:
+        """Raise UserError where the weights to start from are of another network, or lack what `start` asks for."""
+        there, here = previous.network.state_dict(), network.state_dict()
+        if {k: v.shape for k, v in there.items()} != {k: v.shape for k, v in here.items()}:
+            d = previous.description
+            raise UserError(f"The model to start from is {d['network']} {d['widths']} for {d['size']}-pixel images with {d['channels']} channels, "
+                            "which is not the network configured here: give the same model.network, model.widths, data and model.conditional.")
+        if task.start == "weights_and_optimizer" and previous.training is None:
+            raise UserError("start=weights_and_optimizer needs generations that were saved with their optimiser: start the chain so, or use "
+                            "start=weights.")
 
     def load(self, folder: Path) -> DiffusionGenerator:
         return DiffusionGenerator.load(folder, self.trainer.device)

@@ -1,0 +1,314 @@
+"""Settings from command-line style overrides: what composes, what is refused and how; conditions' names; schedules."""
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgloop import config
+from imgloop.config import CONF, MIXING, Schedule, Settings
+from imgloop.errors import UserError
+
+GROUPS = {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in sorted(CONF.iterdir()) if f.is_dir()}
+PARADIGMS = {                             # with the knobs of each, besides n_initial
+    "replace": {"real_fraction": 0.5}, "accumulate": {}, "accumulate_subsample": {"budget": 100}, "real_only": {},
+    "augment": {"n_synthetic": 100}, "fresh": {"n_real": 100, "n_synthetic": 100}}
+
+
+@cache
+def parsed(*overrides: str) -> Settings:
+    return config.parsed(overrides)
+
+
+def refused(*overrides: str) -> str:
+    """The one sentence (with its advice) that refuses the overrides."""
+    with pytest.raises(UserError) as e:
+        config.parsed(overrides)
+    text = str(e.value)
+    assert "\n" not in text and text.endswith((".", "...", "?")) and len(text) < 500, text
+    assert "Traceback" not in text and "Error" not in text and "omegaconf" not in text.lower(), text
+    return text
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
+# What composes
+
+
+@pytest.mark.parametrize("group, option", [(g, o) for g, options in GROUPS.items() for o in options])
+def test_every_option_composes(group, option):
+    more = ["data.root=images"] if option == "folder" else []
+    s = parsed(f"{group}={option}", *more)
+    assert s.choices[group] == option and s.choices.keys() >= GROUPS.keys()
+    assert s.config.keys() == s.defaults.keys() and "hydra" not in s.config
+
+
+def test_the_groups_are_those_of_the_design():
+    assert GROUPS.keys() >= {"paradigm", "data", "model", "features", "trainer", "tier"}
+    assert GROUPS["paradigm"] == sorted(PARADIGMS)
+
+
+def test_the_defaults():
+    s = parsed()
+    assert s.choices == {"paradigm": "accumulate", "data": "digits", "model": "diffusion", "features": "auto",
+                         "trainer": "cpu", "tier": "cpu"}
+    assert s.n_samples is None and s.config["seed"] == 0 and s.config["start"] == "scratch"
+    assert s.folder == Path("outputs/digits-diffusion/accumulate/seed0")
+
+
+def test_a_setting_reaches_the_part_that_uses_it():
+    s = parsed("paradigm=fresh", "n_real=[0,10,20]", "n_initial=50", "train.images={start: 100, factor: 2, max: 300}",
+               "n_samples=7", "seed=4", "model.ema=0.5")
+    assert s.config["paradigm"] == {"_target_": "imgloop.paradigm.Fresh", "n_initial": 50, "n_real": [0, 10, 20],
+                                    "n_synthetic": None}
+    assert [s.images(t) for t in range(4)] == [100, 200, 300, 300]
+    assert s.n_samples(3) == 7 and s.config["model"]["ema"] == 0.5 and s.folder.name == "seed4"
+    rule = config.build(s.config["paradigm"])
+    assert type(rule).__name__ == "Fresh" and rule.n_real(2) == 20 and rule.n_initial(0) == 50
+
+
+@pytest.mark.parametrize("paradigm, knobs", PARADIGMS.items())
+def test_every_paradigm_takes_its_own_knobs(paradigm, knobs):
+    s = parsed(f"paradigm={paradigm}", "n_initial=500", *(f"{k}={v}" for k, v in knobs.items()))
+    rule = config.build(s.config["paradigm"])
+    assert rule.n_initial(1) == 500 and all(getattr(rule, k)(1) == v for k, v in knobs.items())
+
+
+def test_the_tier_chooses_what_suits_the_machine():
+    assert parsed("tier=cpu").config["trainer"]["accelerator"] == "cpu"
+    gpu = parsed("tier=gpu")
+    assert gpu.config["trainer"]["accelerator"] == "gpu" and gpu.choices["trainer"] == "gpu"
+    assert gpu.config["model"]["network"] == "unet2d"
+
+
+def test_composing_leaves_no_trace():
+    """Settings do not leak from one composition to the next."""
+    config.parsed(["seed=5", "paradigm=replace", "real_fraction=0.5"])
+    assert config.parsed([]).config == parsed().config
+
+
+# What is refused, in one sentence that names what is allowed
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_unknown_option_names_the_options(group):
+    text = refused(f"{group}=nonsense")
+    assert f"{group}=nonsense" in text and words(text) >= set(GROUPS[group])
+
+
+@pytest.mark.parametrize("override", ["nonsense=1", "+nonsense=1", "++nonsense=1", "+nonsense.deep=1"])
+def test_an_unknown_key_names_the_keys(override):
+    text = refused(override)
+    assert "nonsense is not a setting" in text
+    assert words(text) >= {"paradigm", "data", "model", "seed", "generations", "n_samples", "n_initial", "train", "out"}
+
+
+@pytest.mark.parametrize("override, near", [
+    ("data.held=1", {"heldout", "size", "n"}), ("+data.held=1", {"heldout", "size", "n"}),
+    ("model.em=1", {"ema", "lr", "batch"}), ("+model.em=1", {"ema", "lr", "batch"}),
+    ("trainer.chunks=1", {"chunk", "precision"}), ("+trainer.chunks=1", {"chunk", "precision"}),
+    ("train.image=1", {"images"}), ("+features.image=1", {"images"}), ("+paradigm.real=1", {"n_initial"})])
+def test_an_unknown_key_of_a_part_names_its_keys(override, near):
+    text = refused(override)
+    assert override.lstrip("+").split("=")[0] in text and words(text) >= near and "_target_" not in text
+
+
+def test_a_misspelt_key_is_recognised():
+    assert "did you mean generations?" in refused("generation=3")
+    assert "did you mean n_samples?" in refused("n_sample=3")
+    assert "did you mean network?" in refused("model.netwrk=unet2d")
+
+
+def test_a_knob_of_another_paradigm_is_refused_by_name():
+    for paradigm, own in PARADIGMS.items():
+        for knob in set(MIXING) - {"n_initial"} - own.keys():
+            text = refused(f"paradigm={paradigm}", f"{knob}=1")
+            users = {p for p, knobs in PARADIGMS.items() if knob in knobs}
+            assert f"{knob} has no effect under paradigm={paradigm}" in text
+            assert words(text.split(";")[1]) & PARADIGMS.keys() == users
+
+
+@pytest.mark.parametrize("override, wanted", [
+    ("seed=x", "whole number"), ("seed=1.5", "whole number"), ("seed=-1", "at least 0"), ("seed=", "whole number"),
+    ("generations=0", "at least 1"), ("generations=-3", "at least 1"), ("generations=two", "whole number"),
+    ("generations=1.5", "whole number"), ("threads=0", "at least 1"), ("threads=many", "whole number"),
+    ("keep_models=-1", "at least 0"), ("overwrite=maybe", "true or false"),
+    ("display=loud", "auto, live, lines or none"),
+    ("n_samples=0", "at least 1"), ("n_samples=2.5", "whole number"), ("n_samples=lots", "whole number"),
+    ("n_samples=[]", "one value a generation"), ("n_samples=[5,0]", "at least 1"), ("n_samples={factor: 2}", "start"),
+    ("n_samples={start: 5, speed: 2}", "speed"), ("n_samples={start: 5, max: big}", "above 0"),
+    ("train.images=0", "at least 1"), ("train.images=null", "at least 1"), ("train.images=[100,0]", "at least 1"),
+    ("study=../elsewhere", "letters"), ("study=a/b", "letters"), ("study=.hidden", "letters"), ("study=..", "letters"),
+    ("study='a b'", "letters"),
+])
+def test_a_wrong_value_is_refused_with_what_is_wanted(override, wanted):
+    text = refused(override)
+    assert wanted in text and override.split("=")[0].split(".")[0] in text
+
+
+@pytest.mark.parametrize("overrides, wanted", [
+    (["seed=1,2"], "-m"), (["paradigm=replace,fresh"], "-m"), (["seed"], "key=value"), (["replace"], "key=value"),
+    (["data=folder"], "data.root"),
+])
+def test_a_wrong_form_is_refused_with_the_right_one(overrides, wanted):
+    assert wanted in refused(*overrides)
+
+
+@pytest.mark.parametrize("overrides, told", [
+    (["paradigm=replace", "real_fraction=2"], "real_fraction=2: .*0 to 1"),
+    (["paradigm=replace", "real_fraction=half"], "real_fraction=half: .*0 to 1"),
+    (["n_initial=0"], "n_initial=0: .*at least 1"),
+    (["paradigm=fresh", "n_real=-1"], "n_real=-1: .*at least 0"),
+    (["paradigm=augment", "n_synthetic=[1,-1]"], "n_synthetic=-1: .*at least 0"),
+    (["paradigm=accumulate_subsample", "budget=0"], "budget=0: .*at least 1")])
+def test_a_wrong_knob_stays_one_sentence_when_the_paradigm_is_built(overrides, told):
+    with pytest.raises(UserError, match=told) as e:
+        config.build(config.parsed(overrides).config["paradigm"])
+    assert "\n" not in str(e.value)
+
+
+# Names of conditions
+
+
+@pytest.mark.parametrize("overrides, name", [
+    ([], "accumulate"),
+    (["paradigm=replace"], "replace"),
+    (["paradigm=replace", "real_fraction=0.1"], "replace,real_fraction=0.1"),
+    (["real_fraction=0.10", "paradigm=replace"], "replace,real_fraction=0.1"),
+    (["paradigm=fresh", "n_initial=50", "n_real=10"], "fresh,n_initial=50,n_real=10"),
+    (["paradigm=fresh", "n_real=10", "n_initial=50"], "fresh,n_initial=50,n_real=10"),       # whatever their order
+    (["n_samples=100"], "accumulate,n_samples=100"),
+    (["train.images=1000"], "accumulate,train.images=1000"),
+    (["start=weights"], "accumulate,start=weights"),
+    (["model.conditional=true", "data.n=500"], "accumulate,data.n=500,model.conditional=true"),
+    (["model.widths=[8,16]"], "accumulate,model.widths=8,16"),
+])
+def test_a_condition_is_named_by_what_is_not_the_default(overrides, name):
+    assert parsed(*overrides).condition == name
+
+
+def test_a_setting_equal_to_its_default_is_not_in_the_name():
+    images = parsed().config["train"]["images"]
+    assert parsed(f"train.images={images}", "start=scratch", "n_samples=null", "data.heldout=400", "model.ema=0.999",
+                  "paradigm=accumulate", "n_initial=null").condition == "accumulate"
+
+
+@pytest.mark.parametrize("override", [
+    "seed=7", "generations=9", "out=elsewhere", "study=other", "display=none", "features=pixels", "features.images=5",
+    "threads=2", "overwrite=true", "keep_models=1", "trainer.chunk=1", "trainer.checkpoint_seconds=5",
+    "trainer.resident_gib=1"])
+def test_what_changes_no_sample_is_not_in_the_name(override):
+    s = parsed("paradigm=replace", "real_fraction=0.1", override)
+    same = parsed("paradigm=replace", "real_fraction=0.1")
+    assert s.condition == same.condition and s.identity == same.identity
+
+
+@pytest.mark.parametrize("override", [
+    "n_samples=5", "n_initial=5", "n_initial=[5,6]", "start=weights", "start=models/a", "train.images=5", "data.seed=1",
+    "data.n=5", "data.heldout=300", "model.lr=0.1", "model.network=unet2d", "model.sampler_steps=9",
+    "model.labels=real", "trainer.precision=bf16-mixed", "paradigm=replace"])
+def test_what_changes_samples_changes_the_name_and_the_identity(override):
+    s, default = parsed(override), parsed()
+    assert s.condition != default.condition and s.identity != default.identity
+    assert s.folder.parent.parent == default.folder.parent.parent        # in the same study, to be compared
+
+
+def test_long_names_are_shortened_and_stay_distinct():
+    base = ["paradigm=fresh", "n_initial=100", "n_real=50", "n_synthetic=25", "model.lr=0.00123", "model.batch=16"]
+    many = [parsed(*base, f"train.images={i}").condition for i in (1000, 1001, 2000)]
+    assert len(set(many)) == 3 and all(len(name) <= 80 for name in many)
+    assert all(re.fullmatch(r"fresh,.*-[0-9a-f]{8}", name) for name in many)
+    assert many[0] == config.parsed([base[0], "train.images=1000", *base[:0:-1]]).condition
+    assert len(parsed(*base[:4]).condition) < 80 and parsed(*base[:4]).condition.endswith("n_synthetic=25")
+
+
+@pytest.mark.parametrize("override", [
+    "start=/some/folder/model", "start=../../up", "start='a b'", "start='x;rm -rf *'", "start='C:\\models'",
+    "start='ünïcode'", "n_samples=[1,2,3]", "n_samples={start: 5, factor: 1.5, max: 20}",
+    f"start={'long' * 100}", "model.lr=1e-30"])
+def test_names_are_safe_as_folders(override):
+    name = parsed(override).condition
+    assert re.fullmatch(r"accumulate,[A-Za-z0-9_.,=+-]+", name) and len(name) <= 80
+    assert parsed(override).folder == Path("outputs/digits-diffusion") / name / "seed0"
+
+
+def test_the_folder_of_a_chain():
+    s = parsed("study=mine", "out=somewhere", "seed=3", "paradigm=replace", "n_samples=9")
+    assert s.folder == Path("somewhere/mine/replace,n_samples=9/seed3") and s.study == Path("somewhere/mine")
+    assert parsed("data=folder", "data.root=x").study == Path("outputs/folder-diffusion")
+    assert parsed("out='~/runs'").study == Path.home() / "runs" / "digits-diffusion"
+
+
+# Schedules
+
+
+def schedule(value, low=1, high=None, whole=True) -> Schedule:
+    return Schedule.of("knob", value, low, high, whole)
+
+
+@given(st.integers(1, 10**9), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_a_number_is_the_same_for_every_generation(value, t):
+    assert schedule(value)(t) == value and type(schedule(value)(t)) is int
+    assert schedule(float(value))(t) == value and type(schedule(float(value))(t)) is int
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_a_list_has_one_value_a_generation_and_no_more(values):
+    assert [schedule(values)(t) for t in range(len(values))] == values
+    with pytest.raises(UserError, match=rf"knob lists {len(values)} values, but generation {len(values)} needs one"):
+        schedule(values)(len(values))
+
+
+@given(st.integers(1, 1000), st.fractions(0, 4, max_denominator=8).filter(bool), st.none() | st.integers(1, 5000),
+       st.integers(0, 12))
+@settings(max_examples=100, deadline=None)
+def test_start_factor_max(start, factor, most, t):
+    given_ = {"start": start, "factor": float(factor)} | ({} if most is None else {"max": most})
+    exact = start * factor**t                                           # a Fraction: no rounding
+    expected = math.floor(exact if most is None else min(exact, most))
+    if expected < 1:
+        with pytest.raises(UserError, match="knob=0"):
+            schedule(given_)(t)
+    else:
+        assert schedule(given_)(t) == expected and type(schedule(given_)(t)) is int
+
+
+def test_schedules_worked_by_hand():
+    assert [schedule({"start": 500, "factor": 2, "max": 4000})(t) for t in range(5)] == [500, 1000, 2000, 4000, 4000]
+    assert [schedule({"start": 7})(t) for t in (0, 9)] == [7, 7]
+    assert [schedule({"start": 1000, "factor": 0.7})(t) for t in range(3)] == [1000, 700, 490]  # not 489
+    assert [schedule({"start": 0.8, "factor": 0.5}, 0, 1, False)(t) for t in range(3)] == pytest.approx([0.8, 0.4, 0.2])
+    assert schedule((3, 4))(1) == 4 and schedule(0.25, 0, 1, False)(5) == 0.25
+    assert schedule(schedule(5))(0) == 5
+
+
+@pytest.mark.parametrize("value", [
+    0, -1, 1.5, True, False, None, "5", "abc", float("nan"), float("inf"), [], [1, 0], [1, "2"], [1, None], [[1]], {},
+    {"factor": 2}, {"start": 0}, {"start": "5"}, {"start": None}, {"start": True}, {"start": 5, "speed": 1},
+    {"start": 5, "factor": 0}, {"start": 5, "factor": -1}, {"start": 5, "factor": "2"}, {"start": 5, "factor": True},
+    {"start": 5, "max": 0}, {"start": 5, "max": None}, {"start": 5, "factor": float("nan")}])
+def test_bad_values_are_refused_by_name(value):
+    with pytest.raises(UserError, match=r"^knob\b.*\.$"):
+        schedule(value)
+
+
+@pytest.mark.parametrize("value", [1.1, -0.1, [0.5, 1.1], {"start": 2}])
+def test_a_share_lies_between_0_and_1(value):
+    with pytest.raises(UserError, match=r"^knob=.*a number from 0 to 1"):
+        schedule(value, 0, 1, False)
+
+
+def test_a_share_that_grows_beyond_1_is_refused_where_it_does():
+    share = schedule({"start": 0.5, "factor": 2}, 0, 1, False)
+    assert share(1) == 1
+    with pytest.raises(UserError, match="knob=2"):
+        share(2)
+    assert schedule({"start": 0.5, "factor": 2, "max": 1}, 0, 1, False)(9) == 1

@@ -1,0 +1,323 @@
+"""The loop end to end on real digits: what a chain leaves, resuming bit for bit, extending, refusing, sharing generation 0."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPO, TINY
+from PIL import Image
+
+import imgloop
+from imgloop import store
+from imgloop.errors import UserError
+from imgloop.pool import REAL
+
+HASHES = ("pool_hash", "mix_hash", "model_hash")
+
+
+def chain(tmp_path, *overrides):
+    return imgloop.run([*TINY, f"out={tmp_path}", *overrides])
+
+
+def hashes(folder):
+    return [[store.read_json(g / "record.json")[h] for h in HASHES] for g in sorted(folder.glob("gen*"))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Three generations of accumulate, uninterrupted."""
+    return chain(tmp_path_factory.mktemp("out"), "generations=3")
+
+
+def test_run_folder_is_as_drawn(finished):
+    folder = finished.folder
+    for g in range(3):
+        for name in ("record.json", "mix.safetensors", "pool.safetensors", "grid.png", "model/imgloop.json"):
+            assert (folder / f"gen{g:03d}" / name).exists(), name
+        assert len(list((folder / f"gen{g:03d}" / "scores").glob("pixels-*.json"))) == 1
+    for name in ("config.yaml", "metrics.csv", "evolution.png", "curves.png", "run.log"):
+        assert (folder / name).exists(), name
+    assert (folder.parent.parent / "comparison.png").exists() and (folder.parent.parent / "comparison.csv").exists()
+    assert not [p for p in folder.iterdir() if "part" in p.name or "scratch" in p.name]
+
+
+def test_records_say_what_each_generation_was_made_of(finished):
+    records = [store.read_json(finished.folder / f"gen{t:03d}" / "record.json") for t in range(3)]
+    assert [r["n_train"] for r in records] == [1397, 1397 + 48, 1397 + 96]
+    assert records[2]["share_by_origin"] == {"-1": 1397 / 1493, "0": 48 / 1493, "1": 48 / 1493}
+    mix = store.open_arrays(finished.folder / "gen002" / "mix.safetensors")
+    assert {int(o): int((mix["origin"] == o).sum()) for o in np.unique(mix["origin"])} == {REAL: 1397, 0: 48, 1: 48}
+    assert records[0]["nfe"] == 3 and records[0]["versions"]["torch"] and records[0]["machine"]["threads"] == 1
+
+
+def test_metrics_have_a_row_a_generation_and_no_zero_for_what_was_not_measured(finished):
+    frame = pd.read_csv(finished.folder / "metrics.csv")
+    assert list(frame["generation"]) == [0, 1, 2]
+    for c in ("fd", "kd", "precision", "recall", "variance_ratio", "risk", "seconds_train", "protocol"):
+        assert frame[c].notna().all(), c
+    assert "modes_covered" not in frame                                 # pixels do not classify
+    text = (finished.folder / "metrics.csv").read_text().splitlines()[1]
+    assert max(len(field.replace(".", "").lstrip("0")) for field in text.split(",")[4:-1]) <= 8
+
+
+def test_pictures_show_images_and_the_same_latents_in_each_row(finished):
+    grid = np.asarray(Image.open(finished.folder / "gen000" / "grid.png"))
+    assert grid.shape[1] > 700 and grid.std() > 30
+    aged = [store.open_arrays(finished.folder / f"gen{t:03d}" / "evolution.safetensors")["x"].astype(float) for t in range(3)]
+    assert not np.array_equal(aged[0], aged[1])
+    pixels = [a.reshape(len(a), -1) for a in aged]
+    same = np.corrcoef(np.concatenate([pixels[0], pixels[1]]))[:16, 16:]
+    assert np.diag(same).mean() > np.mean(same[~np.eye(16, dtype=bool)]) + 0.1   # a latent resembles itself a generation later
+
+
+def test_finished_chain_is_left_as_it_is(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*") if p.is_file() and p.name not in ("run.log", ".lock")}
+    again = imgloop.run([*TINY, f"out={finished.folder.parents[2]}", "generations=3"])
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    pd.testing.assert_frame_equal(again.metrics, finished.metrics, check_dtype=False)
+    assert "nothing to do" in (finished.folder / "run.log").read_text()
+
+
+def test_no_op_does_not_import_torch(finished):
+    code = (f"import sys, imgloop; imgloop.run({[*TINY, f'out={finished.folder.parents[2]}', 'generations=2']!r}); "
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+def test_extended_equals_longer_from_the_start(finished, tmp_path):
+    short = chain(tmp_path, "generations=1")
+    assert len(hashes(short.folder)) == 1
+    longer = chain(tmp_path, "generations=3")
+    assert hashes(longer.folder) == hashes(finished.folder)
+
+
+def test_another_seed_gives_another_chain(finished, tmp_path):
+    other = chain(tmp_path, "generations=1", "seed=1")
+    assert other.folder.name == "seed1"
+    assert hashes(other.folder)[0][0] != hashes(finished.folder)[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
+    """Signals at moments spread over the whole run, whatever it is doing; at the end the bits are those of one sitting."""
+    settings = [*TINY[1:], "train.images=19200", "generations=2", "trainer.checkpoint_seconds=0.2", "trainer.chunk=4"]
+    whole = imgloop.run([*settings, f"out={tmp_path / 'whole'}"])
+    arguments = [sys.executable, "-m", "imgloop", *settings, f"out={tmp_path / 'parts'}"]
+    codes, rng = [], np.random.default_rng(int(number))
+    for _ in range(12):
+        process = subprocess.Popen(arguments, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        log = tmp_path / "parts" / "digits-diffusion"
+        began = time.monotonic()
+        while process.poll() is None and not list(log.rglob("run.log")) and time.monotonic() - began < 60:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.1, 9.0))
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+        codes.append(process.returncode)
+        assert "Traceback" not in error, error
+        if process.returncode == 0:
+            break
+    stopped = -9 if number == signal.SIGKILL else 128 + number
+    assert stopped in codes and set(codes) <= {0, stopped}, codes        # it was interrupted, and said so by its status
+    resumed = imgloop.run([*settings, f"out={tmp_path / 'parts'}"])
+    assert hashes(resumed.folder) == hashes(whole.folder)
+    timing = [c for c in whole.metrics if c.startswith("seconds")]
+    pd.testing.assert_frame_equal(resumed.metrics.drop(columns=timing), whole.metrics.drop(columns=timing))
+
+
+def test_resuming_goes_on_from_the_checkpoint_and_not_from_the_start(tmp_path):
+    """A fit that is asked to stop half-way sees only the rest of its images when it resumes."""
+    from imgloop.errors import Stopped
+    from imgloop.models.diffusion import Diffusion
+    from imgloop.pool import Mix, Pool, TrainingSet
+    from imgloop.task import Task
+    from imgloop.train import Batches
+
+    x = np.random.default_rng(0).integers(0, 256, (96, 1, 8, 8), np.uint8)
+    data = TrainingSet({REAL: Pool(x)}, Mix(np.full((96, 1), REAL), np.arange(96)[:, None]))
+    model = Diffusion(widths=[8, 16], batch=32, trainer={"chunk": 2})
+    seen, call = [], Batches.__call__
+
+    def spy(self, k):
+        seen.append(k)
+        return call(self, k)
+
+    def fit(scratch, stop):
+        seen.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Batches, "__call__", spy)
+            return model.fit(data, Task(1, 0, 32 * 20, "scratch", tmp_path / scratch, stop=stop), None)
+
+    whole = fit("whole", lambda: False)
+    assert seen == list(range(20))
+    with pytest.raises(Stopped):
+        fit("parts", lambda: len(seen) >= 10)
+    assert seen == list(range(10))
+    parts = fit("parts", lambda: False)
+    assert seen == list(range(10, 20))
+    assert np.array_equal(whole.sample(8, seed=1).x, parts.sample(8, seed=1).x)
+
+
+def test_generation_0_is_computed_once_a_seed_and_shared(tmp_path):
+    folders = [chain(tmp_path, "generations=1", p).folder for p in ("paradigm=replace", "paradigm=real_only")]
+    folders.append(chain(tmp_path, "generations=1", "paradigm=replace", "seed=1").folder)
+    shared = list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))
+    assert len(shared) == 2                                             # one a seed, whatever the paradigm
+    assert hashes(folders[0]) == hashes(folders[1]) != hashes(folders[2])
+
+
+def test_two_processes_that_want_one_generation_0_train_it_once(tmp_path):
+    settings = [*TINY[1:], "train.images=6400", "generations=1", f"out={tmp_path}"]
+    both = [subprocess.Popen([sys.executable, "-m", "imgloop", *settings, f"paradigm={p}"], cwd=REPO, stdout=subprocess.PIPE, text=True)
+            for p in ("replace", "accumulate")]
+    said = [p.communicate(timeout=200)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert len(list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))) == 1
+    assert len({str(hashes(f)) for f in (tmp_path / "digits-diffusion").glob("*/seed0")}) == 1
+
+
+def test_the_same_chain_cannot_run_twice_at_once(tmp_path, finished):
+    with store.lock(finished.folder / ".lock"), pytest.raises(UserError, match="Another process"):
+        imgloop.run([*TINY, f"out={finished.folder.parents[2]}", "generations=4"])
+
+
+def test_settings_that_changed_are_refused_by_name(tmp_path):
+    folder = chain(tmp_path, "generations=1", "study=mine").folder
+    record = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(record.replace("model.batch: 64", "model.batch: 32"))
+    with pytest.raises(UserError, match=r"model\.batch \(there 32, now 64\).*study=NEW.*overwrite=true"):
+        chain(tmp_path, "generations=2", "study=mine")
+    assert (folder / "gen000").exists()
+    chain(tmp_path, "generations=1", "study=mine", "overwrite=true")
+    assert "model.batch: 64" in (folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name, spoil", [("pool.safetensors", "flip"), ("pool.safetensors", "cut"), ("pool.safetensors", "remove"),
+                                         ("record.json", "cut"), ("record.json", "remove")])
+def test_a_damaged_folder_is_refused_by_the_file_s_name(tmp_path, name, spoil):
+    folder = chain(tmp_path, "generations=1").folder
+    path = folder / "gen000" / name
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.unlink() if spoil == "remove" else path.write_bytes(bytes(data) if spoil == "flip" else bytes(data[:len(data) // 2]))
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        chain(tmp_path, "generations=2")
+    assert not (folder / "gen001").exists()
+
+
+def test_a_folder_names_no_code_that_is_run(tmp_path):
+    """Reading a run folder, to measure or to load a study, instantiates nothing that it names."""
+    from imgloop.measure import measure
+
+    folder = chain(tmp_path, "generations=1").folder
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("imgloop.data.digits.Digits", "os.abort").replace("imgloop.models.diffusion.Diffusion", "os.abort"))
+    measure(folder.parent.parent, ["features=random"])
+    assert len(imgloop.load_study(folder.parent.parent)) == 1
+
+
+def test_measuring_again_needs_no_training_and_gives_the_same_digits(tmp_path):
+    from imgloop.measure import measure
+
+    folder = chain(tmp_path, "generations=2").folder
+    before = hashes(folder)
+    first = pd.read_csv(folder / "metrics.csv")
+    name = measure(folder.parent.parent, ["features=random"])
+    other = pd.read_csv(folder / "metrics.csv")
+    assert set(other["protocol"]) == {name} != set(first["protocol"]) and not np.allclose(first["fd"], other["fd"])
+    assert len(list((folder / "gen000" / "scores").iterdir())) == 2
+    measure(folder.parent.parent, ["features=pixels"], again=True)
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "metrics.csv"), first)
+    assert hashes(folder) == before
+    with pytest.raises(UserError, match="train.images"):
+        measure(folder.parent.parent, ["train.images=3"])
+
+
+def test_memory_does_not_grow_with_generations(tmp_path):
+    """Pools are mapped from disk: the chain's Python side holds no copy of an earlier generation's samples."""
+    import gc
+
+    def held():
+        gc.collect()
+        return sum(a.nbytes for a in gc.get_objects() if type(a) is np.ndarray and a.base is None and a.dtype == np.uint8 and a.nbytes > 4096)
+
+    base = held()
+    chain(tmp_path, "generations=4", "n_samples=500")
+    assert held() - base < 500 * 64 * 2
+
+
+@pytest.mark.parametrize("start", ["weights", "weights_and_optimizer"])
+def test_start_from_the_generation_before(tmp_path, start):
+    scratch, warm = (chain(tmp_path, "generations=2", f"start={s}").folder for s in ("scratch", start))
+    assert hashes(scratch)[0][0] == hashes(warm)[0][0]                   # generation 0 has none before it
+    assert hashes(scratch)[1][0] != hashes(warm)[1][0]
+    longer = chain(tmp_path, "generations=3", f"start={start}")
+    assert len(hashes(longer.folder)) == 3
+
+
+def test_start_from_a_saved_model(tmp_path):
+    first = chain(tmp_path, "generations=1").folder
+    second = chain(tmp_path, "generations=1", f'start="{first / "gen000"}"', "study=next").folder
+    assert hashes(second)[0][2] != hashes(first)[0][2]
+    with pytest.raises(UserError, match="not the network configured"):
+        chain(tmp_path, "generations=1", f'start="{first / "gen000"}"', "study=wrong", "model.widths=[16,32]")
+
+
+def test_keep_models_prunes_weights_and_nothing_else(tmp_path):
+    folder = chain(tmp_path, "generations=3", "keep_models=1").folder
+    assert [(folder / f"gen{t:03d}" / "model").exists() for t in range(3)] == [False, False, True]
+    assert all((folder / f"gen{t:03d}" / "pool.safetensors").exists() for t in range(3))
+    chain(tmp_path, "generations=4", "keep_models=1")
+
+
+def test_a_nan_loss_stops_says_the_step_and_keeps_what_exists(tmp_path, monkeypatch):
+    from imgloop.models.diffusion import FlowMatching
+
+    folder = chain(tmp_path, "generations=1").folder
+    before, loss = hashes(folder), FlowMatching.loss
+    # Only the chain's own fit of generation 1 fails, not the warm-up that is timed beforehand.
+    monkeypatch.setattr(FlowMatching, "loss", lambda self, k: loss(self, k) * (float("nan") if (self.batches.t, k) == (1, 7) else 1))
+    with pytest.raises(UserError, match=r"loss became nan at step 8 of 10 in generation 1: lower model\.lr"):
+        chain(tmp_path, "generations=2")
+    assert hashes(folder) == before
+    monkeypatch.undo()
+    assert len(hashes(chain(tmp_path, "generations=2").folder)) == 2
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    import errno
+
+    folder = chain(tmp_path, "generations=1").folder
+    replace = os.replace
+
+    def full(a, b):
+        if "gen001" in str(b):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="disk is full"):
+        chain(tmp_path, "generations=2")
+    monkeypatch.undo()
+    assert len(hashes(folder)) == 1
+    assert len(hashes(chain(tmp_path, "generations=2").folder)) == 2
+
+
+def test_class_conditional_chain_carries_labels(tmp_path):
+    folder = chain(tmp_path, "generations=2", "model.conditional=true").folder
+    arrays = store.open_arrays(folder / "gen001" / "pool.safetensors")
+    assert arrays["y"].shape == (48,) and set(np.unique(arrays["y"])) <= set(range(10))
+    described = json.loads((folder / "gen001" / "model" / "imgloop.json").read_text())
+    mix = store.open_arrays(folder / "gen001" / "mix.safetensors")
+    assert described["labels"] == "training" and abs(sum(described["label_frequencies"]) - 1) < 1e-9
+    real = store.open_arrays(next((folder.parents[1] / "shared").glob("real-*")) / "train.safetensors")["y"]
+    first = store.open_arrays(folder / "gen000" / "pool.safetensors")["y"]
+    y = np.where(mix["origin"][:, 0] == REAL, real[np.minimum(mix["row"][:, 0], len(real) - 1)], first[np.minimum(mix["row"][:, 0], 47)])
+    assert np.allclose(np.bincount(y, minlength=10) / len(y), described["label_frequencies"])
