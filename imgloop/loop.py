@@ -51,7 +51,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     from imgloop.metrics.evaluator import Evaluator                     # torch and Lightning from here on
     from imgloop.train import TrainerSettings, use_threads
 
-    use_threads(config["threads"])
+    use_threads(config["threads"], real.train.x.shape[-1])
     model = build(config["model"], trainer=TrainerSettings(**config["trainer"]))
     evaluator = Evaluator.of(config["features"], real, chain.shared, display.reading("training the classifier"))
     display.start(plan.timed(model, chain, evaluator), real, evaluator)

@@ -43,7 +43,7 @@ class FlowMatching(L.LightningModule):
         self.automatic_optimization = False
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
         self.batches, self.steps, self.lr, self.decay, self.time = batches, steps, lr, ema, time
-        self.compiled, self.recent_loss = None, math.nan
+        self.called, self.recent_loss = (network,), math.nan           # what training calls, compiled or not; no second submodule
         self.before, self.optimizer_state = 0, None                     # steps and optimiser that weights_and_optimizer goes on from
 
     def start_from(self, previous: DiffusionGenerator, optimizer: bool) -> None:
@@ -87,10 +87,10 @@ class FlowMatching(L.LightningModule):
         """|v(x_s, s) - (e - x_0)|^2, mean over batch and pixels, for batch k with its own noise e and levels s."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
-        e = torch.randn(x.shape, generator=g, device=x.device)
-        s = (torch.sigmoid(torch.randn(len(x), generator=g, device=x.device)) if self.time == "logit_normal"
-             else torch.rand(len(x), generator=g, device=x.device))
-        return (velocity(self.compiled or self.network, interpolate(x, e, s), s, y) - (e - x)).square().mean()
+        like = {"generator": g, "device": x.device, "dtype": x.dtype}
+        e = torch.randn(x.shape, **like)
+        s = torch.sigmoid(torch.randn(len(x), **like)) if self.time == "logit_normal" else torch.rand(len(x), **like)
+        return (velocity(self.called[0], interpolate(x, e, s), s, y) - (e - x)).square().mean()
 
     def lr_factor(self, k: int) -> float:
         """Linear warm-up over the first twentieth, then a cosine to zero."""
@@ -252,7 +252,7 @@ class Diffusion:
             network = network.to(memory_format=torch.channels_last)
         module = FlowMatching(network, batches, steps, self.lr, self.ema, self.time)
         if self.trainer.compile:
-            module.compiled = torch.compile(network)
+            module.called = (torch.compile(network),)
         if previous is not None:
             self.check_start(previous, network, task)
             module.start_from(previous, task.start == "weights_and_optimizer")

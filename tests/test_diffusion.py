@@ -1,0 +1,253 @@
+"""The diffusion generator: sampling, saving, diffusers, the closed form of a Gaussian, speed knobs that change no result."""
+
+import numpy as np
+import pytest
+import torch
+
+from imgloop.errors import UserError
+from imgloop.models import load
+from imgloop.models.diffusion import Diffusion, DiffusionGenerator, FlowMatching, integrate, interpolate
+from imgloop.models.networks import PRESETS, CompactUNet, build_network
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.task import Task
+from imgloop.train import TrainerSettings
+
+
+def training_set(n=64, channels=1, size=8, labels=None):
+    rng = np.random.default_rng(0)
+    pool = Pool(rng.integers(0, 256, (n, channels, size, size), np.uint8), labels)
+    return TrainingSet({REAL: pool}, Mix(np.full((n, 1), REAL), np.arange(n)[:, None]))
+
+
+def fitted(tmp_path, data=None, images=128, **settings):
+    settings = {"widths": [8, 16], "batch": 32, "sampler_steps": 2, **settings}
+    return Diffusion(**settings).fit(data or training_set(), Task(0, 0, images, settings.pop("start", "scratch"), tmp_path / "scratch"), None)
+
+
+class Exact(torch.nn.Module):
+    """The true velocity of data N(mean, sd^2): E[e - x_0 | x_s], linear in x_s (both are Gaussian)."""
+
+    def __init__(self, mean, sd):
+        super().__init__()
+        self.mean, self.sd = mean, sd
+
+    def forward(self, x, time, label=None):
+        s = (time / 1000).view(-1, 1, 1, 1).double()
+        variance = (1 - s) ** 2 * self.sd**2 + s**2                     # of x_s
+        covariance = s - (1 - s) * self.sd**2                           # of e - x_0 and x_s
+        return covariance / variance * (x - (1 - s) * self.mean) - self.mean
+
+
+@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2)])
+def test_samplers_converge_to_the_exact_map_at_their_order(sampler, order):
+    """With the true velocity the flow maps noise e to mean + sd e; the error shrinks like steps^-order."""
+    e = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    target = 0.3 + 0.5 * e
+    errors = [(integrate(Exact(0.3, 0.5), e, None, sampler, n) - target).abs().mean().item() for n in (16, 32, 64)]
+    rates = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert errors[-1] < (0.02, 0.001)[order - 1] and np.all(np.abs(rates - order) < 0.35), (errors, rates)
+
+
+def test_loss_is_the_velocity_s_and_least_at_the_exact_one(tmp_path):
+    class Gaussian:
+        seed, t = 0, 0
+
+        def __call__(self, k):
+            return 0.3 + 0.5 * torch.randn(4096, 1, 2, 2, generator=torch.Generator().manual_seed(k), dtype=torch.double), None
+
+    def loss(network):
+        return FlowMatching(network, Gaussian(), 10, 1e-3, 0.9, "uniform").loss(0).item()
+
+    assert loss(Exact(0.3, 0.5)) < min(loss(Exact(0.2, 0.5)), loss(Exact(0.3, 0.6)), loss(Exact(0.3, 0.4)))
+
+
+def test_interpolation_ends_at_data_and_noise():
+    x, e = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2)
+    assert torch.equal(interpolate(x, e, torch.zeros(4)), x) and torch.allclose(interpolate(x, e, torch.ones(4)), e)
+
+
+def test_sample_i_depends_on_seed_and_i_alone(tmp_path):
+    f = fitted(tmp_path)
+    many = f.sample(300, seed=7).x
+    assert np.array_equal(f.sample(5, seed=7).x, many[:5])              # not on how many are drawn
+    assert not np.array_equal(f.sample(5, seed=8).x, many[:5])
+    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300          # and no two are the same, across chunks too
+    assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8)
+
+
+@pytest.mark.parametrize("network", ["compact", "unet2d"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_saved_and_loaded_gives_the_same_samples_and_risk(tmp_path, network, conditional):
+    y = np.arange(64) % 3 if conditional else None
+    data = training_set(labels=y)
+    f = fitted(tmp_path, data, network=network, conditional=conditional)
+    f.save(tmp_path / "model")
+    g = load(tmp_path / "model")
+    a, b = f.sample(10, seed=1), g.sample(10, seed=1)
+    assert np.array_equal(a.x, b.x) and (a.y is None) == (not conditional)
+    real = data.pools[REAL]
+    assert np.array_equal(f.risk(real, 0), g.risk(real, 0)) and f.risk(real, 0).shape == (64, 8)
+    if conditional:
+        assert np.array_equal(a.y, b.y)
+        chosen = f.sample(10, seed=1, y=np.full(10, 2))
+        assert np.array_equal(chosen.y, np.full(10, 2)) and not np.array_equal(chosen.x, a.x)
+
+
+def test_plain_diffusers_loads_a_saved_generation_and_draws_the_same(tmp_path):
+    """UNet2DModel and scheduler by from_pretrained; diffusers' own Euler steps on even sigmas are ours to 1e-5."""
+    from diffusers import DDPMPipeline, DiffusionPipeline
+
+    f = fitted(tmp_path, network="unet2d", sampler="euler", sampler_steps=4)
+    f.save(tmp_path / "model")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
+    assert type(pipeline) is DDPMPipeline
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(batch_size=2, num_inference_steps=4, output_type="np").images.shape == (2, 8, 8, 1)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours = integrate(f.network, x, None, "euler", 4)
+    pipeline.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 4, 4).tolist())
+    theirs = x
+    with torch.no_grad():
+        for t in pipeline.scheduler.timesteps:
+            theirs = pipeline.scheduler.step(pipeline.unet(theirs, t).sample, t, theirs).prev_sample
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(PRESETS))
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_presets_for_three_sizes(kind, size):
+    network = build_network(kind, size, 3, None, 5)
+    x = torch.randn(2, 3, size, size)
+    out = network(x, torch.tensor([0.0, 1000.0]), torch.tensor([0, 4]))
+    assert getattr(out, "sample", out).shape == x.shape
+
+
+def test_compact_network_has_half_the_parameters_of_unet2d():
+    count = [sum(p.numel() for p in build_network(k, 16, 3, (32, 64, 64)).parameters()) for k in ("compact", "unet2d")]
+    assert 0.3 < count[0] / count[1] < 0.7, count
+
+
+def test_compact_network_uses_time_and_label():
+    network = CompactUNet(8, 1, (8, 16), 3)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x = torch.randn(1, 1, 8, 8)
+    outs = [network(x, torch.tensor([t]), torch.tensor([y])) for t, y in ((100.0, 0), (900.0, 0), (100.0, 1))]
+    assert not torch.allclose(outs[0], outs[1], atol=1e-3) and not torch.allclose(outs[0], outs[2], atol=1e-3)
+
+
+def test_trainer_chunk_and_residence_change_no_bit(tmp_path):
+    samples = [fitted(tmp_path / str(i), images=32 * 9, trainer=t).sample(4, seed=0).x
+               for i, t in enumerate(({"chunk": 1}, {"chunk": 5}, {"resident_gib": 1.0}))]
+    assert np.array_equal(samples[0], samples[1]) and np.array_equal(samples[0], samples[2])
+
+
+def test_ema_is_the_average_it_should_be(tmp_path):
+    """Against the recursion written out: e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
+    weights, step = [], FlowMatching.step
+
+    def spy(self, k, optimizer):
+        loss = step(self, k, optimizer)
+        weights.append(next(self.network.parameters()).detach().clone())
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FlowMatching, "step", spy)
+        first = []
+        init = FlowMatching.__init__
+        patch.setattr(FlowMatching, "__init__", lambda self, network, *a: (first.append(next(network.parameters()).detach().clone()), init(self, network, *a))[1])
+        f = fitted(tmp_path, images=32 * 30, ema=0.6)
+    e = first[0]
+    for k, w in enumerate(weights):
+        d = min(0.6, (1 + k) / (10 + k))
+        e = d * e + (1 - d) * w
+    assert torch.allclose(next(f.network.parameters()), e, atol=1e-6) and not torch.allclose(e, weights[-1], atol=1e-6)
+    assert not next(f.network.parameters()).requires_grad
+
+
+def test_learning_lowers_the_loss_and_the_held_out_risk(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.clip(rng.normal(60, 10, (128, 1, 8, 8)), 0, 255).astype(np.uint8)
+    data = TrainingSet({REAL: Pool(x)}, Mix(np.full((128, 1), REAL), np.arange(128)[:, None]))
+    early, late = fitted(tmp_path / "a", data, images=64), fitted(tmp_path / "b", data, images=32 * 300)
+    assert late.risk(Pool(x), 0).mean() < 0.6 * early.risk(Pool(x), 0).mean()
+    assert abs(late.sample(100, seed=0).x.mean() - 60) < 15
+
+
+def test_start_policies(tmp_path):
+    """weights: network and average begin at the previous average, the optimiser anew; with the optimiser all three go on."""
+    model, data = Diffusion(widths=[8, 16], batch=32), training_set()
+    first = model.fit(data, Task(0, 0, 128, "weights_and_optimizer", tmp_path / "0"), None)
+    first.save(tmp_path / "m")
+    first = model.load(tmp_path / "m")
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        configure = FlowMatching.configure_optimizers
+
+        def spy(self):
+            optimizer = configure(self)
+            seen.update(network=[p.detach().clone() for p in self.network.parameters()], ema=[p.clone() for p in self.ema.parameters()],
+                        state=len(optimizer.state_dict()["state"]))
+            return optimizer
+
+        patch.setattr(FlowMatching, "configure_optimizers", spy)
+        for start in ("weights", "weights_and_optimizer"):
+            model.fit(data, Task(1, 0, 64, start, tmp_path / start), first)
+            average = list(first.network.parameters())
+            assert all(torch.equal(a, b) for a, b in zip(seen["ema"], average))
+            same = all(torch.equal(a, b) for a, b in zip(seen["network"], average))
+            assert (same, seen["state"] > 0) == ((True, False) if start == "weights" else (False, True))
+    with pytest.raises(UserError, match="optimiser"):
+        model.fit(data, Task(1, 0, 64, "weights_and_optimizer", tmp_path / "x"), fitted(tmp_path / "y"))
+
+
+def test_labels_follow_the_mix_or_the_real_data(tmp_path):
+    real, drawn = Pool(np.zeros((30, 1, 8, 8), np.uint8), np.arange(30) % 3), Pool(np.zeros((30, 1, 8, 8), np.uint8), np.zeros(30, np.int64))
+    data = TrainingSet({REAL: real, 0: drawn}, Mix(np.repeat([REAL, 0], 30)[:, None], np.tile(np.arange(30), 2)[:, None]))
+    assert np.allclose(Diffusion(conditional=True).label_frequencies(data), [40 / 60, 10 / 60, 10 / 60])
+    assert np.allclose(Diffusion(conditional=True, labels="real").label_frequencies(data), [1 / 3] * 3)
+    with pytest.raises(UserError, match="labelled"):
+        Diffusion(conditional=True).label_frequencies(training_set())
+
+
+def test_damaged_model_is_named(tmp_path):
+    fitted(tmp_path).save(tmp_path / "model")
+    path = tmp_path / "model" / "network.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="network.safetensors"):
+        load(tmp_path / "model")
+    (tmp_path / "model" / "imgloop.json").write_text('{"kind": "os.system"}')
+    with pytest.raises(UserError, match="kind"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")
+def test_gpu_without_one_is_a_sentence():
+    with pytest.raises(UserError, match="no GPU"):
+        TrainerSettings(accelerator="gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_compiled_and_eager_gradients_agree_on_a_gpu(channels_last):
+    network = build_network("compact", 16, 3, None).cuda()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    x, t = torch.randn(16, 3, 16, 16, device="cuda"), torch.rand(16, device="cuda") * 1000
+    gradients = []
+    for run in (network, torch.compile(network)):
+        network.zero_grad()
+        run(x, t).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]).clone())
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9999
+    assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("trainer", [{"precision": "32-true"}, {"precision": "bf16-mixed", "channels_last": True, "resident_gib": 1.0},
+                                     {"precision": "bf16-mixed", "compile": True}])
+def test_a_generation_on_a_gpu(tmp_path, trainer):
+    f = fitted(tmp_path, images=640, trainer={"accelerator": "gpu", **trainer})
+    assert isinstance(f, DiffusionGenerator) and f.sample(8, seed=0).x.std() > 0
