@@ -2,35 +2,42 @@
 
 import os
 import sys
+import traceback
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us whole; main() makes sentences of them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower where a core is shared
 
 
-def job(cfg):
-    """One job: a chain. In a multirun a failure is returned, so that the other chains go on."""
+def job(cfg) -> None:
+    """One job: a chain. In a multirun a failure is written down, so that the other chains go on."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import loop
+    from imgloop import loop, sweep
     from imgloop.config import checked
     from imgloop.errors import Stopped, UserError
 
     hydra = HydraConfig.get()
-    study = None
+    study = failed = None
     try:
         settings = checked(cfg, hydra.runtime.choices)
         study = str(settings.study)
         loop.run(settings)
-        return {"study": study, "failed": None}
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr)
         sys.exit(128 + e.signal)
     except UserError as e:
+        failed = str(e)
         if hydra.mode != RunMode.MULTIRUN:
-            sys.exit(f"imgloop: {e}")
-        print(f"failed: {e}", file=sys.stderr, flush=True)
-        return {"study": study, "failed": str(e), "name": ",".join(hydra.overrides.task)}
+            sys.exit(f"imgloop: {failed}")
+        print(f"failed: {failed}", file=sys.stderr, flush=True)
+    except Exception as e:                                              # a fault of ours: shown whole, and the sweep goes on
+        if hydra.mode != RunMode.MULTIRUN:
+            raise
+        traceback.print_exc()
+        failed = f"{type(e).__name__}: {e}"
+    if hydra.mode == RunMode.MULTIRUN:
+        sweep.leave(hydra, study, failed)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from imgloop import store
 from imgloop.errors import UserError
 
-CONF = next(p for p in (Path(__file__).parent.parent / "conf", Path(__file__).parent / "conf") if (p / "config.yaml").exists())
+# In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
+CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if (p / "config.yaml").exists())
 MIXING = ("n_initial", "real_fraction", "n_real", "n_synthetic", "budget")  # the paradigms' knobs, on the top level
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 APART = ("seed", "generations", "study", "out", "overwrite", "threads", "features", "display", "keep_models", "trainer")
@@ -104,7 +105,7 @@ class Config:
     generations: int = 5                  # generations 0..generations - 1
     n_samples: Any = None                 # samples drawn a generation; null: as many as R; a number or schedule
     n_initial: Any = None
-    real_fraction: Any = None
+    real_fraction: Any = 0
     n_real: Any = None
     n_synthetic: Any = None
     budget: Any = None
@@ -211,7 +212,7 @@ class Settings:
         if c["study"] is not None and (not re.fullmatch(r"[\w.,=+-]+", str(c["study"])) or str(c["study"]).startswith(".")):
             raise UserError(f"study={c['study']}: use letters, digits and any of _.,=+- for the study's name.")
         for name in MIXING:
-            if c[name] is not None and name not in c["paradigm"]:
+            if c[name] != self.defaults[name] and name not in c["paradigm"]:
                 users = [p.stem for p in sorted((CONF / "paradigm").glob("*.yaml")) if re.search(rf"^{name}:", p.read_text(), re.M)]
                 raise UserError(f"{name} has no effect under paradigm={self.choices['paradigm']}; it is a setting of {', '.join(users)}.")
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
@@ -238,7 +239,9 @@ class Settings:
 
         defaults = flat(self.defaults)
         parts = []
-        for key, value in self.identity.items():
+        identity = self.identity
+        for key in [k for k in MIXING if k in identity] + [k for k in identity if k not in MIXING]:
+            value = identity[key]
             if key.startswith("paradigm."):
                 continue
             default = defaults.get(key)
@@ -248,7 +251,7 @@ class Settings:
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
                 parts.append(f"{key}={re.sub(r'[^A-Za-z0-9_.,=+-]+', '', text)}")
         name = ",".join([self.choices["paradigm"], *parts])
-        return name if len(name) <= 80 else f"{name[:68]}-{store.content_key(name)[:8]}"
+        return name if len(name) <= 120 else f"{name[:108]}-{store.content_key(name)[:8]}"
 
     @property
     def study(self) -> Path:

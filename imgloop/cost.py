@@ -102,11 +102,12 @@ class Plan:
         data = f"{facts['label']}: {len(real.train):,} training images, {len(real.heldout):,} held out"
         close = f" ({facts['near_duplicates']} of them nearly equal to a training image)" if facts.get("near_duplicates") else ""
         resumed = f", from generation {self.first}" if self.first else ""
+        plural = "s" if len(self.images) > 1 else ""
         return [
             data + close,
             *([facts["warning"]] if facts.get("warning") else []),
             evaluator.line,
-            f"{self.label}: {len(self.images)} generations{resumed}, {sum(self.images):,} training images seen, {sum(self.samples):,} samples drawn, "
+            f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images seen, {sum(self.samples):,} samples drawn, "
             f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk, about {clock(self.seconds())} on {self.device} "
             f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)",
         ]

@@ -220,6 +220,7 @@ def test_files_that_hold_something_else(tmp_path):
     {"dtype": "U8", "shape": [200], "data_offsets": [0, 200]},
     {"dtype": "U8", "shape": [-2, -2], "data_offsets": [0, 4]},
     {"dtype": "U8", "shape": "4", "data_offsets": [0, 4]}, {"dtype": "U8", "shape": [4], "data_offsets": [0, 2, 4]},
+    {"dtype": "U8", "shape": [0], "data_offsets": [999, 999]},
     {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}, {"dtype": ["U8"], "shape": [4], "data_offsets": [0, 4]},
     5, "text", None, []])
 def test_headers_that_cannot_be_true(tmp_path, entry):
@@ -528,8 +529,8 @@ def test_the_hash_of_arrays_is_of_values_dtypes_and_shapes():
     assert len({store.array_hash(x) for x in same}) == 1
     grid = a.reshape(2, 3)
     assert store.array_hash(np.asfortranarray(grid)) == store.array_hash(grid)
-    other = [(a,), (a.astype(np.int32),), (grid,), (a.reshape(3, 2),), (a + 1,), (a[::-1],), (a[:0],), (a[:3], a[3:]),
-             (a, None), (None, a), (None,), ()]
+    other = [(a,), (a.astype(np.int32),), (a.view(np.uint64),), (grid,), (a.reshape(3, 2),), (a + 1,), (a[::-1],),
+             (a[:0],), (a[:3], a[3:]), (a, None), (None, a), (None,), ()]
     assert len({store.array_hash(*x) for x in other}) == len(other)
 
 

@@ -1,0 +1,37 @@
+"""The wheel, built and installed elsewhere, holds the configuration and runs without the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import REPO, TINY
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(REPO)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_holds_package_and_configuration_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names} == {"imgloop", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    expected = {f"imgloop/{p.relative_to(REPO)}" for p in (REPO / "conf").rglob("*.yaml")}
+    assert expected <= set(names) and any(n.endswith("LICENSE") for n in names)
+
+
+def test_wheel_runs_without_the_checkout(wheel, tmp_path):
+    """Unpacked like an installation, in a process that sees neither the checkout nor its conf/."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    where = subprocess.run([sys.executable, "-c", "import imgloop, imgloop.config; print(imgloop.__file__, imgloop.config.CONF)"], cwd=tmp_path, env=env,
+                           capture_output=True, text=True).stdout
+    assert str(REPO) not in where and where.count(str(site)) == 2, where
+    done = subprocess.run([sys.executable, "-m", "imgloop", "generations=2", *TINY], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs" / "digits-diffusion").is_dir()
