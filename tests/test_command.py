@@ -165,19 +165,19 @@ def test_folder_of_images_from_end_to_end(tmp_path):
     """A labelled folder at 16 pixels and an unlabelled one, whose features are the random network's."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
+    data, rng = tmp_path / "data", np.random.default_rng(0)
     for k in range(2):
         for i in range(40):
             x = rng.normal(60 + 120 * k, 20, (20, 24, 3)).clip(0, 255).astype(np.uint8)
-            for path in (tmp_path / "classes" / f"c{k}", tmp_path / "plain"):
+            for path in (data / "classes" / f"c{k}", data / "plain"):
                 path.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(x).save(path / f"{k}{i}.png")
     tiny = [t for t in TINY if not t.startswith("features")]
     for name, features in (("classes", "classifier"), ("plain", "random")):
-        result = imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / name}", "data.size=16", "generations=2",
+        result = imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / name}", "data.size=16", "generations=2",
                               "features.images=1280", f"study={name}"])
         assert result.metrics["protocol"].str.startswith(features).all() and result.metrics["fd"].notna().all()
-    (tmp_path / "plain" / "broken.png").write_bytes(b"no image")
+    (data / "plain" / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken\.png.*skip_broken"):
         imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'plain'}", "data.size=16", "study=x"])
     with pytest.raises(UserError, match=r"data\.size"):

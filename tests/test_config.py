@@ -96,6 +96,17 @@ def test_composing_leaves_no_trace():
     assert config.parsed([]).config == parsed().config
 
 
+def test_composing_gives_a_hydra_that_runs_us_back():
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ours = GlobalHydra.instance().hydra
+        config.parsed(["seed=1"])
+        refused("seed=x")
+        assert ours is not None and GlobalHydra.instance().hydra is ours
+
+
 # What is refused, in one sentence that names what is allowed
 
 
