@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_PUBLIC = {"run": "imgloop.api", "load_study": "imgloop.study", "Pool": "imgloop.pool", "Mix": "imgloop.pool",
-           "TrainingSet": "imgloop.pool", "Task": "imgloop.task", "Schedule": "imgloop.config", "UserError": "imgloop.errors"}
+_PUBLIC = {
+    "run": "imgloop.api",
+    "load_study": "imgloop.study",
+    "Pool": "imgloop.pool",
+    "Mix": "imgloop.pool",
+    "TrainingSet": "imgloop.pool",
+    "Task": "imgloop.task",
+    "Schedule": "imgloop.config",
+    "UserError": "imgloop.errors",
+}
 __all__ = sorted(_PUBLIC)
 
 

@@ -5,7 +5,9 @@ import sys
 import traceback
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us whole; main() makes sentences of them
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower where a core is shared
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # spinning threads are up to ten times slower where a core is shared
 
 
 def job(cfg) -> None:
@@ -31,7 +33,7 @@ def job(cfg) -> None:
         if hydra.mode != RunMode.MULTIRUN:
             sys.exit(f"imgloop: {failed}")
         print(f"failed: {failed}", file=sys.stderr, flush=True)
-    except Exception as e:                                              # a fault of ours: shown whole, and the sweep goes on
+    except Exception as e:  # a fault of ours: shown whole, and the sweep goes on
         if hydra.mode != RunMode.MULTIRUN:
             raise
         traceback.print_exc()

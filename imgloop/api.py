@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def run(overrides: Sequence[str] = ()):
-    """Run, resume or extend the chain that `overrides` describe, for example run(["paradigm=accumulate", "generations=3"]).
+    """Run, resume or extend the chain that `overrides` describe, for example run(["paradigm=accumulate",
+    "generations=3"]).
 
-    Returns a Result: `folder` (Path) and `metrics` (pandas table, one row a generation). Raises imgloop.UserError, whose
-    message says what to mend, for a wrong setting.
+    Returns a Result: `folder` (Path) and `metrics` (pandas table, one row a generation). Raises imgloop.UserError,
+    whose message says what to mend, for a wrong setting.
     """
     from imgloop import config, loop
 

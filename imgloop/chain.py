@@ -21,7 +21,7 @@ from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
 from imgloop.task import Task
 
-LATENTS = 16          # columns of the evolution sheet: samples drawn from the same latents in every generation
+LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
 PACKAGES = ("imgloop", "torch", "numpy", "lightning", "diffusers", "safetensors", "scipy", "scikit-learn", "pillow")
 STARTS = ("scratch", "weights", "weights_and_optimizer")
 
@@ -41,20 +41,29 @@ def machine() -> dict[str, Any]:
     """What the bits of a result depend on besides the versions: processor kind, PyTorch's kernels for it, threads."""
     import torch
 
-    return {"machine": platform.machine(), "kernels": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    return {
+        "machine": platform.machine(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 class Chain:
     """Generations 0..G of one condition and one seed, in one folder that only one process at a time may extend."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.folder, self.study, self.seed_number = settings, settings.folder, settings.study, settings.config["seed"]
+        self.settings, self.folder, self.study, self.seed_number = (
+            settings,
+            settings.folder,
+            settings.study,
+            settings.config["seed"],
+        )
         self.pools: dict[int, Pool] = {}
         self.replicates = 1
         self.display = None
         self.stop = Interrupt()
         self.seconds: dict[str, float] = {}
-        self.protocol: str | None = None                                # of the scores that metrics.csv shows
+        self.protocol: str | None = None  # of the scores that metrics.csv shows
         start = settings.config["start"]
         self.start_folder = None if start in STARTS else Path(start).expanduser()
         if self.start_folder is not None and not self.start_folder.is_dir():
@@ -106,8 +115,11 @@ class Chain:
         Where nothing was begun, because a setting is wrong, no folder stays behind.
         """
         try:
-            with store.lock(self.folder / ".lock", busy=f"Another process is running the chain in {self.folder}: wait for it, or "
-                            "choose another study=NAME."):
+            with store.lock(
+                self.folder / ".lock",
+                busy=f"Another process is running the chain in {self.folder}: wait for it, or "
+                "choose another study=NAME.",
+            ):
                 if self.settings.config["overwrite"]:
                     store.remove(*(p for p in self.folder.iterdir() if p.name != ".lock"))
                 if self.done:
@@ -131,15 +143,21 @@ class Chain:
         changed = sorted(k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k))
         if changed:
             told = ", ".join(f"{k} (there {theirs.get(k)}, now {mine.get(k)})" for k in changed[:5])
-            raise UserError(f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
-                            "overwrite=true to delete this chain and start again.")
+            raise UserError(
+                f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
+                "overwrite=true to delete this chain and start again."
+            )
 
     def begin(self, real) -> None:
         """Keep the real data and write config.yaml: from here on the folder is a chain."""
         s = self.settings
         write_real(self.shared, real)
-        store.write_text(self.folder / "config.yaml", yaml.safe_dump(
-            {"choices": s.choices, "identity": s.identity, "config": s.config}, sort_keys=False, allow_unicode=True))
+        store.write_text(
+            self.folder / "config.yaml",
+            yaml.safe_dump(
+                {"choices": s.choices, "identity": s.identity, "config": s.config}, sort_keys=False, allow_unicode=True
+            ),
+        )
 
     def attach(self, real) -> None:
         """Give the chain its real data and open the pools of the generations that exist, checking each."""
@@ -148,8 +166,11 @@ class Chain:
         for t in range(self.done):
             record = self.record(t)
             if record["real"] != self.real_key:
-                raise UserError(f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now (the images "
-                                "changed): restore them, or give study=NEW or overwrite=true.")
+                raise UserError(
+                    f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now "
+                    "(the images "
+                    "changed): restore them, or give study=NEW or overwrite=true."
+                )
             path = self.generation(t) / "pool.safetensors"
             arrays = store.open_arrays(path)
             if store.file_hash(path) != record["pool_hash"]:
@@ -177,7 +198,8 @@ class Chain:
         return Task(t, self.seed_number, self.settings.images(t), start, scratch, progress, self.stop)
 
     def fitted(self, t: int, model, data: TrainingSet):
-        """f_t: fitted now, resumed from where an interrupted fit stood, or for t = 0 taken from the study's shared folder."""
+        """f_t: fitted now, resumed from where an interrupted fit stood, or for t = 0 taken from the study's shared
+        folder."""
         with self.stage(t, "train") as progress:
             if t == 0:
                 folder = self.shared / f"generation0-{self.first_key(data)}"
@@ -189,12 +211,20 @@ class Chain:
                     store.write_json(part / "cost.json", {"seconds": spent(scratch) or time.perf_counter() - began})
                     store.remove(scratch)
 
-                store.once(folder, make, waiting=lambda: self.display and self.display.say(
-                    "another process is training this generation 0; waiting for it"))
+                store.once(
+                    folder,
+                    make,
+                    waiting=lambda: (
+                        self.display
+                        and self.display.say("another process is training this generation 0; waiting for it")
+                    ),
+                )
                 f = model.load(folder / "model")
                 self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
                 return f
-            previous = model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
+            previous = (
+                model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
+            )
             f = model.fit(data, self.task(t, self.scratch(t), progress), previous)
             if seconds := spent(self.scratch(t)):
                 self.seconds["train"] = seconds
@@ -205,10 +235,19 @@ class Chain:
         c = self.settings.config
         trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "chunk", "resident_gib")}
         start = c["start"] if self.start_folder is None else store.file_hash(self.start_folder)
-        return store.content_key({"model": c["model"], "trainer": trainer, "seed": self.seed_number, "start": start,
-                                  "images": self.settings.images(0), "real": self.real_key,
-                                  "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
-                                  "versions": versions(), "machine": machine()})
+        return store.content_key(
+            {
+                "model": c["model"],
+                "trainer": trainer,
+                "seed": self.seed_number,
+                "start": start,
+                "images": self.settings.images(0),
+                "real": self.real_key,
+                "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
+                "versions": versions(),
+                "machine": machine(),
+            }
+        )
 
     def commit(self, t: int, f, mix: Mix, drawn: Pool, scores) -> None:
         """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
@@ -221,8 +260,10 @@ class Chain:
                 f.save(part / "model")
                 pool_arrays = {"x": drawn.x} if drawn.y is None else {"x": drawn.x, "y": drawn.y}
                 store.write_arrays(part / "pool.safetensors", pool_arrays)
-                store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row}
-                                   | ({} if mix.weight is None else {"weight": mix.weight}))
+                store.write_arrays(
+                    part / "mix.safetensors",
+                    {"origin": mix.origin, "row": mix.row} | ({} if mix.weight is None else {"weight": mix.weight}),
+                )
                 store.write_arrays(part / "evolution.safetensors", {"x": aged.x})
                 scores.write(part / "scores")
                 store.write_bytes(part / "grid.png", figures.grid(self.pools[REAL].x, drawn.x, f"generation {t}"))
@@ -239,20 +280,31 @@ class Chain:
         """record.json: what generation t was made of and by."""
         shares = mix.shares()
         return {
-            "generation": t, "condition": self.settings.condition, "seed": self.seed_number,
-            "n_train": len(mix), "n_pool": len(drawn), "real_share": shares.get(REAL, 0.0),
+            "generation": t,
+            "condition": self.settings.condition,
+            "seed": self.seed_number,
+            "n_train": len(mix),
+            "n_pool": len(drawn),
+            "real_share": shares.get(REAL, 0.0),
             "share_by_origin": {str(o): s for o, s in sorted(shares.items())},
-            "train_images": self.settings.images(t), "start": self.settings.config["start"],
-            "nfe": getattr(f, "nfe", None), "labels": getattr(f, "labels", None),
+            "train_images": self.settings.images(t),
+            "start": self.settings.config["start"],
+            "nfe": getattr(f, "nfe", None),
+            "labels": getattr(f, "labels", None),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
-            "real": self.real_key, "pool_hash": store.file_hash(part / "pool.safetensors"),
-            "mix_hash": store.file_hash(part / "mix.safetensors"), "model_hash": store.file_hash(part / "model"),
-            "versions": versions(), "machine": machine(), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "real": self.real_key,
+            "pool_hash": store.file_hash(part / "pool.safetensors"),
+            "mix_hash": store.file_hash(part / "mix.safetensors"),
+            "model_hash": store.file_hash(part / "model"),
+            "versions": versions(),
+            "machine": machine(),
+            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
     def prune(self, t: int) -> None:
-        """keep_models=k keeps the weights of the newest k generations (the newest always, where the next starts from it)."""
+        """keep_models=k keeps the weights of the newest k generations (the newest always, where the next starts from
+        it)."""
         keep = self.settings.config["keep_models"]
         if keep is not None:
             needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)

@@ -15,7 +15,9 @@ from imgloop import store
 from imgloop.errors import UserError
 
 # In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
-CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if (p / "config.yaml").exists())
+CONF = next(
+    p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if (p / "config.yaml").exists()
+)
 MIXING = ("n_initial", "real_fraction", "n_real", "n_synthetic", "budget")  # the paradigms' knobs, on the top level
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 APART = ("seed", "generations", "study", "out", "overwrite", "threads", "features", "display", "keep_models", "trainer")
@@ -25,7 +27,8 @@ APART = ("seed", "generations", "study", "out", "overwrite", "threads", "feature
 class Schedule:
     """A number for each generation t: start * factor^t, at most max; or the entries of a list.
 
-    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. A list has no value beyond its end: UserError.
+    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. A list has no value beyond its end:
+    UserError.
     """
 
     name: str
@@ -53,9 +56,14 @@ class Schedule:
         if hasattr(value, "items"):
             extra = set(value) - {"start", "factor", "max"}
             if extra or "start" not in value:
-                raise UserError(f"{name} as a schedule takes start, factor and max, start being required; got {', '.join(map(str, value)) or 'nothing'}.")
+                raise UserError(
+                    f"{name} as a schedule takes start, factor and max, start being required; got "
+                    f"{', '.join(map(str, value)) or 'nothing'}."
+                )
             for key in ("factor", "max"):
-                if key in value and (isinstance(value[key], bool) or not isinstance(value[key], int | float) or not value[key] > 0):
+                if key in value and (
+                    isinstance(value[key], bool) or not isinstance(value[key], int | float) or not value[key] > 0
+                ):
                     raise UserError(f"{name}.{key}={value[key]}: give a number above 0.")
             schedule = cls(name, **{k: v for k, v in value.items()}, **limits)
             schedule.checked(schedule.start)
@@ -67,10 +75,21 @@ class Schedule:
     def checked(self, value) -> float:
         low, high, whole = self.low, self.high, self.whole
         kind = "a whole number" if whole else "a number"
-        span = (f" from {low:g} to {high:g}" if low is not None and high is not None
-                else f" of at least {low:g}" if low is not None else "")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (whole and value != int(value)) \
-                or (low is not None and value < low) or (high is not None and value > high):
+        span = (
+            f" from {low:g} to {high:g}"
+            if low is not None and high is not None
+            else f" of at least {low:g}"
+            if low is not None
+            else ""
+        )
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or (whole and value != int(value))
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+        ):
             raise UserError(f"{self.name}={value}: give {kind}{span}, a list of them, or {{start: , factor: , max: }}.")
         return int(value) if whole else float(value)
 
@@ -78,7 +97,9 @@ class Schedule:
         """The value at generation t, an int where the schedule is whole."""
         if self.values is not None:
             if t >= len(self.values):
-                raise UserError(f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one a generation.")
+                raise UserError(
+                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one a generation."
+                )
             return self.checked(self.values[t])
         value = min(self.start * self.factor**t, self.max)
         value = math.floor(value + 1e-9) if self.whole else value
@@ -89,12 +110,13 @@ class Schedule:
 class Train:
     """How much training a generation gets."""
 
-    images: Any = 100_000                 # training images a generation sees, whatever the size of its mix; a number or schedule
+    images: Any = 100_000  # training images a generation sees, whatever the size of its mix; a number or schedule
 
 
 @dataclass
 class Config:
-    """Our own scalars, with their types; the groups (paradigm, data, model, features, trainer) are filled from conf/."""
+    """Our own scalars, with their types; the groups (paradigm, data, model, features, trainer) are filled from
+    conf/."""
 
     paradigm: Any = None
     data: Any = None
@@ -102,8 +124,8 @@ class Config:
     features: Any = None
     trainer: Any = None
     seed: int = 0
-    generations: int = 5                  # generations 0..generations - 1
-    n_samples: Any = None                 # samples drawn a generation; null: as many as R; a number or schedule
+    generations: int = 5  # generations 0..generations - 1
+    n_samples: Any = None  # samples drawn a generation; null: as many as R; a number or schedule
     n_initial: Any = None
     real_fraction: Any = 0
     n_real: Any = None
@@ -115,7 +137,7 @@ class Config:
     out: str = "outputs"
     overwrite: bool = False
     threads: int | None = None
-    display: str = "auto"                 # auto | live | lines | none
+    display: str = "auto"  # auto | live | lines | none
     keep_models: int | None = None
 
 
@@ -133,7 +155,7 @@ def compose(overrides: Sequence[str] = ()):
     from hydra.core.global_hydra import GlobalHydra
 
     register()
-    outer = GlobalHydra.instance().hydra                                # set where hydra.main runs us
+    outer = GlobalHydra.instance().hydra  # set where hydra.main runs us
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
@@ -167,7 +189,11 @@ def checked(cfg, choices) -> Settings:
 def flat(value, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys."""
     if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v
+            for key, inner in value.items()
+            for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     return {prefix: value}
 
 
@@ -175,9 +201,9 @@ def flat(value, prefix: str = "") -> dict[str, Any]:
 class Settings:
     """One chain's configuration, checked: plain values, the choice of each group, and the names derived from them."""
 
-    config: dict[str, Any]                # the whole config, resolved
-    choices: dict[str, str]               # group -> option
-    defaults: dict[str, Any]              # the config of the same choices without any other setting
+    config: dict[str, Any]  # the whole config, resolved
+    choices: dict[str, str]  # group -> option
+    defaults: dict[str, Any]  # the config of the same choices without any other setting
 
     @classmethod
     def of(cls, cfg, choices: dict[str, str]) -> Settings:
@@ -186,8 +212,12 @@ class Settings:
 
         groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
         base = compose([f"{g}={o}" for g, o in groups.items() if o])
-        plain = [OmegaConf.to_container(OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]), resolve=resolve, throw_on_missing=resolve)
-                 for c, resolve in ((cfg, True), (base, False))]
+        plain = [
+            OmegaConf.to_container(
+                OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]), resolve=resolve, throw_on_missing=resolve
+            )
+            for c, resolve in ((cfg, True), (base, False))
+        ]
         settings = cls(plain[0], groups, plain[1])
         settings.check()
         return settings
@@ -200,8 +230,10 @@ class Settings:
         for group in ("data", "model", "paradigm", "features", "trainer"):
             extra = set(c[group] or {}) - set(self.defaults[group] or {})
             if extra:
-                raise UserError(f"{group}.{min(extra)} is not a setting of {group}={self.choices[group]}; it has "
-                                f"{', '.join(k for k in self.defaults[group] if k != '_target_')}.")
+                raise UserError(
+                    f"{group}.{min(extra)} is not a setting of {group}={self.choices[group]}; it has "
+                    f"{', '.join(k for k in self.defaults[group] if k != '_target_')}."
+                )
         for name, low in (("generations", 1), ("keep_models", 0), ("threads", 1)):
             if c[name] is not None and not low <= c[name] <= 100_000:
                 raise UserError(f"{name}={c[name]}: give a whole number of at least {low}.")
@@ -209,12 +241,21 @@ class Settings:
             raise UserError(f"seed={c['seed']}: give a whole number of at least 0.")
         if c["display"] not in ("auto", "live", "lines", "none"):
             raise UserError(f"display={c['display']}: choose auto, live, lines or none.")
-        if c["study"] is not None and (not re.fullmatch(r"[\w.,=+-]+", str(c["study"])) or str(c["study"]).startswith(".")):
+        if c["study"] is not None and (
+            not re.fullmatch(r"[\w.,=+-]+", str(c["study"])) or str(c["study"]).startswith(".")
+        ):
             raise UserError(f"study={c['study']}: use letters, digits and any of _.,=+- for the study's name.")
         for name in MIXING:
             if c[name] != self.defaults[name] and name not in c["paradigm"]:
-                users = [p.stem for p in sorted((CONF / "paradigm").glob("*.yaml")) if re.search(rf"^{name}:", p.read_text(), re.M)]
-                raise UserError(f"{name} has no effect under paradigm={self.choices['paradigm']}; it is a setting of {', '.join(users)}.")
+                users = [
+                    p.stem
+                    for p in sorted((CONF / "paradigm").glob("*.yaml"))
+                    if re.search(rf"^{name}:", p.read_text(), re.M)
+                ]
+                raise UserError(
+                    f"{name} has no effect under paradigm={self.choices['paradigm']}; it is a setting of "
+                    f"{', '.join(users)}."
+                )
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
 
     @property
@@ -247,7 +288,7 @@ class Settings:
             default = defaults.get(key)
             if value != default and not (isinstance(default, str) and default.startswith("${")):
                 if key == "data.root":
-                    continue                                            # the folder's name is in the study's
+                    continue  # the folder's name is in the study's
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
                 parts.append(f"{key}={re.sub(r'[^A-Za-z0-9_.,=+-]+', '', text)}")
         name = ",".join([self.choices["paradigm"], *parts])
@@ -264,7 +305,8 @@ class Settings:
 
 
 def build(node: dict[str, Any], **more):
-    """The object that a config node's `_target_` names, with the node's settings; a mistake in them stays one sentence."""
+    """The object that a config node's `_target_` names, with the node's settings; a mistake in them stays one
+    sentence."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -293,20 +335,24 @@ def sentence(error: Exception) -> str:
         return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}."
     if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):
         return f"{key}={match[1]}: give {KINDS[{'bool': 'Boolean', 'int': 'Integer', 'float': 'Float'}[match[2]]]}."
-    if "Missing mandatory value" in cause or "is missing" in cause and key:
+    if "Missing mandatory value" in cause or ("is missing" in cause and key):
         return f"{key} has no value: give {key}=..."
     if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
         return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace."
     if "mismatched input" in text or "token recognition error" in text:
-        return ("A value holds a character that means something to Hydra (such as = , : or a space): put the value in quotes inside the "
-                "shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'.")
+        return (
+            "A value holds a character that means something to Hydra (such as = , : or a space): put the value "
+            "in quotes inside the "
+            "shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'."
+        )
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
         return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b]."
     match = re.search(r"Could not override '([\w./@]+)'", text)
     key = key or (match and match[1])
     if key and (siblings := allowed(key)):
         close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
-        return f"{key} is not a setting{f'; did you mean {close[0]}?' if close else '.'} Allowed here: {', '.join(siblings)}."
+        hint = f"; did you mean {close[0]}?" if close else "."
+        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}."
     return " ".join(text.split())
 
 
@@ -314,7 +360,9 @@ def allowed(key: str) -> list[str]:
     """The settings beside `key` in the default config of the options on the command line."""
     import sys
 
-    chosen = [a for a in sys.argv[1:] if "=" in a and a.split("=")[0] in {p.name for p in CONF.iterdir()} and "," not in a]
+    chosen = [
+        a for a in sys.argv[1:] if "=" in a and a.split("=")[0] in {p.name for p in CONF.iterdir()} and "," not in a
+    ]
     try:
         node = compose(chosen)
     except Exception:

@@ -17,7 +17,7 @@ from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import clock
 from imgloop.task import Task
 
-WARM_SECONDS = 1.0    # about how long each half of the warm-up may take
+WARM_SECONDS = 1.0  # about how long each half of the warm-up may take
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Plan:
     samples: tuple[int, ...]
     sample_bytes: int
     model_bytes: int = 0
-    train_rate: float = 0.0               # images a second
+    train_rate: float = 0.0  # images a second
     sample_rate: float = 0.0
     measure_rate: float = 0.0
     device: str = ""
@@ -42,12 +42,22 @@ class Plan:
         """Ask the paradigm for every mix to come, from sizes alone; raises UserError for one that cannot be made."""
         first = chain.done
         samples, images = (tuple(map(per, range(first, generations))) for per in (drawn, chain.settings.images))
-        plan = cls(f"{chain.settings.condition}, seed {chain.seed_number}", first, generations, (), images, samples,
-                   chain.pools[REAL].x[:1].nbytes)
+        plan = cls(
+            f"{chain.settings.condition}, seed {chain.seed_number}",
+            first,
+            generations,
+            (),
+            images,
+            samples,
+            chain.pools[REAL].x[:1].nbytes,
+        )
         free = shutil.disk_usage(store.existing(chain.folder)).free
         if plan.disk > free:
-            raise UserError(f"This chain needs about {plan.disk >> 20:,} MiB for its samples, and {chain.folder} has {free >> 20:,} MiB free: "
-                            "lower n_samples or generations, or set out=FOLDER to a larger disk.")
+            raise UserError(
+                f"This chain needs about {plan.disk >> 20:,} MiB for its samples, and {chain.folder} has "
+                f"{free >> 20:,} MiB free: "
+                "lower n_samples or generations, or set out=FOLDER to a larger disk."
+            )
         sizes, mixes = dict(chain.sizes), []
         for t in range(first, generations):
             mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
@@ -60,12 +70,13 @@ class Plan:
         few = Pool(real.x[:512], None if real.y is None else real.y[:512])
         data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
         with tempfile.TemporaryDirectory() as tmp:
+
             def fit(images: int):
                 began = time.perf_counter()
                 f = model.fit(data, Task(0, 0, images, "scratch", Path(tmp) / str(images), stop=chain.stop), None)
                 return f, time.perf_counter() - began
 
-            fit(64)                                                     # first calls allocate, choose kernels, compile
+            fit(64)  # first calls allocate, choose kernels, compile
             f, base = fit(128)
             images = int(np.clip(128 * WARM_SECONDS / base, 256, 4096))
             f, seconds = fit(images)
@@ -75,12 +86,18 @@ class Plan:
             n = min(256, self.samples[0])
             began = time.perf_counter()
             pool = f.sample(n, seed=0)
-            sample_rate = 256 / (time.perf_counter() - began)           # samples are drawn 256 at a time
+            sample_rate = 256 / (time.perf_counter() - began)  # samples are drawn 256 at a time
             began = time.perf_counter()
             evaluator(pool, f)
             measure_rate = 1 / (time.perf_counter() - began)
-        return replace(self, train_rate=train_rate, sample_rate=sample_rate, measure_rate=measure_rate, model_bytes=model_bytes,
-                       device=f.device)
+        return replace(
+            self,
+            train_rate=train_rate,
+            sample_rate=sample_rate,
+            measure_rate=measure_rate,
+            model_bytes=model_bytes,
+            device=f.device,
+        )
 
     @property
     def disk(self) -> int:
@@ -90,24 +107,36 @@ class Plan:
     def stage_seconds(self, t: int, stage: str) -> float:
         """Expected length of one stage of generation t."""
         i = t - self.first
-        return {"train": self.images[i] / self.train_rate, "sample": self.samples[i] / self.sample_rate,
-                "measure": 1 / self.measure_rate}.get(stage, 0.3)
+        return {
+            "train": self.images[i] / self.train_rate,
+            "sample": self.samples[i] / self.sample_rate,
+            "measure": 1 / self.measure_rate,
+        }.get(stage, 0.3)
 
     def seconds(self) -> float:
-        return sum(self.stage_seconds(t, s) for t in range(self.first, self.generations) for s in ("train", "sample", "measure", "write"))
+        return sum(
+            self.stage_seconds(t, s)
+            for t in range(self.first, self.generations)
+            for s in ("train", "sample", "measure", "write")
+        )
 
     def lines(self, real, evaluator) -> list[str]:
         """The lines a run begins with."""
         facts = real.facts
         data = f"{facts['label']}: {len(real.train):,} training images, {len(real.heldout):,} held out"
-        close = f" ({facts['near_duplicates']} of them nearly equal to a training image)" if facts.get("near_duplicates") else ""
+        close = (
+            f" ({facts['near_duplicates']} of them nearly equal to a training image)"
+            if facts.get("near_duplicates")
+            else ""
+        )
         resumed = f", from generation {self.first}" if self.first else ""
         plural = "s" if len(self.images) > 1 else ""
         return [
             data + close,
             *([facts["warning"]] if facts.get("warning") else []),
             evaluator.line,
-            f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images seen, {sum(self.samples):,} samples drawn, "
+            f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "
+            f"seen, {sum(self.samples):,} samples drawn, "
             f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk, about {clock(self.seconds())} on {self.device} "
             f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)",
         ]

@@ -16,7 +16,8 @@ STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*
 
 
 def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
-    """Images uint8 (N, C, H, W) as a sheet of `columns`, each enlarged by a whole factor (nearest) to about `pixels`."""
+    """Images uint8 (N, C, H, W) as a sheet of `columns`, each enlarged by a whole factor (nearest) to about
+    `pixels`."""
     n, channels, height, width = x.shape
     scale, rows, gap = max(1, round(pixels / height)), -(-n // columns), 2
     cell_h, cell_w = height * scale + gap, width * scale + gap
@@ -31,7 +32,11 @@ def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
 def captioned(sheets: Sequence[tuple[str, Image.Image]], space: int = 24) -> Image.Image:
     """Sheets side by side, each with a caption above it."""
     font, top = ImageFont.load_default(16), 28
-    page = Image.new("RGB", (sum(s.width for _, s in sheets) + space * (len(sheets) + 1), max(s.height for _, s in sheets) + top + space), PAPER)
+    page = Image.new(
+        "RGB",
+        (sum(s.width for _, s in sheets) + space * (len(sheets) + 1), max(s.height for _, s in sheets) + top + space),
+        PAPER,
+    )
     draw, left = ImageDraw.Draw(page), space
     for caption, sheet in sheets:
         draw.text((left, 6), caption, INK, font)
@@ -66,10 +71,16 @@ def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> byte
     return png(page)
 
 
-PANELS = (("fd", "Frechet distance", "lower is closer to held-out data"), ("kd", "kernel distance", "lower is closer"),
-          ("precision", "precision", "share of samples among real ones"), ("recall", "recall", "share of real data among samples"),
-          ("variance_ratio", "variance ratio", "generated over real; 1 is equal"), ("mode_kl", "class mix, KL", "0 is the real mix (nats)"),
-          ("risk", "held-out risk", "denoising loss on real data"), ("real_share", "real share", "of the training set"))
+PANELS = (
+    ("fd", "Frechet distance", "lower is closer to held-out data"),
+    ("kd", "kernel distance", "lower is closer"),
+    ("precision", "precision", "share of samples among real ones"),
+    ("recall", "recall", "share of real data among samples"),
+    ("variance_ratio", "variance ratio", "generated over real; 1 is equal"),
+    ("mode_kl", "class mix, KL", "0 is the real mix (nats)"),
+    ("risk", "held-out risk", "denoising loss on real data"),
+    ("real_share", "real share", "of the training set"),
+)
 
 
 def curves(frame, title: str, reference: dict[str, float] | None = None) -> bytes:
@@ -92,13 +103,29 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
             part = frame[(frame["condition"] == condition) & frame[name].notna()].groupby("generation")[name]
             mean, sd = part.mean(), part.std(ddof=1)
             colour = COLOURS[i % len(COLOURS)]
-            axis.plot(mean.index, mean, STYLES[i % 4], color=colour, marker=MARKERS[i % 8], markersize=4, linewidth=1.6, label=condition)
+            axis.plot(
+                mean.index,
+                mean,
+                STYLES[i % 4],
+                color=colour,
+                marker=MARKERS[i % 8],
+                markersize=4,
+                linewidth=1.6,
+                label=condition,
+            )
             if sd.notna().any():
                 axis.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
         if reference and reference.get(name) is not None:
             axis.axhline(reference[name], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-            axis.annotate("real against real", (1, reference[name]), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                          fontsize=7, color=MUTED)
+            axis.annotate(
+                "real against real",
+                (1, reference[name]),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=7,
+                color=MUTED,
+            )
         axis.set_title(label, fontsize=10, loc="left")
         axis.set_xlabel("generation", fontsize=8)
         axis.set_ylabel(note, fontsize=7, color=MUTED)
@@ -106,12 +133,18 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top", "right"]].set_visible(False)
         low, high = axis.get_ylim()
-        axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))   # from zero, so that small changes look small
-    for axis in axes[len(panels):]:
+        axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))  # from zero, so that small changes look small
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     if len(conditions) > 1 and panels:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=min(4, len(conditions)), fontsize=8, frameon=False)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside lower left",
+            ncols=min(4, len(conditions)),
+            fontsize=8,
+            frameon=False,
+        )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()

@@ -22,7 +22,8 @@ class Result:
 
 
 def run(settings: Settings) -> Result:
-    """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when interrupted."""
+    """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when
+    interrupted."""
     from imgloop.study import finish
 
     paradigm = build(settings.config["paradigm"])
@@ -31,8 +32,10 @@ def run(settings: Settings) -> Result:
     with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display:
         chain.display = display
         if not chain.remaining(generations):
-            display.say(f"{chain.folder} holds {chain.done} generations already: nothing to do "
-                        f"(generations={chain.done + 1} or more would extend it)")
+            display.say(
+                f"{chain.folder} holds {chain.done} generations already: nothing to do "
+                f"(generations={chain.done + 1} or more would extend it)"
+            )
         else:
             with interruptible() as chain.stop:
                 advance(chain, paradigm, generations)
@@ -46,9 +49,9 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     real = build(config["data"]).load(cache_folder(), display.reading("reading images"))
     chain.attach(real)
     drawn = drawn_sizes(chain.settings, paradigm.initial(chain.sizes, 0))
-    plan = Plan.of(paradigm, chain, drawn, generations)                 # every mix can be made, or an error now
+    plan = Plan.of(paradigm, chain, drawn, generations)  # every mix can be made, or an error now
 
-    from imgloop.metrics.evaluator import Evaluator                     # torch and Lightning from here on
+    from imgloop.metrics.evaluator import Evaluator  # torch and Lightning from here on
     from imgloop.train import TrainerSettings, use_threads
 
     use_threads(config["threads"], real.train.x.shape[-1])
@@ -67,7 +70,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
             scores = evaluator(pool, f)
         chain.commit(t, f, mix, pool, scores)
         display.finished(t, chain, scores)
-        if f.absorbed:                                                  # an analytic system that can change no more
+        if f.absorbed:  # an analytic system that can change no more
             break
 
 
@@ -76,4 +79,3 @@ def cache_folder() -> Path:
     import os
 
     return Path(os.environ.get("IMGLOOP_CACHE") or Path.home() / ".cache" / "imgloop")
-

@@ -15,7 +15,8 @@ from imgloop.pool import Pool
 
 
 def measure(path: str | Path, overrides: list[str], again: bool = False, device: str = "cpu") -> str:
-    """Measure every generation of a study, or of one chain, under the protocol that `overrides` of the features group give.
+    """Measure every generation of a study, or of one chain, under the protocol that `overrides` of the features
+    group give.
 
     Scores go to scores/PROTOCOL.json of each generation, and metrics.csv and the comparison then show this protocol.
     Generations that have such scores are left as they are unless `again`. Returns the protocol's name.
@@ -26,11 +27,16 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
 
     wrong = [o for o in overrides if not o.startswith(("features=", "features."))]
     if wrong:
-        raise UserError(f"{wrong[0]} does not change how samples are measured: give features=NAME or features.KEY=VALUE.")
+        raise UserError(
+            f"{wrong[0]} does not change how samples are measured: give features=NAME or features.KEY=VALUE."
+        )
     path = Path(path)
     chains = [path] if study.generations(path) else study.chains(path)
     if not chains:
-        raise UserError(f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example outputs/digits-diffusion.")
+        raise UserError(
+            f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
+            "outputs/digits-diffusion."
+        )
     node, evaluators, name = parsed(overrides).config["features"], {}, None
     for chain in chains:
         shared = chain.parent.parent / "shared"
@@ -46,12 +52,19 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
             arrays = store.open_arrays(folder / "pool.safetensors")
             f = load(folder / "model", device) if (folder / "model").is_dir() else None
             scores = evaluator(Pool(arrays["x"], arrays.get("y")), f)
-            if f is None:                                               # pruned: the risk does not depend on features
+            if f is None:  # pruned: the risk does not depend on features
                 kept = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
-                scores = Scores(scores.protocol, {**scores.values, "risk": next((r for r in kept if r is not None), None)}, scores.notes)
+                scores = Scores(
+                    scores.protocol,
+                    {**scores.values, "risk": next((r for r in kept if r is not None), None)},
+                    scores.notes,
+                )
             scores.write(folder / "scores")
-            print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: "
-                  + " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None), flush=True)
+            print(
+                f"{chain.parent.name}, {chain.name}, generation {record['generation']}: "
+                + " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None),
+                flush=True,
+            )
         study.write_metrics(chain, name)
     study.compare(chains[0].parent.parent)
     return name
@@ -64,9 +77,12 @@ def real_key(real) -> str:
 
 def write_real(shared: Path, real) -> None:
     """Keep a study's real data in its shared folder, once, so that the folder can be measured by itself."""
+
     def make(part: Path) -> None:
         for name, pool in (("train", real.train), ("heldout", real.heldout)):
-            store.write_arrays(part / f"{name}.safetensors", {"x": np.asarray(pool.x)} | ({} if pool.y is None else {"y": pool.y}))
+            store.write_arrays(
+                part / f"{name}.safetensors", {"x": np.asarray(pool.x)} | ({} if pool.y is None else {"y": pool.y})
+            )
         store.write_json(part / "facts.json", {"classes": real.classes, **real.facts})
 
     store.once(Path(shared) / f"real-{real_key(real)}", make)
@@ -88,7 +104,9 @@ def read_real(folder: Path):
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="python -m imgloop.measure", description=__doc__)
-    parser.add_argument("study", type=Path, help="a study's folder (outputs/STUDY) or one chain's (outputs/STUDY/CONDITION/seedK)")
+    parser.add_argument(
+        "study", type=Path, help="a study's folder (outputs/STUDY) or one chain's (outputs/STUDY/CONDITION/seedK)"
+    )
     parser.add_argument("override", nargs="*", help="features=auto|classifier|pixels|random and features.KEY=VALUE")
     parser.add_argument("--again", action="store_true", help="also where such scores exist")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

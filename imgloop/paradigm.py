@@ -1,8 +1,8 @@
 """The mixing rules: which rows of which pools generation t is trained on. Pure: they see sizes and return indices.
 
 Every rule is called as paradigm(sizes, t, rng, replicates) with `sizes` the rows of each pool by origin (-1 is the real
-training data, s what generation s left to train on). Generation 0 is R, the first `n_initial` real rows, under every rule,
-so that conditions share it. Replicates are independent: where rows are drawn, each replicate draws its own.
+training data, s what generation s left to train on). Generation 0 is R, the first `n_initial` real rows, under every
+rule, so that conditions share it. Replicates are independent: where rows are drawn, each replicate draws its own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def drawn(mix: Mix, n: int, rng: np.random.Generator) -> Mix:
     total, replicates = mix.row.shape
     if n == total:
         return mix
-    pick = (rng.permutation(total)[:n, None] if replicates == 1
-            else np.argsort(rng.random((total, replicates)), axis=0)[:n])
+    pick = (
+        rng.permutation(total)[:n, None] if replicates == 1 else np.argsort(rng.random((total, replicates)), axis=0)[:n]
+    )
     return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
 
@@ -48,12 +49,17 @@ class Paradigm:
 
     def __post_init__(self):
         for f in fields(self):
-            low, high, whole = (0.0, 1.0, False) if f.name == "real_fraction" else (0 if f.name in ("n_real", "n_synthetic") else 1, None, True)
+            low, high, whole = (
+                (0.0, 1.0, False)
+                if f.name == "real_fraction"
+                else (0 if f.name in ("n_real", "n_synthetic") else 1, None, True)
+            )
             value = getattr(self, f.name)
             object.__setattr__(self, f.name, value if value is None else Schedule.of(f.name, value, low, high, whole))
 
     def __call__(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int = 1) -> Mix:
-        """The mix of generation t, n rows by `replicates`; raises UserError where the pools do not hold what is asked."""
+        """The mix of generation t, n rows by `replicates`; raises UserError where the pools do not hold what is
+        asked."""
         if t == 0:
             return self.real(sizes, 0, replicates)
         mix = self.later(sizes, t, rng, replicates)
@@ -69,7 +75,10 @@ class Paradigm:
     def initial(self, sizes: Sizes, t: int) -> int:
         n = sizes[REAL] if self.n_initial is None else self.n_initial(t)
         if n > sizes[REAL]:
-            raise UserError(f"n_initial={n}, but there are {sizes[REAL]} real training images: give at most that many, or raise data.n.")
+            raise UserError(
+                f"n_initial={n}, but there are {sizes[REAL]} real training images: give at most that many, or "
+                "raise data.n."
+            )
         return n
 
     def newest(self, sizes: Sizes, t: int, replicates: int) -> Mix:
@@ -100,8 +109,10 @@ class Replace(Paradigm):
             return newest
         real = self.real(sizes, t, replicates)
         if n_real > len(real):
-            raise UserError(f"real_fraction={self.real_fraction(t):g} of {len(newest)} samples needs {n_real} real images in "
-                            f"generation {t}, but R has {len(real)}: lower real_fraction or n_samples, or raise n_initial.")
+            raise UserError(
+                f"real_fraction={self.real_fraction(t):g} of {len(newest)} samples needs {n_real} real images in "
+                f"generation {t}, but R has {len(real)}: lower real_fraction or n_samples, or raise n_initial."
+            )
         return joined(drawn(real, n_real, rng), drawn(newest, len(newest) - n_real, rng))
 
 
@@ -115,7 +126,8 @@ class Accumulate(Paradigm):
 
 @dataclass(frozen=True)
 class AccumulateSubsample(Paradigm):
-    """`budget` rows (|R| by default) drawn uniformly without replacement from R and every pool so far (Kazdan et al. 2024)."""
+    """`budget` rows (|R| by default) drawn uniformly without replacement from R and every pool so far (Kazdan et al.
+    2024)."""
 
     budget: Knob = None
 
@@ -123,15 +135,18 @@ class AccumulateSubsample(Paradigm):
         everything = self.everything(sizes, t, replicates)
         budget = self.initial(sizes, 0) if self.budget is None else self.budget(t)
         if budget > len(everything):
-            raise UserError(f"budget={budget}, but generation {t} has {len(everything)} samples to draw from: lower budget, or let it "
-                            "grow, for example budget=[1000,2000,3000].")
+            raise UserError(
+                f"budget={budget}, but generation {t} has {len(everything)} samples to draw from: lower budget, "
+                "or let it "
+                "grow, for example budget=[1000,2000,3000]."
+            )
         return drawn(everything, budget, rng)
 
 
 @dataclass(frozen=True)
 class Augment(Paradigm):
-    """R, fixed, and `n_synthetic` rows of S (all by default): iterative retraining (Bertrand et al. 2023), the synthetic
-    augmentation loop of Alemohammad et al. 2023."""
+    """R, fixed, and `n_synthetic` rows of S (all by default): iterative retraining (Bertrand et al. 2023), the
+    synthetic augmentation loop of Alemohammad et al. 2023."""
 
     n_synthetic: Knob = None
 
@@ -152,9 +167,12 @@ class Fresh(Paradigm):
         wanted = [used if self.n_real is None else self.n_real(s) for s in range(1, t + 1)]
         first, n = used + sum(wanted[:-1]), wanted[-1]
         if first + n > sizes[REAL]:
-            raise UserError(f"paradigm=fresh has used {min(first, sizes[REAL])} of {sizes[REAL]} real training images before generation {t} and "
-                            f"needs {n} more that are new: lower n_initial, n_real or generations (with equal shares, n_initial at "
-                            f"most {sizes[REAL] // (t + 1)} for {t + 1} generations).")
+            raise UserError(
+                f"paradigm=fresh has used {min(first, sizes[REAL])} of {sizes[REAL]} real training images before "
+                f"generation {t} and "
+                f"needs {n} more that are new: lower n_initial, n_real or generations (with equal shares, n_initial at "
+                f"most {sizes[REAL] // (t + 1)} for {t + 1} generations)."
+            )
         return joined(every(REAL, n, replicates, first), synthetic(self, sizes, t, rng, replicates))
 
 
@@ -163,13 +181,16 @@ def synthetic(rule: Augment | Fresh, sizes: Sizes, t: int, rng: np.random.Genera
     newest = rule.newest(sizes, t, replicates)
     n = len(newest) if rule.n_synthetic is None else rule.n_synthetic(t)
     if n > len(newest):
-        raise UserError(f"n_synthetic={n}, but generation {t - 1} left {len(newest)} samples: lower n_synthetic or raise n_samples.")
+        raise UserError(
+            f"n_synthetic={n}, but generation {t - 1} left {len(newest)} samples: lower n_synthetic or raise n_samples."
+        )
     return drawn(newest, n, rng)
 
 
 @dataclass(frozen=True)
 class RealOnly(Paradigm):
-    """The control: R in every generation, at the same start, sizes and budget, so that what remains is retraining alone."""
+    """The control: R in every generation, at the same start, sizes and budget, so that what remains is retraining
+    alone."""
 
     def later(self, sizes, t, rng, replicates):
         return self.real(sizes, t, replicates)

@@ -62,7 +62,8 @@ class TrainingSet:
         return len(self.mix)
 
     def gather(self, index: np.ndarray, replicate: int = 0) -> np.ndarray:
-        """Samples `index` (n,) of the mix, dtype of the pools, shape (n, ...): one fancy index a pool that is touched."""
+        """Samples `index` (n,) of the mix, dtype of the pools, shape (n, ...): one fancy index a pool that is
+        touched."""
         return self._take(index, replicate, lambda pool: pool.x)
 
     def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:

@@ -18,7 +18,13 @@ LINE_SECONDS = 30.0  # without a terminal, a long stage says where it is this of
 def clock(seconds: float) -> str:
     """A duration to read: 45 s, 3 min 20 s, 2 h 05 min."""
     s = round(seconds)
-    return f"{s} s" if s < 60 else f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+    return (
+        f"{s} s"
+        if s < 60
+        else f"{s // 60} min {s % 60:02d} s"
+        if s < 3600
+        else f"{s // 3600} h {s % 3600 // 60:02d} min"
+    )
 
 
 def figure(value: float) -> str:
@@ -48,8 +54,14 @@ class Display:
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
             self.console = Console(highlight=False)
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.fields[note]}"),
-                                console=self.console, transient=True)
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
             self.task = self.bar.add_task("starting", total=None, note="")
             self.bar.start()
         return self
@@ -104,7 +116,11 @@ class Display:
     def update(self, done: int, total: int, **figures) -> None:
         """Where the current stage is: `done` of `total` images, and figures such as loss."""
         now = time.monotonic()
-        head = f"generation {self.t} of {self.plan.generations - 1} · {STAGES.get(self.name, self.name)}" if self.plan else self.name
+        head = (
+            f"generation {self.t} of {self.plan.generations - 1} · {STAGES.get(self.name, self.name)}"
+            if self.plan
+            else self.name
+        )
         elapsed = now - self.began
         parts = []
         if done and total > 1:
@@ -115,12 +131,16 @@ class Display:
             stage = self.plan.stage_seconds(self.t, self.name)
             fraction = done / total
             left = self.plan.seconds() - self.done_seconds - stage * fraction
-            if done and elapsed > 2:                                    # the stage's own speed beats the estimate
+            if done and elapsed > 2:  # the stage's own speed beats the estimate
                 left += elapsed / fraction * (1 - fraction) - stage * (1 - fraction)
             parts.append(f"{clock(max(left, 0))} left")
             if self.bar:
-                self.bar.update(self.task, description=head, completed=self.done_seconds + stage * fraction,
-                                note=" · ".join(parts + ([self.scores] if getattr(self, "scores", "") else [])))
+                self.bar.update(
+                    self.task,
+                    description=head,
+                    completed=self.done_seconds + stage * fraction,
+                    note=" · ".join(parts + ([self.scores] if getattr(self, "scores", "") else [])),
+                )
             if fraction >= 1:
                 self.done_seconds, self.began = self.done_seconds + stage, now
         if not self.bar and now - self.told > LINE_SECONDS and 0 < done < total:
@@ -131,19 +151,33 @@ class Display:
         """The line of a generation that now exists."""
         record = chain.record(t)
         seconds = record["seconds"]
-        shown = [f"{name} {figure(scores.values[key])}" for key, name in
-                 (("fd", "fd"), ("precision", "precision"), ("recall", "recall"), ("variance_ratio", "variance"), ("modes_covered", "modes"),
-                  ("risk", "risk")) if scores.values.get(key) is not None]
+        shown = [
+            f"{name} {figure(scores.values[key])}"
+            for key, name in (
+                ("fd", "fd"),
+                ("precision", "precision"),
+                ("recall", "recall"),
+                ("variance_ratio", "variance"),
+                ("modes_covered", "modes"),
+                ("risk", "risk"),
+            )
+            if scores.values.get(key) is not None
+        ]
         self.scores = " ".join(shown[:3])
-        self.say(f"generation {t}: trained on {record['n_train']:,} ({record['real_share']:.0%} real) in {clock(seconds['train'])}, "
-                 f"drew {record['n_pool']:,} in {clock(seconds['sample'])} · {' · '.join(shown)}")
+        self.say(
+            f"generation {t}: trained on {record['n_train']:,} ({record['real_share']:.0%} real) in "
+            f"{clock(seconds['train'])}, "
+            f"drew {record['n_pool']:,} in {clock(seconds['sample'])} · {' · '.join(shown)}"
+        )
 
 
 class Interrupt:
-    """Ctrl-C or SIGTERM as a question: `stop()` is true once one has come. A fit that asks now and then is left to save and
-    raise Stopped itself; where nobody asks, and at a second signal, Stopped is raised at once: all writes are atomic."""
+    """Ctrl-C or SIGTERM as a question: `stop()` is true once one has come. A fit that asks now and then is left to
+    save and
+    raise Stopped itself; where nobody asks, and at a second signal, Stopped is raised at once: all writes are
+    atomic."""
 
-    PATIENCE = 20.0                                                     # seconds since somebody last asked
+    PATIENCE = 20.0  # seconds since somebody last asked
 
     def __init__(self):
         self.signal, self.asked = None, -self.PATIENCE

@@ -17,8 +17,16 @@ from filelock import FileLock, Timeout
 
 from imgloop.errors import UserError
 
-DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32,
-          "F64": np.float64, "BOOL": np.bool_}
+DTYPES = {
+    "U8": np.uint8,
+    "I16": np.int16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "BOOL": np.bool_,
+}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -41,8 +49,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def disk_full(path: Path) -> UserError:
     """The error for a full disk at `path`, for writers that are not ours (Pillow, safetensors, diffusers)."""
-    return UserError(f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
-                     "Everything finished before is kept; free some space and run the same command again.")
+    return UserError(
+        f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
+        "Everything finished before is kept; free some space and run the same command again."
+    )
 
 
 def existing(path: Path) -> Path:
@@ -72,8 +82,10 @@ def read_json(path: Path):
 
 
 def damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} {what}: the run folder is damaged. Restore the file, or delete the generation's folder "
-                     "and all later ones to compute them again, or start afresh with overwrite=true.")
+    return UserError(
+        f"{path} {what}: the run folder is damaged. Restore the file, or delete the generation's folder "
+        "and all later ones to compute them again, or start afresh with overwrite=true."
+    )
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
@@ -100,8 +112,9 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
             dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
             if 8 + length + end > size or end - begin != dtype.itemsize * int(np.prod(shape)):
                 raise ValueError("it is shorter than its header says")
-            arrays[name] = (np.memmap(path, dtype, "r", 8 + length + begin, shape) if end > begin
-                            else np.empty(shape, dtype))
+            arrays[name] = (
+                np.memmap(path, dtype, "r", 8 + length + begin, shape) if end > begin else np.empty(shape, dtype)
+            )
         return arrays
     except FileNotFoundError as e:
         raise damaged(path, "is missing") from e
@@ -136,13 +149,15 @@ def content_key(value) -> str:
 
 
 def seed_of(*parts) -> int:
-    """A seed below 2**63 from a hash of its parts: (seed, generation, purpose). Equal parts, equal seed, on any machine."""
+    """A seed below 2**63 from a hash of its parts: (seed, generation, purpose). Equal parts, equal seed, on any
+    machine."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
 @contextmanager
 def lock(path: Path, busy: str | None = None, waiting: Callable[[], None] | None = None):
-    """Hold the lock file `path`. Where another process holds it: raise UserError(`busy`), or call `waiting` once and wait."""
+    """Hold the lock file `path`. Where another process holds it: raise UserError(`busy`), or call `waiting` once and
+    wait."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path)

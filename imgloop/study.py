@@ -1,4 +1,4 @@
-"""A study as data: its chains' metrics as one table, and the comparison of its conditions. Reading runs no code it names."""
+"""A study as data: its chains' metrics as one table, and the comparison of its conditions; it runs no code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,44 @@ from typing import Any
 from imgloop import store
 from imgloop.errors import UserError
 
-COLUMNS = ("generation", "n_train", "n_pool", "real_share", "fd", "kd", "kd_sem", "precision", "recall", "density", "coverage",
-           "modes_covered", "mode_kl", "variance_ratio", "effective_rank", "vendi", "tail_mass", "off_support", "ambiguity", "authenticity",
-           "risk", "tail_risk", "seconds_train", "seconds_sample", "seconds_measure", "protocol")
-HEADLINE = ("fd", "kd", "precision", "recall", "modes_covered", "mode_kl", "variance_ratio", "risk")  # of the comparison table
+COLUMNS = (
+    "generation",
+    "n_train",
+    "n_pool",
+    "real_share",
+    "fd",
+    "kd",
+    "kd_sem",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "modes_covered",
+    "mode_kl",
+    "variance_ratio",
+    "effective_rank",
+    "vendi",
+    "tail_mass",
+    "off_support",
+    "ambiguity",
+    "authenticity",
+    "risk",
+    "tail_risk",
+    "seconds_train",
+    "seconds_sample",
+    "seconds_measure",
+    "protocol",
+)
+HEADLINE = (
+    "fd",
+    "kd",
+    "precision",
+    "recall",
+    "modes_covered",
+    "mode_kl",
+    "variance_ratio",
+    "risk",
+)  # of the comparison table
 
 
 def generations(chain: Path) -> list[Path]:
@@ -21,7 +55,8 @@ def generations(chain: Path) -> list[Path]:
 
 
 def row(folder: Path, protocol: str | None) -> dict[str, Any]:
-    """One generation's row of metrics.csv, its scores by `protocol` (a file name in scores/), empty where not measured."""
+    """One generation's row of metrics.csv, its scores by `protocol` (a file name in scores/), empty where not
+    measured."""
     record = store.read_json(folder / "record.json")
     found = {c: record.get(c) for c in COLUMNS[:4]}
     found |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
@@ -50,7 +85,8 @@ def table(chain: Path, protocol: str | None = None):
 
 
 def write_metrics(chain: Path, protocol: str | None = None):
-    """metrics.csv, evolution.png and curves.png of one chain, from what its generation folders hold; returns the table."""
+    """metrics.csv, evolution.png and curves.png of one chain, from what its generation folders hold; returns the
+    table."""
     from imgloop import figures
 
     chain = Path(chain)
@@ -59,7 +95,10 @@ def write_metrics(chain: Path, protocol: str | None = None):
     aged = [(int(g.name[3:]), store.open_arrays(g / "evolution.safetensors")["x"]) for g in generations(chain)]
     title = f"{chain.parent.name}, {chain.name}"
     store.write_bytes(chain / "evolution.png", figures.evolution(aged, title))
-    store.write_bytes(chain / "curves.png", figures.curves(frame.assign(condition=chain.parent.name), title, reference(chain.parent.parent, frame)))
+    store.write_bytes(
+        chain / "curves.png",
+        figures.curves(frame.assign(condition=chain.parent.name), title, reference(chain.parent.parent, frame)),
+    )
     return frame
 
 
@@ -82,8 +121,10 @@ def finish(chain, display):
     frame = write_metrics(chain.folder, chain.protocol) if changed else table(chain.folder)
     if changed or not (chain.study / "comparison.png").exists():
         compare(chain.study)
-    display.say(f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv; "
-                f"and at {chain.study / 'comparison.png'}")
+    display.say(
+        f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv; "
+        f"and at {chain.study / 'comparison.png'}"
+    )
     return frame
 
 
@@ -94,7 +135,8 @@ def chains(study: Path) -> list[Path]:
 
 
 def load_study(path: str | Path):
-    """Every chain of a study as one pandas table: condition, seed, and the columns of metrics.csv, one row a generation.
+    """Every chain of a study as one pandas table: condition, seed, and the columns of metrics.csv, one row a
+    generation.
 
     Raises UserError where `path` holds no chain. Only data are read: nothing that a run folder names is run.
     """
@@ -103,14 +145,18 @@ def load_study(path: str | Path):
     path = Path(path)
     found = chains(path)
     if not found:
-        raise UserError(f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example outputs/digits-diffusion.")
+        raise UserError(
+            f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
+            "outputs/digits-diffusion."
+        )
     frames = [table(c).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
     frame = pd.concat(frames, ignore_index=True)
     return frame[["condition", "seed", *[c for c in COLUMNS if c in frame]]]
 
 
 def compare(study: Path):
-    """Write comparison.csv (mean and sd over seeds a condition and generation) and comparison.png; returns the table."""
+    """Write comparison.csv (mean and sd over seeds a condition and generation) and comparison.png; returns the
+    table."""
     from imgloop import figures
 
     study = Path(study)
@@ -118,7 +164,7 @@ def compare(study: Path):
         frame = load_study(study)
         shown = [c for c in HEADLINE if c in frame and frame[c].notna().any()]
         one_protocol = "protocol" not in frame or frame["protocol"].nunique() <= 1
-        if not one_protocol:                                            # numbers of different protocols do not share a table
+        if not one_protocol:  # numbers of different protocols do not share a table
             newest = frame["protocol"].dropna().iloc[-1]
             frame = frame[frame["protocol"] == newest]
         grouped = frame.groupby(["condition", "generation"], sort=False)
@@ -128,7 +174,11 @@ def compare(study: Path):
         result = result.reset_index().sort_values(["condition", "generation"], kind="stable")
         store.write_text(study / "comparison.csv", csv(result))
         seeds = int(frame.groupby("condition")["seed"].nunique().max())
-        title = f"{study.name}: mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else f"{study.name}: one seed"
+        title = (
+            f"{study.name}: mean of {seeds} seeds, band of one standard deviation"
+            if seeds > 1
+            else f"{study.name}: one seed"
+        )
         store.write_bytes(study / "comparison.png", figures.curves(frame, title, reference(study, frame)))
     return result
 
@@ -143,6 +193,9 @@ def comparison_lines(study: Path) -> list[str]:
     lines = [f"{'condition':<{width}}  gen  seeds  " + "  ".join(f"{c:>15}" for c in shown)]
     for condition, part in result.groupby("condition"):
         last = part.iloc[-1]
-        cells = [f"{last[c]:.3g}" + (f" ± {last[c + '_sd']:.2g}" if pd.notna(last[f'{c}_sd']) else "") for c in shown]
-        lines.append(f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  " + "  ".join(f"{c:>15}" for c in cells))
+        cells = [f"{last[c]:.3g}" + (f" ± {last[c + '_sd']:.2g}" if pd.notna(last[f"{c}_sd"]) else "") for c in shown]
+        lines.append(
+            f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
+            + "  ".join(f"{c:>15}" for c in cells)
+        )
     return lines

@@ -12,8 +12,10 @@ from imgloop import store
 
 def leave(hydra, study: str | None, failed: str | None) -> None:
     """Say, in the sweep's folder, how this job ended: any launcher's workers can write a file."""
-    store.write_json(Path(hydra.sweep.dir) / f"job{int(hydra.job.num):04d}.json",
-                     {"name": ",".join(hydra.overrides.task), "study": study, "failed": failed})
+    store.write_json(
+        Path(hydra.sweep.dir) / f"job{int(hydra.job.num):04d}.json",
+        {"name": ",".join(hydra.overrides.task), "study": study, "failed": failed},
+    )
 
 
 class StudyCallback(Callback):
@@ -25,8 +27,17 @@ class StudyCallback(Callback):
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
         for study in dict.fromkeys(j["study"] for j in jobs if j["study"]):
             if (Path(study) / "comparison.csv").exists():
-                print("\n".join(["", f"{study}, at the last generation (mean ± standard deviation over seeds)", *comparison_lines(study),
-                                 f"look at {Path(study) / 'comparison.png'} and comparison.csv"]), flush=True)
+                print(
+                    "\n".join(
+                        [
+                            "",
+                            f"{study}, at the last generation (mean ± standard deviation over seeds)",
+                            *comparison_lines(study),
+                            f"look at {Path(study) / 'comparison.png'} and comparison.csv",
+                        ]
+                    ),
+                    flush=True,
+                )
         failed = [j for j in jobs if j["failed"]]
         if failed:
             print(f"\n{len(failed)} of {len(jobs)} runs failed:", file=sys.stderr)

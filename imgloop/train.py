@@ -1,4 +1,4 @@
-"""One generation's training: a fresh Lightning Trainer and callbacks, batches that are functions of their number, resume."""
+"""One generation's training: a fresh Lightning Trainer, batches that are functions of their number, resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imgloop.pool import TrainingSet
 from imgloop.task import Task
 
 CHECKPOINT = "checkpoint.pt"
-SPENT = "spent.json"                      # seconds of training so far, over all the sittings of an interrupted fit
+SPENT = "spent.json"  # seconds of training so far, over all the sittings of an interrupted fit
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -30,13 +30,13 @@ PRECISIONS = ("32-true", "bf16-mixed")
 class TrainerSettings:
     """Where and how to train (conf/trainer): what Lightning's Trainer and the networks are given."""
 
-    accelerator: str = "cpu"              # cpu | gpu
-    precision: str = "32-true"            # 32-true | bf16-mixed
+    accelerator: str = "cpu"  # cpu | gpu
+    precision: str = "32-true"  # 32-true | bf16-mixed
     channels_last: bool = False
-    compile: bool = False                 # torch.compile of the network
-    resident_gib: float = 0.0             # training sets up to this size are held on the device; larger ones memory-mapped
-    checkpoint_seconds: float = 30.0      # how often a generation in training is saved for resuming
-    chunk: int = 16                       # optimiser steps in one Lightning training_step; changes no result
+    compile: bool = False  # torch.compile of the network
+    resident_gib: float = 0.0  # training sets up to this size are held on the device; larger ones memory-mapped
+    checkpoint_seconds: float = 30.0  # how often a generation in training is saved for resuming
+    chunk: int = 16  # optimiser steps in one Lightning training_step; changes no result
 
     def __post_init__(self):
         if self.accelerator not in ("cpu", "gpu"):
@@ -44,11 +44,20 @@ class TrainerSettings:
         if self.precision not in PRECISIONS:
             raise UserError(f"trainer.precision={self.precision}: choose one of {', '.join(PRECISIONS)}.")
         if self.accelerator == "cpu" and self.precision != "32-true":
-            raise UserError(f"trainer.precision={self.precision} on a CPU can be 80 times slower than fp32: use trainer.precision=32-true.")
+            raise UserError(
+                f"trainer.precision={self.precision} on a CPU can be 80 times slower than fp32: use "
+                "trainer.precision=32-true."
+            )
         if self.accelerator == "gpu" and not torch.cuda.is_available():
-            raise UserError("trainer=gpu, but PyTorch sees no GPU on this machine: use trainer=cpu, or check the driver with nvidia-smi.")
+            raise UserError(
+                "trainer=gpu, but PyTorch sees no GPU on this machine: use trainer=cpu, or check the driver with "
+                "nvidia-smi."
+            )
         if self.chunk < 1 or self.checkpoint_seconds <= 0 or self.resident_gib < 0:
-            raise UserError("trainer.chunk must be at least 1, trainer.checkpoint_seconds above 0 and trainer.resident_gib not negative.")
+            raise UserError(
+                "trainer.chunk must be at least 1, trainer.checkpoint_seconds above 0 and trainer.resident_gib "
+                "not negative."
+            )
 
     @property
     def device(self) -> str:
@@ -58,12 +67,21 @@ class TrainerSettings:
 class Batches:
     """Batch k of a generation as a function of (seed, t, k): resuming needs a position, not a stream's state.
 
-    An epoch is a permutation of the training set keyed by its number; a weighted mix is drawn with replacement. Sets of at
+    An epoch is a permutation of the training set keyed by its number; a weighted mix is drawn with replacement. Sets
+    of at
     most `resident` bytes are held on the device as uint8; larger ones are gathered from the memory-mapped pools.
     """
 
-    def __init__(self, data: TrainingSet, seed: int, t: int, batch: int, device: str = "cpu", resident: float = 0,
-                 labelled: bool = False):
+    def __init__(
+        self,
+        data: TrainingSet,
+        seed: int,
+        t: int,
+        batch: int,
+        device: str = "cpu",
+        resident: float = 0,
+        labelled: bool = False,
+    ):
         self.data, self.seed, self.t, self.batch, self.device, self.labelled = data, seed, t, batch, device, labelled
         self.epoch, self.order, self.held = -1, None, None
         n, one = len(data), data.gather(np.arange(1))
@@ -72,7 +90,7 @@ class Batches:
             self.held = torch.empty((n, *one.shape[1:]), dtype=torch.uint8, device=device)
             for first in range(0, n, 4096):
                 index = np.arange(first, min(first + 4096, n))
-                self.held[first:first + len(index)] = torch.from_numpy(data.gather(index)).to(device)
+                self.held[first : first + len(index)] = torch.from_numpy(data.gather(index)).to(device)
 
     def index(self, k: int) -> np.ndarray:
         """Positions in the mix of batch k, int64 (batch,)."""
@@ -86,7 +104,7 @@ class Batches:
             if epoch != self.epoch:
                 rng = np.random.default_rng(store.seed_of(self.seed, self.t, "epoch", epoch))
                 self.epoch, self.order = epoch, rng.permutation(n)
-            out.append(self.order[first:first + (k + 1) * self.batch - at])
+            out.append(self.order[first : first + (k + 1) * self.batch - at])
             at += len(out[-1])
         return np.concatenate(out)
 
@@ -167,12 +185,21 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings:
             module.to(settings.device)
             return state["optimizer_states"]
         saved = path
-    trainer = L.Trainer(accelerator=settings.accelerator, devices=1, precision=settings.precision, max_epochs=1, logger=False,
-                        callbacks=[keeper], enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, use_distributed_sampler=False)
+    trainer = L.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,
+        max_epochs=1,
+        logger=False,
+        callbacks=[keeper],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
     try:
         trainer.fit(module, DataLoader(chunks, batch_size=None), ckpt_path=saved, weights_only=True if saved else None)
-    except SIGTERMException:                                            # Lightning hears SIGTERM as well as we do
+    except SIGTERMException:  # Lightning hears SIGTERM as well as we do
         raise Stopped(signal.SIGTERM) from None
     if keeper.done < steps:
         raise Stopped
@@ -183,8 +210,8 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int, settings:
 def use_threads(threads: int | None, size: int) -> None:
     """Compute with this many threads on the CPU; None takes one for images of up to 8 pixels, else PyTorch's default.
 
-    At 8 pixels a second thread gains a quarter on an idle machine and loses up to a hundredfold on a busy one, where the
-    two wait for each other in every small operation.
+    At 8 pixels a second thread gains a quarter on an idle machine and loses up to a hundredfold on a busy one, where
+    the two wait for each other in every small operation.
     """
     if threads is not None or size <= 8:
         torch.set_num_threads(threads or 1)

@@ -39,12 +39,18 @@ def bare_loop(network, x: torch.Tensor, steps: int, batch: int, lr: float, devic
 
 
 def step(a) -> None:
-    """Rounds of `steps` steps of each, in turn; the ratio of a round compares neighbours in time, so that drift cancels."""
+    """Rounds of `steps` steps of each, in turn; the ratio of a round compares neighbours in time, so that drift
+    cancels."""
     torch.manual_seed(0)
     device = "cuda" if a.gpu else "cpu"
     precision = "bf16-mixed" if a.gpu else "32-true"
-    trainer = TrainerSettings(accelerator="gpu" if a.gpu else "cpu", precision=precision, channels_last=a.gpu,
-                              resident_gib=8.0 if a.gpu else 0.0, chunk=64 if a.gpu else 16)
+    trainer = TrainerSettings(
+        accelerator="gpu" if a.gpu else "cpu",
+        precision=precision,
+        channels_last=a.gpu,
+        resident_gib=8.0 if a.gpu else 0.0,
+        chunk=64 if a.gpu else 16,
+    )
     channels = 1 if a.size == 8 else 3
     images = np.random.default_rng(0).integers(0, 256, (2000, channels, a.size, a.size), np.uint8)
     data = TrainingSet({REAL: Pool(images)}, Mix(np.full((2000, 1), REAL), np.arange(2000)[:, None]))
@@ -59,7 +65,15 @@ def step(a) -> None:
                 torch.cuda.synchronize()
 
     def bare(steps: int) -> None:
-        bare_loop(build_network(a.network, a.size, channels, None).to(device, memory_format=layout), resident, steps, a.batch, model.lr, device, precision)
+        bare_loop(
+            build_network(a.network, a.size, channels, None).to(device, memory_format=layout),
+            resident,
+            steps,
+            a.batch,
+            model.lr,
+            device,
+            precision,
+        )
 
     ours(20)
     bare(20)
@@ -70,16 +84,27 @@ def step(a) -> None:
             run(a.steps)
             times[name].append((time.perf_counter() - began) / a.steps * 1000)
     ratios = [o / b for o, b in zip(times["ours"], times["bare"])]
-    print(f"{a.network}, {a.size} pixels, batch {a.batch}, {torch.get_num_threads()} threads, {device}, {a.rounds} rounds of {a.steps} steps")
+    print(
+        f"{a.network}, {a.size} pixels, batch {a.batch}, {torch.get_num_threads()} threads, {device}, {a.rounds} "
+        f"rounds of {a.steps} steps"
+    )
     for name, t in times.items():
-        print(f"  {name}: {statistics.median(t):.2f} ms a step (median; {min(t):.2f} to {max(t):.2f}), {1000 * a.batch / statistics.median(t):,.0f} images/s")
-    print(f"  ratio ours/bare: {statistics.median(ratios):.3f} (median of the rounds; {min(ratios):.3f} to {max(ratios):.3f})")
+        print(
+            f"  {name}: {statistics.median(t):.2f} ms a step (median; {min(t):.2f} to {max(t):.2f}), "
+            f"{1000 * a.batch / statistics.median(t):,.0f} images/s"
+        )
+    print(
+        f"  ratio ours/bare: {statistics.median(ratios):.3f} (median of the rounds; {min(ratios):.3f} to "
+        f"{max(ratios):.3f})"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     rows = parser.add_subparsers(dest="row", required=True)
-    p = rows.add_parser("step", help="a training step, start of the Trainer and checkpoint included, against a bare PyTorch loop")
+    p = rows.add_parser(
+        "step", help="a training step, start of the Trainer and checkpoint included, against a bare PyTorch loop"
+    )
     p.add_argument("--network", default="compact", choices=("compact", "unet2d"))
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
     p.add_argument("--batch", type=int, default=64)

@@ -9,7 +9,15 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 # A chain that takes a second or two: every stage is there, at a size at which nothing is learnt.
-TINY = ["train.images=640", "n_samples=48", "features=pixels", "model.widths=[8,16]", "model.sampler_steps=2", "threads=1", "display=lines"]
+TINY = [
+    "train.images=640",
+    "n_samples=48",
+    "features=pixels",
+    "model.widths=[8,16]",
+    "model.sampler_steps=2",
+    "threads=1",
+    "display=lines",
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,8 +36,14 @@ def cache(tmp_path_factory, monkeypatch):
 
 def imgloop(*arguments, module="imgloop", cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:
     """Run `python -m imgloop ...` and return what it printed and its status."""
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=cwd or REPO, capture_output=True, text=True, timeout=timeout,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})})
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd or REPO,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+    )
 
 
 @pytest.fixture

@@ -32,24 +32,56 @@ def test_help_imports_nothing_heavy():
     import subprocess
     import sys
 
-    code = ("import sys; sys.argv = ['imgloop', '--help']\nfrom imgloop.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
-            "heavy = {'torch', 'lightning', 'diffusers', 'pandas', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)")
+    code = (
+        "import sys; sys.argv = ['imgloop', '--help']\nfrom imgloop.__main__ import main\ntry: main()\nexcept "
+        "SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'diffusers', 'pandas', 'matplotlib', 'sklearn', 'scipy'} & "
+        "set(sys.modules)\nsys.exit(str(heavy) if heavy else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 0, done.stderr[-500:]
 
 
 MISTAKES = [
-    ("paradgm=replace", "paradigm"), ("paradigm=replce", "accumulate_subsample"), ("generation=3", "generations"),
-    ("model.widht=3", "widths"), ("+foo=1", "foo"), ("+model.foo=1", "widths"), ("paradigm", "key=value"),
-    ("generations=0", "at least 1"), ("generations=ten", "whole number"), ("seed=-1", "at least 0"), ("overwrite=maybe", "true or false"),
-    ("real_fraction=1.5 paradigm=replace", "from 0 to 1"), ("real_fraction=0.1", "replace"), ("n_samples=-5", "at least 1"),
-    ("n_samples=1.5", "whole number"), ("n_samples=1000000000000", "MiB free"), ("n_initial=99999", "1397"), ("data.n=99999", "1397"),
-    ("data.heldout=4", "held-out"), ("paradigm=fresh", "n_initial at most"), ("paradigm=accumulate_subsample budget=99999", "budget"),
-    ("train.images=[100]", "generation 1"), ("train.images={start:10,fctr:2}", "factor"), ("model.lr=-1", "model.lr"), ("model.batch=0", "model.batch"),
-    ("model.network=big", "compact"), ("model.widths=[30]", "multiples of 8"), ("model.widths=[8,8,8,8]", "halves"), ("model.sampler=foo", "heun"),
-    ("start=weight", "weights_and_optimizer"), ("study=a/b", "study"), ("threads=0", "at least 1"), ("display=x", "lines"),
-    ("data=folder", "data.root"), ("data=folder data.root=/does/not/exist", "/does/not/exist"), ("trainer.precision=bf16-mixed", "32-true"),
-    ("trainer.accelerator=tpu", "gpu"), ("features=foo", "classifier"), ("paradigm=replace,accumulate", "-m"),
+    ("paradgm=replace", "paradigm"),
+    ("paradigm=replce", "accumulate_subsample"),
+    ("generation=3", "generations"),
+    ("model.widht=3", "widths"),
+    ("+foo=1", "foo"),
+    ("+model.foo=1", "widths"),
+    ("paradigm", "key=value"),
+    ("generations=0", "at least 1"),
+    ("generations=ten", "whole number"),
+    ("seed=-1", "at least 0"),
+    ("overwrite=maybe", "true or false"),
+    ("real_fraction=1.5 paradigm=replace", "from 0 to 1"),
+    ("real_fraction=0.1", "replace"),
+    ("n_samples=-5", "at least 1"),
+    ("n_samples=1.5", "whole number"),
+    ("n_samples=1000000000000", "MiB free"),
+    ("n_initial=99999", "1397"),
+    ("data.n=99999", "1397"),
+    ("data.heldout=4", "held-out"),
+    ("paradigm=fresh", "n_initial at most"),
+    ("paradigm=accumulate_subsample budget=99999", "budget"),
+    ("train.images=[100]", "generation 1"),
+    ("train.images={start:10,fctr:2}", "factor"),
+    ("model.lr=-1", "model.lr"),
+    ("model.batch=0", "model.batch"),
+    ("model.network=big", "compact"),
+    ("model.widths=[30]", "multiples of 8"),
+    ("model.widths=[8,8,8,8]", "halves"),
+    ("model.sampler=foo", "heun"),
+    ("start=weight", "weights_and_optimizer"),
+    ("study=a/b", "study"),
+    ("threads=0", "at least 1"),
+    ("display=x", "lines"),
+    ("data=folder", "data.root"),
+    ("data=folder data.root=/does/not/exist", "/does/not/exist"),
+    ("trainer.precision=bf16-mixed", "32-true"),
+    ("trainer.accelerator=tpu", "gpu"),
+    ("features=foo", "classifier"),
+    ("paradigm=replace,accumulate", "-m"),
     ("data.seed=0 start=outputs/a,b=1", "quotes"),
 ]
 
@@ -59,10 +91,17 @@ def test_a_mistake_is_one_sentence_that_names_what_is_allowed(tmp_path, argument
     """By the function that the command calls; test_mistakes_on_the_command_line checks that the command shows it so."""
     tiny = [t for t in TINY if t.split("=")[0] not in arguments]
     with pytest.raises(UserError) as error:
-        imgloop.run([*tiny, f"out={tmp_path}", "generations=2" if "generations" not in arguments else "seed=0", *arguments.split()])
+        imgloop.run(
+            [
+                *tiny,
+                f"out={tmp_path}",
+                "generations=2" if "generations" not in arguments else "seed=0",
+                *arguments.split(),
+            ]
+        )
     text = str(error.value)
     assert names in text and "\n" not in text and len(text) < 500, text
-    assert not list(tmp_path.rglob("config.yaml"))                      # nothing that would be in the way of the corrected command
+    assert not list(tmp_path.rglob("config.yaml"))  # nothing that would be in the way of the corrected command
 
 
 @pytest.mark.parametrize("arguments, names", [MISTAKES[i] for i in (0, 1, 8, 11)])
@@ -73,12 +112,16 @@ def test_mistakes_on_the_command_line(tmp_path, command, arguments, names):
 
 
 def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
-    done = command("-m", "paradigm=replace,real_only", "seed=range(0,2)", "generations=2", f"out={tmp_path}", "study=s", *TINY)
+    done = command(
+        "-m", "paradigm=replace,real_only", "seed=range(0,2)", "generations=2", f"out={tmp_path}", "study=s", *TINY
+    )
     assert done.returncode == 0, done.stderr
     study = tmp_path / "s"
     common = "model.widths=8,16,model.sampler_steps=2,n_samples=48,train.images=640".split(",model.s")[0]
     names = sorted(p.name for p in study.iterdir() if (p / "seed0").exists())
-    assert [n.split(",")[0] for n in names] == ["real_only", "replace"] and all(common.split(",")[0] in n for n in names)
+    assert [n.split(",")[0] for n in names] == ["real_only", "replace"] and all(
+        common.split(",")[0] in n for n in names
+    )
     frame = pd.read_csv(study / "comparison.csv")
     assert list(frame["seeds"]) == [2] * 4 and frame["fd_sd"].notna().all()
     raw = imgloop.load_study(study)
@@ -92,10 +135,22 @@ def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
 
 
 def test_sweep_over_real_fraction_has_readable_folders(tmp_path, command):
-    done = command("-m", "paradigm=replace", "real_fraction=0,0.1,0.5", "generations=2", f"out={tmp_path}", *TINY, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = command(
+        "-m",
+        "paradigm=replace",
+        "real_fraction=0,0.1,0.5",
+        "generations=2",
+        f"out={tmp_path}",
+        *TINY,
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    )
     assert done.returncode == 0, done.stderr
     raw = imgloop.load_study(tmp_path / "digits-diffusion")
-    shares = {c.split(",")[1] if "real" in c else "none": s for c, s in raw[raw["generation"] == 1].set_index("condition")["real_share"].items()}
+    shares = {
+        c.split(",")[1] if "real" in c else "none": s
+        for c, s in raw[raw["generation"] == 1].set_index("condition")["real_share"].items()
+    }
     assert shares == {"none": 0.0, "real_fraction=0.1": 5 / 48, "real_fraction=0.5": 24 / 48}
     assert len(list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))) == 1
 
@@ -110,8 +165,14 @@ def test_what_a_run_says(tmp_path, command):
     done = command(f"out={tmp_path}", "generations=2", *TINY)
     lines = done.stdout.splitlines()
     assert re.search(r"1,397 training images, 400 held out", lines[0])
-    assert re.search(r"2 generations, 1,280 training images seen, 96 samples drawn, [\d.]+ MiB on disk, about \d+ s on cpu", done.stdout)
-    assert [bool(re.match(rf"generation {t}: trained on .* fd ", line)) for t, line in enumerate(lines[-3:-1])] == [True, True]
+    assert re.search(
+        r"2 generations, 1,280 training images seen, 96 samples drawn, [\d.]+ MiB on disk, about \d+ s on cpu",
+        done.stdout,
+    )
+    assert [bool(re.match(rf"generation {t}: trained on .* fd ", line)) for t, line in enumerate(lines[-3:-1])] == [
+        True,
+        True,
+    ]
     assert lines[-1].startswith("look at ") and "evolution.png" in lines[-1]
     log = next(tmp_path.rglob("run.log")).read_text()
     assert all(line in log for line in lines)
@@ -126,8 +187,13 @@ def test_live_display_shows_generation_stage_and_time_left(tmp_path):
 
     master, slave = pty.openpty()
     tiny = [t for t in TINY if not t.startswith(("display", "train.images"))]
-    process = subprocess.Popen([sys.executable, "-m", "imgloop", f"out={tmp_path}", "generations=2", "train.images=12800", *tiny], cwd=REPO, stdout=slave,
-                               stderr=slave, env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgloop", f"out={tmp_path}", "generations=2", "train.images=12800", *tiny],
+        cwd=REPO,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "OMP_NUM_THREADS": "1"},
+    )
     os.close(slave)
     shown = b""
     while True:
@@ -174,11 +240,25 @@ def test_folder_of_images_from_end_to_end(tmp_path):
                 Image.fromarray(x).save(path / f"{k}{i}.png")
     tiny = [t for t in TINY if not t.startswith("features")]
     for name, features in (("classes", "classifier"), ("plain", "random")):
-        result = imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / name}", "data.size=16", "generations=2",
-                              "features.images=1280", f"study={name}"])
+        result = imgloop.run(
+            [
+                *tiny,
+                f"out={tmp_path}",
+                "data=folder",
+                f"data.root={data / name}",
+                "data.size=16",
+                "generations=2",
+                "features.images=1280",
+                f"study={name}",
+            ]
+        )
         assert result.metrics["protocol"].str.startswith(features).all() and result.metrics["fd"].notna().all()
     (data / "plain" / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken\.png.*skip_broken"):
-        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'plain'}", "data.size=16", "study=x"])
+        imgloop.run(
+            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'plain'}", "data.size=16", "study=x"]
+        )
     with pytest.raises(UserError, match=r"data\.size"):
-        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'classes'}", "data.size=32", "study=x"])
+        imgloop.run(
+            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'classes'}", "data.size=32", "study=x"]
+        )

@@ -10,15 +10,25 @@ from conftest import REPO, TINY
 
 README = (REPO / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line.strip()]
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for line in block.splitlines()
+    if line.strip()
+]
 RUNS = [c for c in COMMANDS if "python -m imgloop " in c]
 
 
 def small(arguments):
     """The command's own settings with those of TINY that it does not give, few generations and few seeds."""
     tiny = [t for t in [*TINY, "generations=2"] if t.split("=")[0] not in {a.split("=")[0] for a in arguments}]
-    arguments = [re.sub(r"^generations=\d+", "generations=2", re.sub(r"range\(0,\d+\)", "range(0,2)", a)) for a in arguments]
-    return [a for a in arguments if not a.startswith("features=")] + [t for t in tiny if not (t.startswith("model.widths") and "tier=gpu" in arguments)]
+    arguments = [
+        re.sub(r"^generations=\d+", "generations=2", re.sub(r"range\(0,\d+\)", "range(0,2)", a)) for a in arguments
+    ]
+    return [a for a in arguments if not a.startswith("features=")] + [
+        t for t in tiny if not (t.startswith("model.widths") and "tier=gpu" in arguments)
+    ]
 
 
 def test_the_two_commands_of_the_set_up_are_there():
@@ -42,9 +52,17 @@ def test_run(command, tmp_path, monkeypatch):
         data = os.environ.get("IMGLOOP_TEST_DATA")
         if not data:
             pytest.skip("IMGLOOP_TEST_DATA is not set")
-        arguments = [f"data.root={some_of(f'{data}/cifar10.zip', tmp_path)}" if a.startswith("data.root=") else a for a in arguments]
+        arguments = [
+            f"data.root={some_of(f'{data}/cifar10.zip', tmp_path)}" if a.startswith("data.root=") else a
+            for a in arguments
+        ]
         arguments = [a for a in arguments if not a.startswith(("data.n=", "n_samples="))] + ["features.images=640"]
-    done = subprocess.run([sys.executable, "-m", "imgloop", *small(arguments), f"out={tmp_path / 'outputs'}"], cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "imgloop", *small(arguments), f"out={tmp_path / 'outputs'}"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "look at" in done.stdout
 
@@ -55,7 +73,7 @@ def some_of(archive, tmp_path, keep=400):
 
     out = tmp_path / "some.zip"
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(out, "w") as target:
-        for name in source.namelist()[::60000 // keep]:
+        for name in source.namelist()[:: 60000 // keep]:
             target.writestr(name, source.read(name))
     return out
 
@@ -79,7 +97,13 @@ def test_program(program, tmp_path):
     """Programs of the README, in a study folder made by the small version of its command."""
     tiny = [t for t in TINY if "generations" not in t]
     program = program.replace('"generations=3"', '"generations=2", ' + ", ".join(map(repr, tiny)))
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env={**__import__("os").environ, "PYTHONPATH": str(REPO)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(REPO)},
+    )
     assert done.returncode == 0, done.stderr
 
 

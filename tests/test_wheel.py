@@ -12,7 +12,11 @@ from conftest import REPO, TINY
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
-    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(REPO)], capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(REPO)],
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     return next(out.glob("*.whl"))
 
@@ -29,9 +33,16 @@ def test_wheel_runs_without_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    where = subprocess.run([sys.executable, "-c", "import imgloop, imgloop.config; print(imgloop.__file__, imgloop.config.CONF)"], cwd=tmp_path, env=env,
-                           capture_output=True, text=True).stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "import imgloop, imgloop.config; print(imgloop.__file__, imgloop.config.CONF)"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert str(REPO) not in where and where.count(str(site)) == 2, where
-    done = subprocess.run([sys.executable, "-m", "imgloop", "generations=2", *TINY], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "imgloop", "generations=2", *TINY], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs" / "digits-diffusion").is_dir()

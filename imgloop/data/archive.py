@@ -88,8 +88,10 @@ def opened(root: Path) -> Iterator[Archive]:
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")  # as some archivers of Windows write it
             if name.startswith("/") or ".." in name.split("/") or re.match(r"[A-Za-z]:", name):
-                raise UserError(f"data.root={root}: its member {info.filename!r} points outside of the archive; "
-                                "such an archive is refused: pack it again with relative names.")
+                raise UserError(
+                    f"data.root={root}: its member {info.filename!r} points outside of the archive; "
+                    "such an archive is refused: pack it again with relative names."
+                )
             if not name.endswith("/"):
                 infos[PurePosixPath(name).as_posix()] = info
         members, ignored = _sorted(Member(name, info.file_size, info.CRC) for name, info in infos.items())
@@ -112,8 +114,10 @@ def layout(root: Path, archive: Archive, labels: bool = True) -> Layout:
     """Classes and parts by folders; see `Folder` for the rules. Raises UserError where the layout has two meanings."""
     if not archive.members:
         other = ", ".join(f"{count} {kind}" for kind, count in archive.ignored.items())
-        raise UserError(f"data.root={root} holds no images{f' (only {other})' if other else ''}; expected are "
-                        f"{', '.join(sorted(SUFFIXES))}, in one folder a class or all in one folder.")
+        raise UserError(
+            f"data.root={root} holds no images{f' (only {other})' if other else ''}; expected are "
+            f"{', '.join(sorted(SUFFIXES))}, in one folder a class or all in one folder."
+        )
     paths = [m.name.split("/") for m in archive.members]
     depth = 0
     while all(len(p) > depth + 1 for p in paths) and len({p[depth] for p in paths}) == 1:
@@ -127,8 +131,10 @@ def layout(root: Path, archive: Archive, labels: bool = True) -> Layout:
     other = sorted(top for top in tops if top.lower() not in ("train", *TEST_PARTS))
     if other or any(len(p) == depth + 1 for p in paths):
         beside = ", ".join(f"{name}/" for name in other[:3]) or "images"
-        raise UserError(f"data.root={root} holds {beside} beside train/ and {tests[0]}/, and it is not clear what that "
-                        "belongs to; move it away, or point data.root at one of the folders.")
+        raise UserError(
+            f"data.root={root} holds {beside} beside train/ and {tests[0]}/, and it is not clear what that "
+            "belongs to; move it away, or point data.root at one of the folders."
+        )
     chosen = {name: [i for i, p in enumerate(paths) if p[depth].lower() == name] for name in ("train", *tests)}
 
     def taken(name):
@@ -137,10 +143,17 @@ def layout(root: Path, archive: Archive, labels: bool = True) -> Layout:
     known, found = (_classes(root, f"{name}/", *taken(name)[1:], labels) or () for name in ("train", tests[0]))
     classes = known if len(known) > 1 else None  # a single folder tells nothing apart
     if (not found or not set(found) <= set(known)) if classes else len(found) > 1:
-        raise UserError(f"data.root={root}: the folders of {tests[0]}/ are not classes of train/; "
-                        "give both parts the same class folders, or use data.labels=false.")
-    return Layout(_part(*taken("train"), classes), _part(*taken(tests[0]), classes), classes,
-                  tests[0], {name: len(chosen[name]) for name in tests[1:]})
+        raise UserError(
+            f"data.root={root}: the folders of {tests[0]}/ are not classes of train/; "
+            "give both parts the same class folders, or use data.labels=false."
+        )
+    return Layout(
+        _part(*taken("train"), classes),
+        _part(*taken(tests[0]), classes),
+        classes,
+        tests[0],
+        {name: len(chosen[name]) for name in tests[1:]},
+    )
 
 
 def _classes(root, where, paths, depth, labels) -> tuple[str, ...] | None:
@@ -149,8 +162,10 @@ def _classes(root, where, paths, depth, labels) -> tuple[str, ...] | None:
         return None
     if len(inside) < len(paths):
         direct = next(p[-1] for p in paths if len(p) == depth + 1)
-        raise UserError(f"data.root={root} holds images both directly in {where or 'it'} ({direct}) and in folders "
-                        f"({inside[0]}/); sort all into class folders, or use data.labels=false.")
+        raise UserError(
+            f"data.root={root} holds images both directly in {where or 'it'} ({direct}) and in folders "
+            f"({inside[0]}/); sort all into class folders, or use data.labels=false."
+        )
     return tuple(sorted(set(inside)))
 
 
@@ -181,8 +196,9 @@ def _ignored(name: str) -> str | None:
 
 def _walk(root: Path) -> Iterator[Member]:
     def refuse(error: OSError):
-        raise UserError(f"data.root={root}: {error.filename} cannot be read ({error.strerror}); "
-                        "mend its permissions.") from error
+        raise UserError(
+            f"data.root={root}: {error.filename} cannot be read ({error.strerror}); mend its permissions."
+        ) from error
 
     seen = set()
     for folder, _, files in os.walk(root, followlinks=True, onerror=refuse):

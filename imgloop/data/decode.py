@@ -12,8 +12,9 @@ from imgloop.errors import UserError
 
 # Named, so that a file's content cannot choose a decoder that starts another program (EPS starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp",
-                      ".ppm", ".pgm", ".pbm", ".pnm"})
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
 
 
 class Broken(Exception):
@@ -72,8 +73,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 
 
 def _bomb(name: str, size: str = "") -> UserError:
-    return UserError(f"{name}{size} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels, which guards "
-                     "against decompression bombs; remove it or reduce it beforehand.")
+    return UserError(
+        f"{name}{size} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels, which guards "
+        "against decompression bombs; remove it or reduce it beforehand."
+    )
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:

@@ -29,8 +29,10 @@ class Digits:
 
     def __post_init__(self):
         if type(self.size) is not int or self.size != 8:
-            raise UserError(f"data.size={self.size!r} is not possible: the digits are 8 pixels wide, never enlarged; "
-                            "use data.size=8, or data=folder for other images.")
+            raise UserError(
+                f"data.size={self.size!r} is not possible: the digits are 8 pixels wide, never enlarged; "
+                "use data.size=8, or data=folder for other images."
+            )
         check_integer("n", self.n, 1, optional=True)
         check_integer("heldout", self.heldout, 1)
         check_integer("seed", self.seed, 0)
@@ -45,7 +47,11 @@ class Digits:
         x = np.rint(digits.images * (255 / 16)).astype(np.uint8)[drawn, None]
         train, heldout = split(Pool(x, digits.target.astype(np.int64)[drawn]), None, self.n, self.heldout)
         classes = tuple("0123456789")
-        facts = {"label": "digits", "source": "scikit-learn's handwritten digits (UCI optdigits test set), 8x8 grey",
-                 "available": COUNT, "seed": self.seed}
+        facts = {
+            "label": "digits",
+            "source": "scikit-learn's handwritten digits (UCI optdigits test set), 8x8 grey",
+            "available": COUNT,
+            "seed": self.seed,
+        }
         facts |= size_facts(train, heldout, classes) | pair_facts(train, heldout) | {"ignored": {}, "skipped": 0}
         return RealData(train, heldout, classes, facts)

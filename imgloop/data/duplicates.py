@@ -32,7 +32,7 @@ def duplicates(train: np.ndarray, heldout: np.ndarray) -> tuple[int, int]:
     wanted, identical = set(digests), set()
     near = np.zeros(len(heldout), bool)
     for begin in range(0, len(train), COLUMNS):
-        block = train[begin:begin + COLUMNS]
+        block = train[begin : begin + COLUMNS]
         identical.update(wanted.intersection(map(_digest, block)))
         columns = (_pool(block) - centre).astype(np.float32)
         offset = 0.5 * slack * np.einsum("ij,ij->i", columns, columns)
@@ -52,7 +52,7 @@ def duplicates(train: np.ndarray, heldout: np.ndarray) -> tuple[int, int]:
 def _any_near(block: np.ndarray, candidates: np.ndarray, image: np.ndarray, limit: int) -> bool:
     step = max(1, CHUNK // image.size)
     for begin in range(0, len(candidates), step):
-        difference = block[candidates[begin:begin + step]].astype(np.int32) - image
+        difference = block[candidates[begin : begin + step]].astype(np.int32) - image
         if (np.square(difference).sum((1, 2, 3), dtype=np.int64) <= limit).any():
             return True
     return False
@@ -66,8 +66,8 @@ def _pool(images: np.ndarray) -> np.ndarray:
     out = np.empty((n, c, len(top), len(left)))
     step = max(1, CHUNK // max(1, c * h * w))
     for begin in range(0, n, step):
-        sums = np.add.reduceat(images[begin:begin + step], left, axis=3, dtype=np.uint32)
-        out[begin:begin + step] = np.add.reduceat(sums, top, axis=2) / np.sqrt(area)
+        sums = np.add.reduceat(images[begin : begin + step], left, axis=3, dtype=np.uint32)
+        out[begin : begin + step] = np.add.reduceat(sums, top, axis=2) / np.sqrt(area)
     return out.reshape(n, -1)
 
 

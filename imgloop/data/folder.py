@@ -80,22 +80,44 @@ class Folder:
             # Too few images: said now, not after a long decoding.
             sizes(len(places.train.members), places.test and len(places.test.members), self.n, self.heldout)
             # Images are stored in the order of the split: pools are slices of a map, however large the data.
-            key = content_key([FORMAT, str(root.resolve()), self.size, self.channels, self.skip_broken, self.labels,
-                               self.seed, [(m.name, m.size, m.stamp) for m in archive.members]])
+            key = content_key(
+                [
+                    FORMAT,
+                    str(root.resolve()),
+                    self.size,
+                    self.channels,
+                    self.skip_broken,
+                    self.labels,
+                    self.seed,
+                    [(m.name, m.size, m.stamp) for m in archive.members],
+                ]
+            )
             folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, archive, places, progress))
-        pools = {name: Pool(_cached(open_arrays, folder / f"{name}.safetensors")["x"], None if part.labels is None else
-                            _cached(open_arrays, folder / f"{name}_labels.safetensors")["y"])
-                 for name, part in _parts(places)}
+        pools = {
+            name: Pool(
+                _cached(open_arrays, folder / f"{name}.safetensors")["x"],
+                None if part.labels is None else _cached(open_arrays, folder / f"{name}_labels.safetensors")["y"],
+            )
+            for name, part in _parts(places)
+        }
         skipped = _cached(read_json, folder / "skipped.json")
         train, heldout = split(pools["train"], pools.get("test"), self.n, self.heldout)
         pair = folder / f"split-{len(train)}-{len(heldout)}.json"
         if not pair.exists():
             write_json(pair, pair_facts(train, heldout))
-        facts = {"label": f"folder {root.resolve().name}", "source": self._source(places),
-                 "available": sum(map(len, pools.values())), "seed": self.seed}
+        facts = {
+            "label": f"folder {root.resolve().name}",
+            "source": self._source(places),
+            "available": sum(map(len, pools.values())),
+            "seed": self.seed,
+        }
         facts |= size_facts(train, heldout, places.classes) | _cached(read_json, pair)
-        facts |= {"ignored": archive.ignored, "unused": places.unused,
-                  "skipped": len(skipped), "skipped_first": skipped[:NAMED]}
+        facts |= {
+            "ignored": archive.ignored,
+            "unused": places.unused,
+            "skipped": len(skipped),
+            "skipped_first": skipped[:NAMED],
+        }
         return RealData(train, heldout, places.classes, facts)
 
     def _source(self, places: Layout) -> str:
@@ -123,8 +145,9 @@ class Folder:
                 write_arrays(folder / f"{name}_labels.safetensors", {"y": labels})
         write_json(folder / "skipped.json", skipped)
 
-    def _images(self, members: list[Member], archive: Archive, kept: list[int], skipped: list[str],
-                tick: Callable[[int], None]) -> Iterator[np.ndarray]:
+    def _images(
+        self, members: list[Member], archive: Archive, kept: list[int], skipped: list[str], tick: Callable[[int], None]
+    ) -> Iterator[np.ndarray]:
         """Images uint8 (C, H, W) one by one; their positions in `members` go to `kept`, broken files to `skipped`."""
 
         def image(item: tuple[Member, bytes | Broken]) -> np.ndarray | Broken | TooSmall:
@@ -138,15 +161,17 @@ class Folder:
 
         with ThreadPoolExecutor(THREADS) as pool:
             for begin in range(0, len(members), BLOCK):
-                block = members[begin:begin + BLOCK]
+                block = members[begin : begin + BLOCK]
                 items = [(member, _bytes(archive, member)) for member in block]  # a zip file is read by one thread
                 for position, result in enumerate(pool.map(image, items), start=begin):
                     member = members[position]
                     if isinstance(result, TooSmall):
                         raise self._too_small(member, result, archive)
                     if isinstance(result, Broken) and not self.skip_broken:
-                        raise UserError(f"{member.name} in data.root={self.root} cannot be decoded ({result}); "
-                                        "replace it, or use data.skip_broken=true to go on without such files.")
+                        raise UserError(
+                            f"{member.name} in data.root={self.root} cannot be decoded ({result}); "
+                            "replace it, or use data.skip_broken=true to go on without such files."
+                        )
                     if isinstance(result, Broken):
                         skipped.append(f"{member.name}: {result}")
                     else:
@@ -157,8 +182,10 @@ class Folder:
     def _too_small(self, member: Member, image: TooSmall, archive: Archive) -> UserError:
         largest = min([image.width, image.height, *filter(None, map(archive.short_side, archive.members))])
         mend = f"use data.size={largest} or less, or remove it" if largest >= 4 else "remove it and others as small"
-        return UserError(f"{member.name} in data.root={self.root} is {image} pixels, under data.size={self.size}, "
-                         f"and images are never enlarged: {mend}.")
+        return UserError(
+            f"{member.name} in data.root={self.root} is {image} pixels, under data.size={self.size}, "
+            f"and images are never enlarged: {mend}."
+        )
 
 
 def _parts(places: Layout):

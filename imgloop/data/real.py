@@ -47,13 +47,17 @@ def sizes(available: int, test: int | None, n: int | None, heldout: int | None) 
     if test is not None and heldout > test:
         raise UserError(f"data.heldout={heldout} is more than the {test} images of the test part; use {test} or fewer.")
     if test is None and heldout >= available:
-        raise UserError(f"data.heldout={heldout} leaves nothing to train on: there are {available} images; "
-                        "lower data.heldout or add images.")
+        raise UserError(
+            f"data.heldout={heldout} leaves nothing to train on: there are {available} images; "
+            "lower data.heldout or add images."
+        )
     left = available - (heldout if test is None else 0)
     if n is not None and n > left:
         source = f" that {heldout} held-out ones leave of {available}" if test is None else ""
-        raise UserError(f"data.n={n} is more than the {left} training images{source}; lower data.n"
-                        f"{' or data.heldout' if test is None else ''}, or use data.n=null for all.")
+        raise UserError(
+            f"data.n={n} is more than the {left} training images{source}; lower data.n"
+            f"{' or data.heldout' if test is None else ''}, or use data.n=null for all."
+        )
     if left < 1:
         raise UserError("The training part holds no usable image; add images.")
     return left if n is None else n, heldout
@@ -77,17 +81,28 @@ def _part(pool: Pool, begin: int, end: int) -> Pool:
 def pair_facts(train: Pool, heldout: Pool) -> dict:
     """What only the images tell: hashes of both parts, and how many held-out images recur in the training part."""
     near, exact = duplicates(train.x, heldout.x)
-    return {"hash_train": array_hash(train.x, train.y), "hash_heldout": array_hash(heldout.x, heldout.y),
-            "near_duplicates": near, "exact_duplicates": exact, "near_duplicate_rms": NEAR}
+    return {
+        "hash_train": array_hash(train.x, train.y),
+        "hash_heldout": array_hash(heldout.x, heldout.y),
+        "near_duplicates": near,
+        "exact_duplicates": exact,
+        "near_duplicate_rms": NEAR,
+    }
 
 
 def size_facts(train: Pool, heldout: Pool, classes: Sequence[str] | None) -> dict:
     """Sizes and classes, and a `warning` where the held-out part is too small for tail scores."""
-    facts = {"n_train": len(train), "n_heldout": len(heldout), "shape": [int(k) for k in train.x.shape[1:]],
-             "classes": None if classes is None else list(classes)}
+    facts = {
+        "n_train": len(train),
+        "n_heldout": len(heldout),
+        "shape": [int(k) for k in train.x.shape[1:]],
+        "classes": None if classes is None else list(classes),
+    }
     if len(heldout) < TAIL_IMAGES:
-        facts["warning"] = (f"{len(heldout)} held-out images: tail scores need {TAIL_IMAGES} and stay empty; "
-                            "raise data.heldout or add images.")
+        facts["warning"] = (
+            f"{len(heldout)} held-out images: tail scores need {TAIL_IMAGES} and stay empty; "
+            "raise data.heldout or add images."
+        )
     return facts
 
 
@@ -97,8 +112,10 @@ def check_integer(name: str, value, low: int, high: int | None = None, optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         allowed = f"of {low} or more" if high is None else f"from {low} to {high}"
-        raise UserError(f"data.{name}={value!r} is not possible; use an integer {allowed}"
-                        f"{', or null for the default' if optional else ''}.")
+        raise UserError(
+            f"data.{name}={value!r} is not possible; use an integer {allowed}"
+            f"{', or null for the default' if optional else ''}."
+        )
 
 
 def check_switch(name: str, value) -> None:

@@ -1,4 +1,4 @@
-"""Measuring a generation: one extraction pass over its samples feeds every metric; the real side is computed once a study."""
+"""Measuring a generation: one extraction pass feeds every metric, and the real side is computed once a study."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ from imgloop.metrics.modes import class_counts, mode_coverage
 from imgloop.metrics.variance import effective_rank, variance_ratio
 from imgloop.pool import Pool
 
-K_PRECISION, K_DENSITY = 3, 5     # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
-LEAST = 2 * K_DENSITY + 2         # held-out images, so that each half has neighbours
-SEED = 0                          # of subsets and of the risk's noise: the same for every chain and generation
-NAMES = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "modes_covered", "mode_kl", "variance_ratio",
-         "effective_rank", "risk")
+K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
+LEAST = 2 * K_DENSITY + 2  # held-out images, so that each half has neighbours
+SEED = 0  # of subsets and of the risk's noise: the same for every chain and generation
+NAMES = (
+    "fd",
+    "kd",
+    "kd_sem",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "modes_covered",
+    "mode_kl",
+    "variance_ratio",
+    "effective_rank",
+    "risk",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,9 @@ class Scores:
         return protocol_name(self.protocol)
 
     def write(self, folder: Path) -> None:
-        store.write_json(Path(folder) / f"{self.name}.json", {"protocol": self.protocol, "scores": self.values, "notes": self.notes})
+        store.write_json(
+            Path(folder) / f"{self.name}.json", {"protocol": self.protocol, "scores": self.values, "notes": self.notes}
+        )
 
 
 def protocol_name(protocol: dict[str, Any]) -> str:
@@ -53,8 +67,11 @@ class Evaluator:
 
     def __init__(self, extractor: Extractor, real, cache: Path):
         if len(real.heldout) < LEAST:
-            raise UserError(f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 200 or more "
-                            "make sense: raise data.heldout or add images.")
+            raise UserError(
+                f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 200 "
+                "or more "
+                "make sense: raise data.heldout or add images."
+            )
         self.extractor, self.real = extractor, real
         heldout = self.cached(cache, real.heldout, "heldout")
         self.heldout = heldout.x
@@ -63,13 +80,23 @@ class Evaluator:
         if heldout.logits is not None:
             labels = np.concatenate([real.train.y, real.heldout.y])
             self.class_shares = class_counts(labels, len(real.classes)) / len(labels)
-        self.protocol = {"features": extractor.name, "extractor": extractor.key, "resize": None, "reference": "held-out",
-                         "n_reference": len(real.heldout), "reference_hash": store.array_hash(real.heldout.x)[:16],
-                         "k_precision": K_PRECISION, "k_density": K_DENSITY, **extractor.facts}
+        self.protocol = {
+            "features": extractor.name,
+            "extractor": extractor.key,
+            "resize": None,
+            "reference": "held-out",
+            "n_reference": len(real.heldout),
+            "reference_hash": store.array_hash(real.heldout.x)[:16],
+            "k_precision": K_PRECISION,
+            "k_density": K_DENSITY,
+            **extractor.facts,
+        }
         self.reference = self.real_against_real(self.cached(cache, real.train, "train").x, cache)
 
     @classmethod
-    def of(cls, node: dict[str, Any], real, shared: Path, progress: Callable | None = None, device: str = "cpu") -> Evaluator:
+    def of(
+        cls, node: dict[str, Any], real, shared: Path, progress: Callable | None = None, device: str = "cpu"
+    ) -> Evaluator:
         """The evaluator of a `features` config node; what it computes of the real data is kept in `shared`."""
         return cls(build(node, real=real, shared=shared, device=device, progress=progress), real, Path(shared))
 
@@ -77,9 +104,12 @@ class Evaluator:
     def line(self) -> str:
         """What is measured how, for the head of a run's log."""
         accuracy = self.protocol.get("heldout_accuracy")
-        return (f"measuring by {self.extractor.name} features" + (f" (held-out accuracy {accuracy:.1%})" if accuracy else "")
-                + f" against {len(self.real.heldout):,} held-out images; real against real: fd {self.reference['fd']:.3g}"
-                + f" (halves of the held-out set), {self.reference['fd_train']:.3g} (training set against held-out)")
+        return (
+            f"measuring by {self.extractor.name} features"
+            + (f" (held-out accuracy {accuracy:.1%})" if accuracy else "")
+            + f" against {len(self.real.heldout):,} held-out images; real against real: fd {self.reference['fd']:.3g}"
+            + f" (halves of the held-out set), {self.reference['fd_train']:.3g} (training set against held-out)"
+        )
 
     def cached(self, cache: Path, pool: Pool, name: str) -> Features:
         """Features of a real pool, computed once a study."""
@@ -93,18 +123,29 @@ class Evaluator:
         return Features(arrays["x"], arrays.get("logits"))
 
     def real_against_real(self, train: np.ndarray, cache: Path) -> dict[str, float]:
-        """What a perfect generator could read: held-out half A against B, and the training set against the held-out set.
+        """What a perfect generator could read: held-out half A against B, and the training set against the held-out
+        set.
 
-        The halves are smaller than a generation's samples, which biases fd upwards; the classifier has seen the training
-        images, which biases the second. Both are printed for that reason.
+        The halves are smaller than a generation's samples, which biases fd upwards; the classifier has seen the
+        training images, which biases the second. Both are printed for that reason.
         """
+
         def make(part: Path) -> None:
             half = len(self.heldout) // 2
-            a, b = self.heldout[:half], self.heldout[half:2 * half]
+            a, b = self.heldout[:half], self.heldout[half : 2 * half]
             manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION)
-            store.write_json(part / "reference.json", {
-                "fd": frechet_distance(a, b), "fd_train": frechet_distance(self.moments, train), "n_half": half, "n_train": len(train),
-                "precision": manifold.precision, "recall": manifold.recall, "variance_ratio": variance_ratio(self.heldout, train)})
+            store.write_json(
+                part / "reference.json",
+                {
+                    "fd": frechet_distance(a, b),
+                    "fd_train": frechet_distance(self.moments, train),
+                    "n_half": half,
+                    "n_train": len(train),
+                    "precision": manifold.precision,
+                    "recall": manifold.recall,
+                    "variance_ratio": variance_ratio(self.heldout, train),
+                },
+            )
 
         folder = store.once(cache / f"reference-{store.content_key([self.protocol, store.array_hash(train)])}", make)
         return store.read_json(folder / "reference.json")
@@ -116,8 +157,14 @@ class Evaluator:
         if len(pool) > 2 * K_DENSITY:
             kd = kernel_distance(self.heldout, found.x, seed=SEED)
             manifold = manifold_scores(self.manifold, found.x, K_DENSITY, k_precision=K_PRECISION)
-            values |= {"fd": frechet_distance(self.moments, found.x), "kd": kd.value, "kd_sem": kd.sem, **vars(manifold),
-                       "variance_ratio": variance_ratio(self.heldout, found.x), "effective_rank": effective_rank(found.x)}
+            values |= {
+                "fd": frechet_distance(self.moments, found.x),
+                "kd": kd.value,
+                "kd_sem": kd.sem,
+                **vars(manifold),
+                "variance_ratio": variance_ratio(self.heldout, found.x),
+                "effective_rank": effective_rank(found.x),
+            }
         else:
             notes["fd"] = f"{len(pool)} samples are too few to compare"
         if self.class_shares is not None:

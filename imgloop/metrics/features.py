@@ -1,4 +1,4 @@
-"""Feature extractors: one pass over a pool gives the features (and, for the classifier, the logits) that every metric reads."""
+"""Feature extractors: one pass over a pool gives the features, and the classifier's logits, that every metric reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from imgloop.chain import machine, versions
 from imgloop.errors import UserError
 from imgloop.pool import Pool
 
-CHUNK = 256  # images a forward pass, always full (the last is padded), so that no digit depends on how many are asked for
+CHUNK = (
+    256  # images a forward pass, always full (the last is padded), so that no digit depends on how many are asked for
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,16 @@ class Extractor:
 
     def __init__(self, name: str, network: nn.Module, device: str = "cpu", facts: dict | None = None):
         self.name, self.network, self.device = name, network.eval().to(device), device
-        self.key = store.content_key([name, [(k, store.array_hash(v.cpu().numpy())) for k, v in network.state_dict().items()]])
+        self.key = store.content_key(
+            [name, [(k, store.array_hash(v.cpu().numpy())) for k, v in network.state_dict().items()]]
+        )
         self.facts = facts or {}
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Features:
         outs = []
         for first in range(0, len(x), CHUNK):
-            part = torch.from_numpy(np.array(x[first:first + CHUNK]))
+            part = torch.from_numpy(np.array(x[first : first + CHUNK]))
             n = len(part)
             part = F.pad(part, (0,) * 7 + (CHUNK - n,)).to(self.device)
             out = self.network(part.float().div_(127.5).sub_(1))
@@ -81,9 +85,16 @@ class Classifier(nn.Module):
         return h, self.head(h)
 
 
-def train_classifier(train: Pool, heldout: Pool, classes: int, images: int, seed: int = 0,
-                     progress: Callable[[int, int], None] | None = None) -> tuple[Classifier, dict]:
-    """Train the classifier on labelled real images, deterministically; returns it and facts such as its held-out accuracy.
+def train_classifier(
+    train: Pool,
+    heldout: Pool,
+    classes: int,
+    images: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Classifier, dict]:
+    """Train the classifier on labelled real images, deterministically; returns it and facts such as its held-out
+    accuracy.
 
     `images` is the number of training images seen, with shifts of up to an eighth of the image as augmentation.
     """
@@ -100,7 +111,9 @@ def train_classifier(train: Pool, heldout: Pool, classes: int, images: int, seed
             index = torch.randint(len(x), (batch,))
             part = F.pad(x[index].float().div_(127.5).sub_(1), (reach,) * 4, mode="replicate")
             dy, dx = torch.randint(2 * reach + 1, (2,)).tolist()
-            loss = F.cross_entropy(network(part[:, :, dy:dy + size, dx:dx + size])[1], y[index], label_smoothing=0.05)
+            loss = F.cross_entropy(
+                network(part[:, :, dy : dy + size, dx : dx + size])[1], y[index], label_smoothing=0.05
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -133,17 +146,30 @@ class Random(nn.Module):
         return torch.cat((h.mean((2, 3)), h.std((2, 3), unbiased=False)), 1)
 
 
-# -- what conf/features names: each is called with the real data, the study's shared folder, a device and a progress ----
+# -- what conf/features names: called with the real data, the study's shared folder, a device and a progress --
 
 
 def classifier(real, shared: Path, device: str, progress=None, *, images: int = 64_000) -> Extractor:
     """The classifier of the labelled real training images: trained once a study and data, then read from `shared`."""
     if real.classes is None:
-        raise UserError("features=classifier needs labelled data, which has one sub-folder a class: use features=random or features=pixels.")
+        raise UserError(
+            "features=classifier needs labelled data, which has one sub-folder a class: use features=random or "
+            "features=pixels."
+        )
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise UserError(f"features.images={images}: give a whole number of at least 1.")
     _, channels, size, _ = real.train.x.shape
-    key = store.content_key(["classifier", 1, images, store.array_hash(real.train.x, real.train.y), len(real.classes), versions(), machine()])
+    key = store.content_key(
+        [
+            "classifier",
+            1,
+            images,
+            store.array_hash(real.train.x, real.train.y),
+            len(real.classes),
+            versions(),
+            machine(),
+        ]
+    )
 
     def make(part: Path) -> None:
         network, facts = train_classifier(real.train, real.heldout, len(real.classes), images, progress=progress)
@@ -152,7 +178,9 @@ def classifier(real, shared: Path, device: str, progress=None, *, images: int = 
 
     folder = store.once(Path(shared) / f"classifier-{key}", make)
     network = Classifier(channels, size, len(real.classes))
-    network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(folder / "network.safetensors").items()})
+    network.load_state_dict(
+        {k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(folder / "network.safetensors").items()}
+    )
     return Extractor("classifier", network, device, store.read_json(folder / "facts.json"))
 
 

@@ -35,11 +35,13 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
     if len(x) < at_least:
         raise UserError(f"There are {len(x)} {name} samples; this needs at least {at_least}.")
     if width is not None and x.shape[1] != width:
-        raise UserError(f"The {name} features are {x.shape[1]} wide and the real ones {width}; "
-                        "both must come from one extractor.")
+        raise UserError(
+            f"The {name} features are {x.shape[1]} wide and the real ones {width}; both must come from one extractor."
+        )
     if not torch.isfinite(x).all():
-        raise UserError(f"The {name} features contain NaN or infinity in {int((~x.isfinite()).any(1).sum())} "
-                        f"of {len(x)} samples.")
+        raise UserError(
+            f"The {name} features contain NaN or infinity in {int((~x.isfinite()).any(1).sum())} of {len(x)} samples."
+        )
     return x
 
 
@@ -84,8 +86,12 @@ class RealMoments:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Four float64 or int64 arrays, to be cached; `from_arrays` undoes it."""
-        return {"n": np.array([self.n]), "mean": self.mean.numpy(), "trace": np.array([self.trace]),
-                "factor": self.factor.numpy()}
+        return {
+            "n": np.array([self.n]),
+            "mean": self.mean.numpy(),
+            "trace": np.array([self.trace]),
+            "factor": self.factor.numpy(),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RealMoments:
@@ -159,8 +165,10 @@ def _root(cov: Tensor) -> Tensor:
         return triangle
     values, vectors = torch.linalg.eigh(cov)
     if values[0] < -1e-10 * values.abs().max():
-        raise UserError(f"A covariance has the negative eigenvalue {float(values[0]):.3g}; expected a positive "
-                        "semi-definite matrix.")
+        raise UserError(
+            f"A covariance has the negative eigenvalue {float(values[0]):.3g}; expected a positive "
+            "semi-definite matrix."
+        )
     return vectors * values.where(values > len(cov) * EPS * values[-1], 0).sqrt()  # what is below is rounding
 
 

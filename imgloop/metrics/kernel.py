@@ -45,8 +45,9 @@ def kernel_distance(
     fewer = min(len(x), len(y))
     size = min(1000, fewer // 2) if subset_size is None else subset_size
     if not 2 <= size <= fewer // 2:
-        raise UserError(f"subset_size is {size}; with {len(x)} real and {len(y)} generated samples "
-                        f"it can be 2 to {fewer // 2}.")
+        raise UserError(
+            f"subset_size is {size}; with {len(x)} real and {len(y)} generated samples it can be 2 to {fewer // 2}."
+        )
     if subsets < 2:
         raise UserError(f"subsets is {subsets}; the standard error needs at least 2.")
     values = []

@@ -33,8 +33,10 @@ def class_counts(labels, classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     inside = labels.size == 0 or (labels.min() >= 0 and labels.max() < classes)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not inside:
-        raise UserError(f"Labels must be one row of integers from 0 to {classes - 1}; got shape {labels.shape}, "
-                        f"dtype {labels.dtype}.")
+        raise UserError(
+            f"Labels must be one row of integers from 0 to {classes - 1}; got shape {labels.shape}, "
+            f"dtype {labels.dtype}."
+        )
     return np.bincount(labels, minlength=classes)
 
 

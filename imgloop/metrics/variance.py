@@ -29,14 +29,17 @@ def within_class_variance_ratio(real, real_labels, generated, generated_labels) 
     y = as_features(generated, "generated", width=x.shape[1])
     sides = [(x, np.asarray(real_labels)), (y, np.asarray(generated_labels))]
     if any(labels.shape != (len(z),) for z, labels in sides):
-        raise UserError(f"There are {len(x)} and {len(y)} features with labels of shapes "
-                        f"{sides[0][1].shape} and {sides[1][1].shape}; expected one label a sample.")
+        raise UserError(
+            f"There are {len(x)} and {len(y)} features with labels of shapes "
+            f"{sides[0][1].shape} and {sides[1][1].shape}; expected one label a sample."
+        )
     classes = [c for c in np.unique(sides[0][1]) if all((labels == c).sum() >= 2 for _, labels in sides)]
     if not classes:
         raise UserError("No class has two real and two generated samples, so there is no variance within classes.")
     weights = [(sides[0][1] == c).sum() for c in classes]
-    of_real, of_generated = (sum(w * _variance(z[torch.from_numpy(labels == c)]) for w, c in zip(weights, classes))
-                             for z, labels in sides)
+    of_real, of_generated = (
+        sum(w * _variance(z[torch.from_numpy(labels == c)]) for w, c in zip(weights, classes)) for z, labels in sides
+    )
     return float(of_generated / _positive(of_real))
 
 

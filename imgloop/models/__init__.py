@@ -1,4 +1,4 @@
-"""Generators of images; a saved one is loaded by the kind that it names, out of ours: a folder never says what code runs."""
+"""Generators of images. A saved one is loaded by its kind, out of ours: a folder never says what code runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from imgloop.errors import UserError
 
 
 def load(folder: Path, device: str = "cpu"):
-    """The generator saved in `folder`; raises UserError for a kind that is not ours, or a damaged file, which it names."""
+    """The generator saved in `folder`; raises UserError for a kind that is not ours, or a damaged file, which it
+    names."""
     from imgloop.models.diffusion import DiffusionGenerator
 
     kinds = {"diffusion": DiffusionGenerator}

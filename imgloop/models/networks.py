@@ -1,4 +1,4 @@
-"""The two networks: a compact residual U-Net for CPU tiers, and diffusers' UNet2DModel, which diffusers loads by itself."""
+"""The two networks: a compact residual U-Net for CPU tiers, and UNet2DModel, which diffusers loads by itself."""
 
 from __future__ import annotations
 
@@ -27,25 +27,39 @@ def build_network(kind: str, size: int, channels: int, widths: tuple[int, ...] |
         raise UserError(f"model.network={kind}: choose one of {', '.join(PRESETS)}.")
     if widths is None:
         if size not in PRESETS[kind]:
-            raise UserError(f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
-                            "set data.size to one of them, or give model.widths, for example model.widths=[32,64].")
+            raise UserError(
+                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
+                "set data.size to one of them, or give model.widths, for example model.widths=[32,64]."
+            )
         widths = PRESETS[kind][size]
     if not widths or any(w < GROUPS or w % GROUPS for w in widths):
         raise UserError(f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].")
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
-        raise UserError(f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
-                        "number of pixels (2 at least): give fewer widths, or another data.size.")
+        raise UserError(
+            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
+            "number of pixels (2 at least): give fewer widths, or another data.size."
+        )
     return (CompactUNet if kind == "compact" else unet2d)(size, channels, tuple(widths), classes)
 
 
 def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) -> nn.Module:
-    """diffusers' UNet2DModel without attention; same forward arguments as CompactUNet, and `.sample` holds the result."""
+    """diffusers' UNet2DModel without attention; same forward arguments as CompactUNet, and `.sample` holds the
+    result."""
     from diffusers import UNet2DModel
 
     n = len(widths)
-    return UNet2DModel(sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=1,
-                       block_out_channels=widths, down_block_types=("DownBlock2D",) * n, up_block_types=("UpBlock2D",) * n,
-                       norm_num_groups=GROUPS, add_attention=False, num_class_embeds=classes or None)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * n,
+        up_block_types=("UpBlock2D",) * n,
+        norm_num_groups=GROUPS,
+        add_attention=False,
+        num_class_embeds=classes or None,
+    )
 
 
 class CompactUNet(nn.Module):
@@ -57,14 +71,18 @@ class CompactUNet(nn.Module):
         self.config = {"size": size, "channels": channels, "widths": list(widths), "classes": classes}
         embed = 4 * widths[0]
         self.frequencies = 16
-        self.embed = nn.Sequential(nn.Linear(2 * self.frequencies, embed), nn.SiLU(), nn.Linear(embed, embed), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(2 * self.frequencies, embed), nn.SiLU(), nn.Linear(embed, embed), nn.SiLU()
+        )
         self.label = nn.Embedding(classes, embed) if classes else None
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         before = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
         self.middle = Block(widths[-1], widths[-1], embed)
         self.up = nn.ModuleList(Block(b + b, a, embed) for a, b in zip(before, widths))  # skip of b joins
-        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)
+        )
         nn.init.zeros_(self.leave[-1].weight)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -83,7 +101,7 @@ class CompactUNet(nn.Module):
                 h = F.interpolate(h, scale_factor=2.0)
         return self.leave(h)
 
-    def sinusoid(self, time: Tensor) -> Tensor:                          # (B,) -> (B, 2 frequencies)
+    def sinusoid(self, time: Tensor) -> Tensor:  # (B,) -> (B, 2 frequencies)
         rates = torch.exp(torch.arange(self.frequencies, device=time.device) * (math.log(1000.0) / self.frequencies))
         angle = time[:, None] / 1000 * rates
         return torch.cat((angle.sin(), angle.cos()), 1)
