@@ -11,7 +11,7 @@ _PUBLIC = {
     "Mix": "imgloop.pool",
     "TrainingSet": "imgloop.pool",
     "Task": "imgloop.task",
-    "Schedule": "imgloop.config",
+    "Schedule": "imgloop.schedule",
     "UserError": "imgloop.errors",
 }
 __all__ = sorted(_PUBLIC)

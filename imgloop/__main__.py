@@ -22,7 +22,7 @@ def job(cfg) -> None:
     hydra = HydraConfig.get()
     study = failed = None
     try:
-        settings = checked(cfg, hydra.runtime.choices)
+        settings = checked(cfg, hydra.runtime.choices, hydra.overrides.task)
         study = str(settings.study)
         loop.run(settings)
     except Stopped as e:
@@ -52,8 +52,12 @@ def main() -> None:
     config.register()
     try:
         hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
-    except (HydraException, OmegaConfBaseException) as e:
-        sys.exit(f"imgloop: {config.sentence(e)}")
+    except (HydraException, OmegaConfBaseException, ValueError) as e:
+        if type(e) is ValueError and "Config group override" not in str(e):
+            raise
+        from imgloop.mistakes import sentence
+
+        sys.exit(f"imgloop: {sentence(e, sys.argv[1:])}")
     except KeyboardInterrupt:
         sys.exit("imgloop: interrupted")
 

@@ -14,11 +14,12 @@ import numpy as np
 import yaml
 
 from imgloop import store
-from imgloop.config import Schedule, Settings
+from imgloop.config import Settings
 from imgloop.errors import UserError
 from imgloop.measure import real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
+from imgloop.schedule import Schedule
 from imgloop.task import Task
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation

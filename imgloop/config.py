@@ -1,18 +1,17 @@
-"""The configuration: a schema for our own scalars, numbers that change over generations, and errors in one sentence."""
+"""The configuration: a schema for our own scalars, its checks, and the names that follow from it."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.schedule import Schedule
 
 # In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
 CONF = next(
@@ -21,89 +20,6 @@ CONF = next(
 MIXING = ("n_initial", "real_fraction", "n_real", "n_synthetic", "budget")  # the paradigms' knobs, on the top level
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 APART = ("seed", "generations", "study", "out", "overwrite", "threads", "features", "display", "keep_models", "trainer")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A number for each generation t: start * factor^t, at most max; or the entries of a list.
-
-    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. A list has no value beyond its end:
-    UserError.
-    """
-
-    name: str
-    start: float = 0.0
-    factor: float = 1.0
-    max: float = math.inf
-    values: tuple[float, ...] | None = None
-    low: float | None = None
-    high: float | None = None
-    whole: bool = True
-
-    @classmethod
-    def of(cls, name: str, value, low: float | None = None, high: float | None = None, whole: bool = True) -> Schedule:
-        """Read a number, mapping or list as it stands in a config; every value must lie in [low, high]."""
-        if isinstance(value, Schedule):
-            return value
-        limits = {"low": low, "high": high, "whole": whole}
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            schedule = cls(name, values=tuple(value), **limits)
-            if not value:
-                raise UserError(f"{name}=[] is empty: give one value a generation.")
-            for v in value:
-                schedule.checked(v)
-            return schedule
-        if hasattr(value, "items"):
-            extra = set(value) - {"start", "factor", "max"}
-            if extra or "start" not in value:
-                raise UserError(
-                    f"{name} as a schedule takes start, factor and max, start being required; got "
-                    f"{', '.join(map(str, value)) or 'nothing'}."
-                )
-            for key in ("factor", "max"):
-                if key in value and (
-                    isinstance(value[key], bool) or not isinstance(value[key], int | float) or not value[key] > 0
-                ):
-                    raise UserError(f"{name}.{key}={value[key]}: give a number above 0.")
-            schedule = cls(name, **{k: v for k, v in value.items()}, **limits)
-            schedule.checked(schedule.start)
-            return schedule
-        schedule = cls(name, start=value, **limits)
-        schedule.checked(value)
-        return schedule
-
-    def checked(self, value) -> float:
-        low, high, whole = self.low, self.high, self.whole
-        kind = "a whole number" if whole else "a number"
-        span = (
-            f" from {low:g} to {high:g}"
-            if low is not None and high is not None
-            else f" of at least {low:g}"
-            if low is not None
-            else ""
-        )
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or (whole and value != int(value))
-            or (low is not None and value < low)
-            or (high is not None and value > high)
-        ):
-            raise UserError(f"{self.name}={value}: give {kind}{span}, a list of them, or {{start: , factor: , max: }}.")
-        return int(value) if whole else float(value)
-
-    def __call__(self, t: int) -> float:
-        """The value at generation t, an int where the schedule is whole."""
-        if self.values is not None:
-            if t >= len(self.values):
-                raise UserError(
-                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one a generation."
-                )
-            return self.checked(self.values[t])
-        value = min(self.start * self.factor**t, self.max)
-        value = math.floor(value + 1e-9) if self.whole else value
-        return self.checked(value)
 
 
 @dataclass
@@ -169,21 +85,25 @@ def parsed(overrides: Sequence[str] = ()) -> Settings:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from imgloop.mistakes import sentence
+
     try:
         cfg = compose(overrides)
-    except (HydraException, OmegaConfBaseException) as e:
-        raise UserError(sentence(e)) from e
-    return checked(cfg, cfg.hydra.runtime.choices)
+    except (HydraException, OmegaConfBaseException, ValueError) as e:  # ValueError: a group given a number or null
+        raise UserError(sentence(e, overrides)) from e
+    return checked(cfg, cfg.hydra.runtime.choices, overrides)
 
 
-def checked(cfg, choices) -> Settings:
+def checked(cfg, choices, overrides: Sequence[str] = ()) -> Settings:
     """Checked settings of a composed config and its choice of options; raises UserError for a setting that is wrong."""
     from omegaconf.errors import OmegaConfBaseException
+
+    from imgloop.mistakes import sentence
 
     try:
         return Settings.of(cfg, dict(choices))
     except OmegaConfBaseException as e:
-        raise UserError(sentence(e)) from e
+        raise UserError(sentence(e, overrides)) from e
 
 
 def flat(value, prefix: str = "") -> dict[str, Any]:
@@ -208,16 +128,30 @@ class Settings:
     @classmethod
     def of(cls, cfg, choices: dict[str, str]) -> Settings:
         """Check a composed config; raises UserError at the first setting that is wrong."""
-        from omegaconf import OmegaConf
+        from omegaconf import DictConfig, OmegaConf
 
         groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
-        base = compose([f"{g}={o}" for g, o in groups.items() if o])
+        # The tier and trainer are not among them: what they change is told by the settings that they change.
+        base = compose([f"{g}={groups[g]}" for g in ("paradigm", "data", "model", "features") if groups.get(g)])
+        for name in base:
+            if name != "hydra" and name not in cfg:
+                raise UserError(
+                    f"{name} was removed (~{name}): every setting is needed; leave it at its default instead."
+                )
+            if isinstance(base[name], DictConfig) and not isinstance(cfg[name], DictConfig):
+                raise UserError(
+                    f"{name}={cfg[name]}: {name} is a group of settings; choose one of its options, or change "
+                    f"one with {name}.KEY=VALUE."
+                )
         plain = [
             OmegaConf.to_container(
                 OmegaConf.masked_copy(c, [k for k in c if k != "hydra"]), resolve=resolve, throw_on_missing=resolve
             )
             for c, resolve in ((cfg, True), (base, False))
         ]
+        if plain[0]["real_fraction"] is None:
+            plain[0]["real_fraction"] = 0
+            plain[0]["paradigm"] |= {"real_fraction": 0} if "real_fraction" in plain[0]["paradigm"] else {}
         settings = cls(plain[0], groups, plain[1])
         settings.check()
         return settings
@@ -271,32 +205,35 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """Every setting that changes results except the seed, flat; equal identities and seeds give equal chains."""
         kept = {k: v for k, v in self.config.items() if k not in APART}
-        return {**flat(kept), "trainer.precision": self.config["trainer"]["precision"]}
+        kept = {**flat(kept), "trainer.precision": self.config["trainer"]["precision"]}
+        return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
     @property
     def condition(self) -> str:
         """The paradigm followed by the settings that are not the defaults; shortened by a hash when long."""
         import yaml
 
-        defaults = flat(self.defaults)
-        parts = []
-        identity = self.identity
+        identity, defaults, parts = self.identity, flat(self.defaults), []
         for key in [k for k in MIXING if k in identity] + [k for k in identity if k not in MIXING]:
-            value = identity[key]
-            if key.startswith("paradigm."):
-                continue
-            default = defaults.get(key)
-            if value != default and not (isinstance(default, str) and default.startswith("${")):
-                if key == "data.root":
-                    continue  # the folder's name is in the study's
+            value, default = identity[key], defaults.get(key)
+            interpolated = isinstance(default, str) and default.startswith("${")
+            if key != "data.root" and value != default and not interpolated:  # the root's name is in the study's
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
-                parts.append(f"{key}={re.sub(r'[^A-Za-z0-9_.,=+-]+', '', text)}")
+                plain = re.sub(r"[\[\]{} '\"]", "", text)
+                safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)
+                parts.append(f"{key}={safe}" + (f"-{store.content_key(plain)[:6]}" if safe != plain else ""))
+        if self.config["study"]:  # a study of several data or models names them
+            defaults = {"data": "digits", "model": "diffusion"}
+            parts = [f"{g}={self.choices[g]}" for g, d in defaults.items() if self.choices[g] != d] + parts
         name = ",".join([self.choices["paradigm"], *parts])
         return name if len(name) <= 120 else f"{name[:108]}-{store.content_key(name)[:8]}"
 
     @property
     def study(self) -> Path:
-        name = self.config["study"] or f"{self.choices['data']}-{self.choices['model']}"
+        """The study's folder: `study`, or <data>-<model>, to which a folder of images adds its name."""
+        root = self.config["data"].get("root")
+        stem = "" if root is None else "-" + re.sub(r"[^A-Za-z0-9_.+-]+", "_", Path(str(root)).stem)
+        name = self.config["study"] or f"{self.choices['data']}{stem}-{self.choices['model']}"
         return Path(os.path.expanduser(self.config["out"])) / name
 
     @property
@@ -317,56 +254,3 @@ def build(node: dict[str, Any], **more):
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
         raise (cause or e) from e
-
-
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
-
-
-def sentence(error: Exception) -> str:
-    """A Hydra or OmegaConf error as one sentence that names what is allowed."""
-    deepest = error
-    while deepest.__cause__ is not None:
-        deepest = deepest.__cause__
-    key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
-    if match := re.search(r"Could not find '([\w-]+)/([^']+)'", text):
-        options = sorted(p.stem for p in (CONF / match[1]).glob("*.yaml"))
-        return f"{match[1]}={match[2]} does not exist: choose one of {', '.join(options)}."
-    if match := re.search(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", cause):
-        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}."
-    if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):
-        return f"{key}={match[1]}: give {KINDS[{'bool': 'Boolean', 'int': 'Integer', 'float': 'Float'}[match[2]]]}."
-    if "Missing mandatory value" in cause or ("is missing" in cause and key):
-        return f"{key} has no value: give {key}=..."
-    if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
-        return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace."
-    if "mismatched input" in text or "token recognition error" in text:
-        return (
-            "A value holds a character that means something to Hydra (such as = , : or a space): put the value "
-            "in quotes inside the "
-            "shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'."
-        )
-    if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
-        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b]."
-    match = re.search(r"Could not override '([\w./@]+)'", text)
-    key = key or (match and match[1])
-    if key and (siblings := allowed(key)):
-        close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}."
-    return " ".join(text.split())
-
-
-def allowed(key: str) -> list[str]:
-    """The settings beside `key` in the default config of the options on the command line."""
-    import sys
-
-    chosen = [
-        a for a in sys.argv[1:] if "=" in a and a.split("=")[0] in {p.name for p in CONF.iterdir()} and "," not in a
-    ]
-    try:
-        node = compose(chosen)
-    except Exception:
-        return []
-    for part in key.split(".")[:-1]:
-        node = node.get(part) if hasattr(node, "get") else None
-    return [k for k in node if k not in ("hydra", "_target_")] if hasattr(node, "keys") else []

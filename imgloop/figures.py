@@ -96,7 +96,10 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
     columns = min(4, len(panels)) or 1
     rows = -(-len(panels) // columns) or 1
     conditions = list(dict.fromkeys(frame["condition"]))
-    figure = Figure(figsize=(3.5 * columns, 2.7 * rows + 0.9), layout="constrained")
+    legend = 0.25 * -(-len(conditions) // 4) if len(conditions) > 1 else 0.0
+    width, height = 3.5 * columns, 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis, (name, label, note) in zip(axes, panels):
         for i, condition in enumerate(conditions):
@@ -136,15 +139,10 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
         axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))  # from zero, so that small changes look small
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
     if len(conditions) > 1 and panels:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside lower left",
-            ncols=min(4, len(conditions)),
-            fontsize=8,
-            frameon=False,
-        )
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="lower left", ncols=min(4, len(conditions)), fontsize=8, frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from imgloop.config import Schedule
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix
+from imgloop.schedule import Schedule
 
 Sizes = Mapping[int, int]
 Knob = int | float | Schedule | None  # a number, or one a generation; None is the rule's own default
@@ -60,11 +60,10 @@ class Paradigm:
     def __call__(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int = 1) -> Mix:
         """The mix of generation t, n rows by `replicates`; raises UserError where the pools do not hold what is
         asked."""
-        if t == 0:
-            return self.real(sizes, 0, replicates)
-        mix = self.later(sizes, t, rng, replicates)
+        mix = self.real(sizes, 0, replicates) if t == 0 else self.later(sizes, t, rng, replicates)
         if len(mix) == 0:
-            raise UserError(f"Generation {t} would have no training data: give n_real or n_synthetic above 0.")
+            knobs = " or ".join(f.name for f in fields(self))
+            raise UserError(f"Generation {t} would have no training data: no pool gives its mix a row; raise {knobs}.")
         return mix
 
     def real(self, sizes: Sizes, t: int, replicates: int) -> Mix:

@@ -76,9 +76,14 @@ class TrainingSet:
 
     def _take(self, index, replicate, field):
         origin, row = self.mix.origin[index, replicate], self.mix.row[index, replicate]
-        first = field(self.pools[int(origin[0])])
-        out = np.empty((len(index), *first.shape[1:]), first.dtype)
+
+        def of(o):
+            values = field(self.pools[int(o)])
+            return values[:, replicate] if values.ndim == 3 else values  # (N, R, d) of an analytic system
+
+        first = of(self.mix.origin[0, replicate])
+        out = np.empty((len(row), *first.shape[1:]), first.dtype)
         for o in np.unique(origin):
             here = origin == o
-            out[here] = field(self.pools[int(o)])[row[here]]
+            out[here] = of(o)[row[here]]
         return out

@@ -19,6 +19,10 @@ from imgloop.errors import UserError
 
 DTYPES = {
     "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
     "I16": np.int16,
     "I32": np.int32,
     "I64": np.int64,
@@ -32,23 +36,37 @@ DTYPES = {
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: to a temporary name beside it, synced, then renamed into place."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path):
+    """Tell the user's own troubles with writing `path` (full disk, no permission) in one sentence."""
     try:
-        with open(part, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
+        yield
     except OSError as e:
-        part.unlink(missing_ok=True)
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise UserError(
+                f"{path} cannot be written ({e.strerror}): give another out=FOLDER, or mend its rights."
+            ) from e
         raise
 
 
 def disk_full(path: Path) -> UserError:
-    """The error for a full disk at `path`, for writers that are not ours (Pillow, safetensors, diffusers)."""
+    """The error for a full disk at `path`."""
     return UserError(
         f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
         "Everything finished before is kept; free some space and run the same command again."
@@ -77,7 +95,7 @@ def read_json(path: Path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError as e:
         raise damaged(path, "is missing") from e
-    except (ValueError, OSError) as e:
+    except (ValueError, RecursionError, OSError) as e:
         raise damaged(path, f"cannot be read ({e})") from e
 
 
@@ -92,7 +110,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     """Named arrays as one safetensors file (no code, memory-mappable)."""
     from safetensors.numpy import save
 
-    write_bytes(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(metadata or {})))
+    write_bytes(
+        path,
+        save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(metadata) if metadata else None),
+    )
 
 
 def open_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -110,7 +131,7 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
-            if 8 + length + end > size or end - begin != dtype.itemsize * int(np.prod(shape)):
+            if begin < 0 or 8 + length + end > size or end - begin != dtype.itemsize * int(np.prod(shape)):
                 raise ValueError("it is shorter than its header says")
             arrays[name] = (
                 np.memmap(path, dtype, "r", 8 + length + begin, shape) if end > begin else np.empty(shape, dtype)
@@ -118,7 +139,7 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
         return arrays
     except FileNotFoundError as e:
         raise damaged(path, "is missing") from e
-    except (ValueError, KeyError, TypeError, OSError, struct.error) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError, struct.error) as e:
         raise damaged(path, f"cannot be read ({e})") from e
 
 
@@ -159,10 +180,11 @@ def lock(path: Path, busy: str | None = None, waiting: Callable[[], None] | None
     """Hold the lock file `path`. Where another process holds it: raise UserError(`busy`), or call `waiting` once and
     wait."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path)
     try:
-        held.acquire(timeout=0)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire(timeout=0)
     except Timeout:
         if busy is not None:
             raise UserError(busy) from None
@@ -192,20 +214,20 @@ def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
     """Let `make` fill a temporary folder, then rename it to `folder`: it exists whole or not at all."""
     part = folder.with_name(f".{folder.name}.part")
     remove(part)
-    part.mkdir(parents=True)
+    with writing(folder):
+        part.mkdir(parents=True)
     try:
         make(part)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            remove(part)
-            raise disk_full(folder) from e
+    except UserError:
         raise
     except Exception as e:
-        if "No space left" in str(e) or "file write failed" in str(e):  # safetensors and torch have errors of their own
+        full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(e) or "file write failed" in str(e):  # safetensors and torch have their own
             remove(part)
             raise disk_full(folder) from e
         raise
-    os.replace(part, folder)
+    with writing(folder):
+        os.replace(part, folder)
 
 
 def remove(*paths: Path) -> None:

@@ -119,11 +119,12 @@ def finish(chain, display):
     """At a chain's end: its files, the study's comparison, and the last line, which says where to look."""
     changed = chain.protocol is not None or not (chain.folder / "metrics.csv").exists()
     frame = write_metrics(chain.folder, chain.protocol) if changed else table(chain.folder)
-    if changed or not (chain.study / "comparison.png").exists():
+    several = len(chains(chain.study)) > 1
+    if several and (changed or not (chain.study / "comparison.png").exists()):
         compare(chain.study)
     display.say(
-        f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv; "
-        f"and at {chain.study / 'comparison.png'}"
+        f"look at {chain.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv"
+        + (f"; and at {chain.study / 'comparison.png'}" if several else "")
     )
     return frame
 
@@ -134,11 +135,14 @@ def chains(study: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p.parent.name, int(p.name[4:]) if p.name[4:].isdigit() else 0))
 
 
-def load_study(path: str | Path):
+def load_study(path: str | Path, protocol: str | None = None):
     """Every chain of a study as one pandas table: condition, seed, and the columns of metrics.csv, one row a
     generation.
 
-    Raises UserError where `path` holds no chain. Only data are read: nothing that a run folder names is run.
+    All scores are of one `protocol` (a file name in scores/, without its ending): by default the one that most
+    chains have,
+    of equals the newest. Raises UserError where `path` holds no chain. Only data are read: nothing that a run folder
+    names is run.
     """
     import pandas as pd
 
@@ -149,38 +153,34 @@ def load_study(path: str | Path):
             f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
             "outputs/digits-diffusion."
         )
-    frames = [table(c).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
+    if protocol is None:
+        have = [protocols(c) for c in found]
+        names = [p for some in have for p in some]
+        protocol = max(names, key=lambda n: (names.count(n), sum(some[-1] == n for some in have if some)), default=None)
+    frames = [table(c, protocol).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
     frame = pd.concat(frames, ignore_index=True)
     return frame[["condition", "seed", *[c for c in COLUMNS if c in frame]]]
 
 
-def compare(study: Path):
-    """Write comparison.csv (mean and sd over seeds a condition and generation) and comparison.png; returns the
-    table."""
+def compare(study: Path) -> None:
+    """Write comparison.csv (mean and sd over seeds a condition and generation) and comparison.png."""
     from imgloop import figures
 
     study = Path(study)
     with store.lock(study / "shared" / ".comparison.lock"):
         frame = load_study(study)
-        shown = [c for c in HEADLINE if c in frame and frame[c].notna().any()]
-        one_protocol = "protocol" not in frame or frame["protocol"].nunique() <= 1
-        if not one_protocol:  # numbers of different protocols do not share a table
-            newest = frame["protocol"].dropna().iloc[-1]
-            frame = frame[frame["protocol"] == newest]
         grouped = frame.groupby(["condition", "generation"], sort=False)
         result = grouped.size().rename("seeds").to_frame()
-        for c in shown:
-            result[c], result[f"{c}_sd"] = grouped[c].mean(), grouped[c].std(ddof=1)
+        for c in HEADLINE:
+            if c in frame and frame[c].notna().any():
+                result[c], result[f"{c}_sd"] = grouped[c].mean(), grouped[c].std(ddof=1)
         result = result.reset_index().sort_values(["condition", "generation"], kind="stable")
         store.write_text(study / "comparison.csv", csv(result))
         seeds = int(frame.groupby("condition")["seed"].nunique().max())
-        title = (
-            f"{study.name}: mean of {seeds} seeds, band of one standard deviation"
-            if seeds > 1
-            else f"{study.name}: one seed"
+        spread = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
+        store.write_bytes(
+            study / "comparison.png", figures.curves(frame, f"{study.name}: {spread}", reference(study, frame))
         )
-        store.write_bytes(study / "comparison.png", figures.curves(frame, title, reference(study, frame)))
-    return result
 
 
 def comparison_lines(study: Path) -> list[str]:

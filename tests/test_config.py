@@ -187,6 +187,14 @@ def test_a_wrong_knob_stays_one_sentence_when_the_paradigm_is_built(overrides, t
     assert "\n" not in str(e.value)
 
 
+def test_a_wrong_setting_of_a_part_within_a_part_stays_one_sentence():
+    node = {"_target_": "builtins.dict", "rule": {"_target_": "imgloop.paradigm.Replace", "real_fraction": 2}}
+    with pytest.raises(UserError, match="real_fraction=2"):
+        config.build(node)
+    built = config.build({**node, "rule": {**node["rule"], "real_fraction": 1}}, more=3)
+    assert built["more"] == 3 and built["rule"].real_fraction(0) == 1
+
+
 # Names of conditions
 
 
@@ -256,7 +264,7 @@ def test_names_are_safe_as_folders(override):
 def test_the_folder_of_a_chain():
     s = parsed("study=mine", "out=somewhere", "seed=3", "paradigm=replace", "n_samples=9")
     assert s.folder == Path("somewhere/mine/replace,n_samples=9/seed3") and s.study == Path("somewhere/mine")
-    assert parsed("data=folder", "data.root=x").study == Path("outputs/folder-diffusion")
+    assert parsed("data=folder", "data.root=some/x.zip").study == Path("outputs/folder-x-diffusion")
     assert parsed("out='~/runs'").study == Path.home() / "runs" / "digits-diffusion"
 
 
@@ -329,3 +337,54 @@ def test_a_share_that_grows_beyond_1_is_refused_where_it_does():
     with pytest.raises(UserError, match="knob=2"):
         share(2)
     assert schedule({"start": 0.5, "factor": 2, "max": 1}, 0, 1, False)(9) == 1
+
+
+def test_a_schedule_given_as_one_takes_the_limits_of_its_place():
+    from imgloop.paradigm import Replace
+
+    rule = Replace(real_fraction=Schedule("anything", 0.5))             # whole by default, which a share is not
+    assert rule.real_fraction(3) == 0.5
+    with pytest.raises(UserError, match="real_fraction=3"):
+        Replace(real_fraction=Schedule("x", 3.0, whole=False))
+
+
+@pytest.mark.parametrize("schedule, t, value", [({"start": 1000000, "factor": 1.4}, 5, 5378240), ({"start": 10_000_000, "factor": 1.2}, 3, 17280000),
+                                                ({"start": 500, "factor": 1.5, "max": 4000}, 2000, 4000)])
+def test_a_growing_schedule_is_neither_one_short_nor_overflows(schedule, t, value):
+    assert Schedule.of("n", schedule, 1)(t) == value
+
+
+def test_numpy_numbers_are_numbers_and_a_maximum_below_the_least_is_told():
+    import numpy as np
+
+    assert Schedule.of("n", np.int64(5), 1)(0) == 5
+    with pytest.raises(UserError, match="n=0"):
+        Schedule.of("n", {"start": 10, "max": 0.5}, 1)
+    with pytest.raises(UserError, match="n="):
+        Schedule.of("n", {"start": 1, "factor": 2}, 1)(1100)
+
+
+@pytest.mark.parametrize("override, told", [("data=null", "--help"), ("model=5", "--help"), ("~seed", "seed"), ("~paradigm", "paradigm"),
+                                            ("train=5", "train"), ("out=~/runs", "quotes"), ("n_samples={a", "quotes"), ("paradigm=", "replace")])
+def test_odd_overrides_are_one_sentence_too(override, told):
+    with pytest.raises(UserError, match=told) as e:
+        config.parsed([override])
+    assert "\n" not in str(e.value) and "https" not in str(e.value), e.value
+
+
+def test_siblings_are_those_of_the_chosen_option():
+    with pytest.raises(UserError, match="root.*skip_broken"):
+        config.parsed(["data=folder", "data.root=x", "data.nonsense=1"])
+
+
+def test_conditions_that_differ_have_names_that_differ():
+    def name(*overrides):
+        return config.parsed(list(overrides)).condition
+
+    assert name("tier=cpu") == "accumulate" != name("model.network=unet2d")
+    assert name("start=/a/b") != name("start=/ab")
+    assert name("n_samples=1e3") == name("n_samples=1000")
+    assert name("paradigm=replace", "real_fraction=null") == name("paradigm=replace", "real_fraction=0") == "replace"
+    assert name("data=folder", "data.root=x", "study=both") != name("study=both")
+    folders = [config.parsed(["data=folder", f"data.root={r}"]).folder for r in ("a/cats", "a/dogs")]
+    assert folders[0] != folders[1]

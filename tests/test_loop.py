@@ -43,7 +43,7 @@ def test_run_folder_is_as_drawn(finished):
         assert len(list((folder / f"gen{g:03d}" / "scores").glob("pixels-*.json"))) == 1
     for name in ("config.yaml", "metrics.csv", "evolution.png", "curves.png", "run.log"):
         assert (folder / name).exists(), name
-    assert (folder.parent.parent / "comparison.png").exists() and (folder.parent.parent / "comparison.csv").exists()
+    assert not (folder.parent.parent / "comparison.png").exists()  # one chain has nothing to be compared with
     assert not [p for p in folder.iterdir() if "part" in p.name or "scratch" in p.name]
 
 

@@ -567,3 +567,25 @@ def test_the_size_of_folders(tmp_path):
     folder_with(tmp_path / "a", {"x": b"123", "y/z": b"4567"})
     folder_with(tmp_path / "b", {"x": b"12"})
     assert store.folder_size([tmp_path / "a", tmp_path / "b"]) == 9 and store.folder_size([]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file.*cannot be written.*out=FOLDER"):
+        store.write_text(tmp_path / "file" / "deeper" / "x", "a")
+    with pytest.raises(UserError, match="cannot be written"), store.lock(tmp_path / "file" / "deeper" / ".lock"):
+        pass
+
+
+def test_no_arrays_at_all_are_read_back(tmp_path):
+    store.write_arrays(tmp_path / "x.safetensors", {})
+    assert store.open_arrays(tmp_path / "x.safetensors") == {}
+
+
+@pytest.mark.parametrize("header", [b"5", b"null", b'"abc"', b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}}',
+                                    b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4000,-3996]}}', b"[" * 20000])
+def test_odd_headers_are_damage(tmp_path, header):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        store.open_arrays(path)
