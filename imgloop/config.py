@@ -133,8 +133,8 @@ class Settings:
         groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
         base = compose([f"{g}={groups[g]}" for g in ("paradigm", "data", "model", "features") if groups.get(g)])
-        for name in base:
-            if name != "hydra" and name not in cfg:
+        for name in [k for k in base if k != "hydra"]:
+            if name not in cfg:
                 raise UserError(
                     f"{name} was removed (~{name}): every setting is needed; leave it at its default instead."
                 )
