@@ -39,13 +39,14 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the bits of a result depend on besides the versions: processor kind, PyTorch's kernels for it, threads."""
+    """What the bits of a result depend on besides the versions: processor kind, PyTorch's kernels for it, threads, GPU."""
     import torch
 
     return {
         "machine": platform.machine(),
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

@@ -55,8 +55,11 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     from imgloop.train import TrainerSettings, use_threads
 
     use_threads(config["threads"], real.train.x.shape[-1])
-    model = build(config["model"], trainer=TrainerSettings(**config["trainer"]))
-    evaluator = Evaluator.of(config["features"], real, chain.shared, display.reading("training the classifier"))
+    trainer = TrainerSettings(**config["trainer"])
+    model = build(config["model"], trainer=trainer)
+    evaluator = Evaluator.of(
+        config["features"], real, chain.shared, display.reading("training the classifier"), trainer.device
+    )
     display.start(plan.timed(model, chain, evaluator), real, evaluator)
     chain.begin(real)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import os
 import signal
 import time
 import warnings
@@ -160,9 +160,11 @@ class Keeper(L.Callback):
             self.save(trainer)
 
     def save(self, trainer):
-        state = io.BytesIO()
-        torch.save(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), state)
-        store.write_bytes(self.task.scratch / CHECKPOINT, state.getvalue())
+        path, part = self.task.scratch / CHECKPOINT, self.task.scratch / f".{CHECKPOINT}.part"
+        with store.writing(path):
+            self.task.scratch.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)
+            os.replace(part, path)
         store.write_json(self.task.scratch / SPENT, {"seconds": self.state_dict()["seconds"]})
         self.saved, self.saved_at = time.monotonic(), self.done
 

@@ -15,11 +15,16 @@ from imgloop.config import CONF, MIXING, Schedule, Settings
 from imgloop.errors import UserError
 
 GROUPS = {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in sorted(CONF.iterdir()) if f.is_dir()}
-PARADIGMS = {                             # with the knobs of each, besides n_initial
-    "replace": {"real_fraction": 0.5}, "accumulate": {}, "accumulate_subsample": {"budget": 100}, "real_only": {},
-    "augment": {"n_synthetic": 100}, "fresh": {"n_real": 100, "n_synthetic": 100}}
+PARADIGMS = {  # with the knobs of each, besides n_initial
+    "replace": {"real_fraction": 0.5},
+    "accumulate": {},
+    "accumulate_subsample": {"budget": 100},
+    "real_only": {},
+    "augment": {"n_synthetic": 100},
+    "fresh": {"n_real": 100, "n_synthetic": 100},
+}
 
-LONGEST = 120                             # characters of a condition's name; file systems take 255 bytes
+LONGEST = 120  # characters of a condition's name; file systems take 255 bytes
 
 
 @cache
@@ -59,17 +64,34 @@ def test_the_groups_are_those_of_the_design():
 
 def test_the_defaults():
     s = parsed()
-    assert s.choices == {"paradigm": "accumulate", "data": "digits", "model": "diffusion", "features": "auto",
-                         "trainer": "cpu", "tier": "cpu"}
+    assert s.choices == {
+        "paradigm": "accumulate",
+        "data": "digits",
+        "model": "diffusion",
+        "features": "auto",
+        "trainer": "cpu",
+        "tier": "cpu",
+    }
     assert s.n_samples is None and s.config["seed"] == 0 and s.config["start"] == "scratch"
     assert s.folder == Path("outputs/digits-diffusion/accumulate/seed0")
 
 
 def test_a_setting_reaches_the_part_that_uses_it():
-    s = parsed("paradigm=fresh", "n_real=[0,10,20]", "n_initial=50", "train.images={start: 100, factor: 2, max: 300}",
-               "n_samples=7", "seed=4", "model.ema=0.5")
-    assert s.config["paradigm"] == {"_target_": "imgloop.paradigm.Fresh", "n_initial": 50, "n_real": [0, 10, 20],
-                                    "n_synthetic": None}
+    s = parsed(
+        "paradigm=fresh",
+        "n_real=[0,10,20]",
+        "n_initial=50",
+        "train.images={start: 100, factor: 2, max: 300}",
+        "n_samples=7",
+        "seed=4",
+        "model.ema=0.5",
+    )
+    assert s.config["paradigm"] == {
+        "_target_": "imgloop.paradigm.Fresh",
+        "n_initial": 50,
+        "n_real": [0, 10, 20],
+        "n_synthetic": None,
+    }
     assert [s.images(t) for t in range(4)] == [100, 200, 300, 300]
     assert s.n_samples(3) == 7 and s.config["model"]["ema"] == 0.5 and s.folder.name == "seed4"
     rule = config.build(s.config["paradigm"])
@@ -123,11 +145,20 @@ def test_an_unknown_key_names_the_keys(override):
     assert words(text) >= {"paradigm", "data", "model", "seed", "generations", "n_samples", "n_initial", "train", "out"}
 
 
-@pytest.mark.parametrize("override, near", [
-    ("data.held=1", {"heldout", "size", "n"}), ("+data.held=1", {"heldout", "size", "n"}),
-    ("model.em=1", {"ema", "lr", "batch"}), ("+model.em=1", {"ema", "lr", "batch"}),
-    ("trainer.chunks=1", {"chunk", "precision"}), ("+trainer.chunks=1", {"chunk", "precision"}),
-    ("train.image=1", {"images"}), ("+features.image=1", {"images"}), ("+paradigm.real=1", {"n_initial"})])
+@pytest.mark.parametrize(
+    "override, near",
+    [
+        ("data.held=1", {"heldout", "size", "n"}),
+        ("+data.held=1", {"heldout", "size", "n"}),
+        ("model.em=1", {"ema", "lr", "batch"}),
+        ("+model.em=1", {"ema", "lr", "batch"}),
+        ("trainer.chunks=1", {"chunk", "precision"}),
+        ("+trainer.chunks=1", {"chunk", "precision"}),
+        ("train.image=1", {"images"}),
+        ("+features.image=1", {"images"}),
+        ("+paradigm.real=1", {"n_initial"}),
+    ],
+)
 def test_an_unknown_key_of_a_part_names_its_keys(override, near):
     text = refused(override)
     assert override.lstrip("+").split("=")[0] in text and words(text) >= near and "_target_" not in text
@@ -148,39 +179,70 @@ def test_a_knob_of_another_paradigm_is_refused_by_name():
             assert words(text.split(";")[1]) & PARADIGMS.keys() == users
 
 
-@pytest.mark.parametrize("override, wanted", [
-    ("seed=x", "whole number"), ("seed=1.5", "whole number"), ("seed=-1", "at least 0"), ("seed=", "whole number"),
-    ("generations=0", "at least 1"), ("generations=-3", "at least 1"), ("generations=two", "whole number"),
-    ("generations=1.5", "whole number"), ("threads=0", "at least 1"), ("threads=many", "whole number"),
-    ("keep_models=-1", "at least 0"), ("overwrite=maybe", "true or false"),
-    ("display=loud", "auto, live, lines or none"),
-    ("n_samples=0", "at least 1"), ("n_samples=2.5", "whole number"), ("n_samples=lots", "whole number"),
-    ("n_samples=[]", "one value a generation"), ("n_samples=[5,0]", "at least 1"), ("n_samples={factor: 2}", "start"),
-    ("n_samples={start: 5, speed: 2}", "speed"), ("n_samples={start: 5, max: big}", "above 0"),
-    ("train.images=0", "at least 1"), ("train.images=null", "at least 1"), ("train.images=[100,0]", "at least 1"),
-    ("study=../elsewhere", "letters"), ("study=a/b", "letters"), ("study=.hidden", "letters"), ("study=..", "letters"),
-    ("study='a b'", "letters"),
-])
+@pytest.mark.parametrize(
+    "override, wanted",
+    [
+        ("seed=x", "whole number"),
+        ("seed=1.5", "whole number"),
+        ("seed=-1", "at least 0"),
+        ("seed=", "whole number"),
+        ("generations=0", "at least 1"),
+        ("generations=-3", "at least 1"),
+        ("generations=two", "whole number"),
+        ("generations=1.5", "whole number"),
+        ("threads=0", "at least 1"),
+        ("threads=many", "whole number"),
+        ("keep_models=-1", "at least 0"),
+        ("overwrite=maybe", "true or false"),
+        ("display=loud", "auto, live, lines or none"),
+        ("n_samples=0", "at least 1"),
+        ("n_samples=2.5", "whole number"),
+        ("n_samples=lots", "whole number"),
+        ("n_samples=[]", "one value a generation"),
+        ("n_samples=[5,0]", "at least 1"),
+        ("n_samples={factor: 2}", "start"),
+        ("n_samples={start: 5, speed: 2}", "speed"),
+        ("n_samples={start: 5, max: big}", "above 0"),
+        ("train.images=0", "at least 1"),
+        ("train.images=null", "at least 1"),
+        ("train.images=[100,0]", "at least 1"),
+        ("study=../elsewhere", "letters"),
+        ("study=a/b", "letters"),
+        ("study=.hidden", "letters"),
+        ("study=..", "letters"),
+        ("study='a b'", "letters"),
+    ],
+)
 def test_a_wrong_value_is_refused_with_what_is_wanted(override, wanted):
     text = refused(override)
     assert wanted in text and override.split("=")[0].split(".")[0] in text
 
 
-@pytest.mark.parametrize("overrides, wanted", [
-    (["seed=1,2"], "-m"), (["paradigm=replace,fresh"], "-m"), (["seed"], "key=value"), (["replace"], "key=value"),
-    (["data=folder"], "data.root"),
-])
+@pytest.mark.parametrize(
+    "overrides, wanted",
+    [
+        (["seed=1,2"], "-m"),
+        (["paradigm=replace,fresh"], "-m"),
+        (["seed"], "key=value"),
+        (["replace"], "key=value"),
+        (["data=folder"], "data.root"),
+    ],
+)
 def test_a_wrong_form_is_refused_with_the_right_one(overrides, wanted):
     assert wanted in refused(*overrides)
 
 
-@pytest.mark.parametrize("overrides, told", [
-    (["paradigm=replace", "real_fraction=2"], "real_fraction=2: .*0 to 1"),
-    (["paradigm=replace", "real_fraction=half"], "real_fraction=half: .*0 to 1"),
-    (["n_initial=0"], "n_initial=0: .*at least 1"),
-    (["paradigm=fresh", "n_real=-1"], "n_real=-1: .*at least 0"),
-    (["paradigm=augment", "n_synthetic=[1,-1]"], "n_synthetic=-1: .*at least 0"),
-    (["paradigm=accumulate_subsample", "budget=0"], "budget=0: .*at least 1")])
+@pytest.mark.parametrize(
+    "overrides, told",
+    [
+        (["paradigm=replace", "real_fraction=2"], "real_fraction=2: .*0 to 1"),
+        (["paradigm=replace", "real_fraction=half"], "real_fraction=half: .*0 to 1"),
+        (["n_initial=0"], "n_initial=0: .*at least 1"),
+        (["paradigm=fresh", "n_real=-1"], "n_real=-1: .*at least 0"),
+        (["paradigm=augment", "n_synthetic=[1,-1]"], "n_synthetic=-1: .*at least 0"),
+        (["paradigm=accumulate_subsample", "budget=0"], "budget=0: .*at least 1"),
+    ],
+)
 def test_a_wrong_knob_stays_one_sentence_when_the_paradigm_is_built(overrides, told):
     with pytest.raises(UserError, match=told) as e:
         config.build(config.parsed(overrides).config["paradigm"])
@@ -198,47 +260,90 @@ def test_a_wrong_setting_of_a_part_within_a_part_stays_one_sentence():
 # Names of conditions
 
 
-@pytest.mark.parametrize("overrides, name", [
-    ([], "accumulate"),
-    (["paradigm=replace"], "replace"),
-    (["paradigm=replace", "real_fraction=0.1"], "replace,real_fraction=0.1"),
-    (["real_fraction=0.10", "paradigm=replace"], "replace,real_fraction=0.1"),
-    (["paradigm=fresh", "n_initial=50", "n_real=10"], "fresh,n_initial=50,n_real=10"),
-    (["paradigm=fresh", "n_real=10", "n_initial=50"], "fresh,n_initial=50,n_real=10"),       # whatever their order
-    (["n_samples=100"], "accumulate,n_samples=100"),
-    (["train.images=1000"], "accumulate,train.images=1000"),
-    (["start=weights"], "accumulate,start=weights"),
-    (["model.conditional=true", "data.n=500"], "accumulate,data.n=500,model.conditional=true"),
-    (["model.widths=[8,16]"], "accumulate,model.widths=8,16"),
-])
+@pytest.mark.parametrize(
+    "overrides, name",
+    [
+        ([], "accumulate"),
+        (["paradigm=replace"], "replace"),
+        (["paradigm=replace", "real_fraction=0.1"], "replace,real_fraction=0.1"),
+        (["real_fraction=0.10", "paradigm=replace"], "replace,real_fraction=0.1"),
+        (["paradigm=fresh", "n_initial=50", "n_real=10"], "fresh,n_initial=50,n_real=10"),
+        (["paradigm=fresh", "n_real=10", "n_initial=50"], "fresh,n_initial=50,n_real=10"),  # whatever their order
+        (["n_samples=100"], "accumulate,n_samples=100"),
+        (["train.images=1000"], "accumulate,train.images=1000"),
+        (["start=weights"], "accumulate,start=weights"),
+        (["model.conditional=true", "data.n=500"], "accumulate,data.n=500,model.conditional=true"),
+        (["model.widths=[8,16]"], "accumulate,model.widths=8,16"),
+    ],
+)
 def test_a_condition_is_named_by_what_is_not_the_default(overrides, name):
     assert parsed(*overrides).condition == name
 
 
 def test_a_setting_equal_to_its_default_is_not_in_the_name():
     images = parsed().config["train"]["images"]
-    assert parsed(f"train.images={images}", "start=scratch", "n_samples=null", "data.heldout=400", "model.ema=0.999",
-                  "paradigm=accumulate", "n_initial=null").condition == "accumulate"
+    assert (
+        parsed(
+            f"train.images={images}",
+            "start=scratch",
+            "n_samples=null",
+            "data.heldout=400",
+            "model.ema=0.999",
+            "paradigm=accumulate",
+            "n_initial=null",
+        ).condition
+        == "accumulate"
+    )
 
 
-@pytest.mark.parametrize("override", [
-    "seed=7", "generations=9", "out=elsewhere", "study=other", "display=none", "features=pixels", "features.images=5",
-    "threads=2", "overwrite=true", "keep_models=1", "trainer.chunk=1", "trainer.checkpoint_seconds=5",
-    "trainer.resident_gib=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=7",
+        "generations=9",
+        "out=elsewhere",
+        "study=other",
+        "display=none",
+        "features=pixels",
+        "features.images=5",
+        "threads=2",
+        "overwrite=true",
+        "keep_models=1",
+        "trainer.chunk=1",
+        "trainer.checkpoint_seconds=5",
+        "trainer.resident_gib=1",
+    ],
+)
 def test_what_changes_no_sample_is_not_in_the_name(override):
     s = parsed("paradigm=replace", "real_fraction=0.1", override)
     same = parsed("paradigm=replace", "real_fraction=0.1")
     assert s.condition == same.condition and s.identity == same.identity
 
 
-@pytest.mark.parametrize("override", [
-    "n_samples=5", "n_initial=5", "n_initial=[5,6]", "start=weights", "start=models/a", "train.images=5", "data.seed=1",
-    "data.n=5", "data.heldout=300", "model.lr=0.1", "model.network=unet2d", "model.sampler_steps=9",
-    "model.labels=real", "trainer.precision=bf16-mixed", "paradigm=replace"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "n_samples=5",
+        "n_initial=5",
+        "n_initial=[5,6]",
+        "start=weights",
+        "start=models/a",
+        "train.images=5",
+        "data.seed=1",
+        "data.n=5",
+        "data.heldout=300",
+        "model.lr=0.1",
+        "model.network=unet2d",
+        "model.sampler_steps=9",
+        "model.labels=real",
+        "trainer.precision=bf16-mixed",
+        "paradigm=replace",
+    ],
+)
 def test_what_changes_samples_changes_the_name_and_the_identity(override):
     s, default = parsed(override), parsed()
     assert s.condition != default.condition and s.identity != default.identity
-    assert s.folder.parent.parent == default.folder.parent.parent        # in the same study, to be compared
+    assert s.folder.parent.parent == default.folder.parent.parent  # in the same study, to be compared
 
 
 def test_long_names_are_shortened_and_stay_distinct():
@@ -251,10 +356,21 @@ def test_long_names_are_shortened_and_stay_distinct():
     assert parsed(*knobs).condition == "fresh,n_initial=100,n_real=50,n_synthetic=25"
 
 
-@pytest.mark.parametrize("override", [
-    "start=/some/folder/model", "start=../../up", "start='a b'", "start='x;rm -rf *'", "start='C:\\models'",
-    "start='ünïcode'", "n_samples=[1,2,3]", "n_samples={start: 5, factor: 1.5, max: 20}",
-    f"start={'long' * 100}", "model.lr=1e-30"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "start=/some/folder/model",
+        "start=../../up",
+        "start='a b'",
+        "start='x;rm -rf *'",
+        "start='C:\\models'",
+        "start='ünïcode'",
+        "n_samples=[1,2,3]",
+        "n_samples={start: 5, factor: 1.5, max: 20}",
+        f"start={'long' * 100}",
+        "model.lr=1e-30",
+    ],
+)
 def test_names_are_safe_as_folders(override):
     name = parsed(override).condition
     assert re.fullmatch(r"accumulate,[A-Za-z0-9_.,=+-]+", name) and len(name) <= LONGEST
@@ -290,7 +406,7 @@ def test_a_list_has_one_value_a_generation_and_no_more(values):
         schedule(values)(len(values))
 
 
-eighths = st.integers(1, 32).map(lambda k: Fraction(k, 8))             # exact as floats, and so are their powers here
+eighths = st.integers(1, 32).map(lambda k: Fraction(k, 8))  # exact as floats, and so are their powers here
 
 
 @given(st.integers(1, 1000), eighths, st.none() | st.integers(1, 5000), st.integers(0, 6))
@@ -315,11 +431,40 @@ def test_schedules_worked_by_hand():
     assert schedule(schedule(5))(0) == 5
 
 
-@pytest.mark.parametrize("value", [
-    0, -1, 1.5, True, False, None, "5", "abc", float("nan"), float("inf"), [], [1, 0], [1, "2"], [1, None], [[1]], {},
-    {"factor": 2}, {"start": 0}, {"start": "5"}, {"start": None}, {"start": True}, {"start": 5, "speed": 1},
-    {"start": 5, "factor": 0}, {"start": 5, "factor": -1}, {"start": 5, "factor": "2"}, {"start": 5, "factor": True},
-    {"start": 5, "max": 0}, {"start": 5, "max": None}, {"start": 5, "factor": float("nan")}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -1,
+        1.5,
+        True,
+        False,
+        None,
+        "5",
+        "abc",
+        float("nan"),
+        float("inf"),
+        [],
+        [1, 0],
+        [1, "2"],
+        [1, None],
+        [[1]],
+        {},
+        {"factor": 2},
+        {"start": 0},
+        {"start": "5"},
+        {"start": None},
+        {"start": True},
+        {"start": 5, "speed": 1},
+        {"start": 5, "factor": 0},
+        {"start": 5, "factor": -1},
+        {"start": 5, "factor": "2"},
+        {"start": 5, "factor": True},
+        {"start": 5, "max": 0},
+        {"start": 5, "max": None},
+        {"start": 5, "factor": float("nan")},
+    ],
+)
 def test_bad_values_are_refused_by_name(value):
     with pytest.raises(UserError, match=r"^knob\b.*\.$"):
         schedule(value)
@@ -342,14 +487,20 @@ def test_a_share_that_grows_beyond_1_is_refused_where_it_does():
 def test_a_schedule_given_as_one_takes_the_limits_of_its_place():
     from imgloop.paradigm import Replace
 
-    rule = Replace(real_fraction=Schedule("anything", 0.5))             # whole by default, which a share is not
+    rule = Replace(real_fraction=Schedule("anything", 0.5))  # whole by default, which a share is not
     assert rule.real_fraction(3) == 0.5
     with pytest.raises(UserError, match="real_fraction=3"):
         Replace(real_fraction=Schedule("x", 3.0, whole=False))
 
 
-@pytest.mark.parametrize("schedule, t, value", [({"start": 1000000, "factor": 1.4}, 5, 5378240), ({"start": 10_000_000, "factor": 1.2}, 3, 17280000),
-                                                ({"start": 500, "factor": 1.5, "max": 4000}, 2000, 4000)])
+@pytest.mark.parametrize(
+    "schedule, t, value",
+    [
+        ({"start": 1000000, "factor": 1.4}, 5, 5378240),
+        ({"start": 10_000_000, "factor": 1.2}, 3, 17280000),
+        ({"start": 500, "factor": 1.5, "max": 4000}, 2000, 4000),
+    ],
+)
 def test_a_growing_schedule_is_neither_one_short_nor_overflows(schedule, t, value):
     assert Schedule.of("n", schedule, 1)(t) == value
 
@@ -364,8 +515,19 @@ def test_numpy_numbers_are_numbers_and_a_maximum_below_the_least_is_told():
         Schedule.of("n", {"start": 1, "factor": 2}, 1)(1100)
 
 
-@pytest.mark.parametrize("override, told", [("data=null", "--help"), ("model=5", "--help"), ("~seed", "seed"), ("~paradigm", "paradigm"),
-                                            ("train=5", "train"), ("out=~/runs", "quotes"), ("n_samples={a", "quotes"), ("paradigm=", "replace")])
+@pytest.mark.parametrize(
+    "override, told",
+    [
+        ("data=null", "--help"),
+        ("model=5", "--help"),
+        ("~seed", "seed"),
+        ("~paradigm", "paradigm"),
+        ("train=5", "train"),
+        ("out=~/runs", "quotes"),
+        ("n_samples={a", "quotes"),
+        ("paradigm=", "replace"),
+    ],
+)
 def test_odd_overrides_are_one_sentence_too(override, told):
     with pytest.raises(UserError, match=told) as e:
         config.parsed([override])
@@ -373,7 +535,7 @@ def test_odd_overrides_are_one_sentence_too(override, told):
 
 
 def test_siblings_are_those_of_the_chosen_option():
-    with pytest.raises(UserError, match="root.*skip_broken"):
+    with pytest.raises(UserError, match=r"root.*skip_broken"):
         config.parsed(["data=folder", "data.root=x", "data.nonsense=1"])
 
 

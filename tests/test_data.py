@@ -81,8 +81,10 @@ def test_splits_are_disjoint_prefixes_and_keyed_by_the_data_seed_alone(tmp_path,
     assert rows(load(heldout=20).train.x) == rows(whole.train.x)
     other = load(heldout=20, seed=1)
     assert rows(other.train.x) != rows(whole.train.x) and set(rows(other.heldout.x)) != set(rows(whole.heldout.x))
-    assert sorted(rows(other.train.x) + rows(other.heldout.x)) == sorted(
-        rows(whole.train.x) + rows(whole.heldout.x)) or source == "parts"
+    assert (
+        sorted(rows(other.train.x) + rows(other.heldout.x)) == sorted(rows(whole.train.x) + rows(whole.heldout.x))
+        or source == "parts"
+    )
     assert np.bincount(whole.train.y[:25]).min() > 0  # shuffled, not one class after another
 
 
@@ -99,11 +101,16 @@ def test_default_sizes():
     assert sizes(3, None, None, None) == (2, 1)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ((100, None, 81, None), ["data.n=81", "80"]), ((100, 50, 101, None), ["data.n=101", "100"]),
-    ((100, None, None, 100), ["data.heldout=100", "100 images"]), ((100, 50, None, 51), ["data.heldout=51", "50"]),
-    ((1, None, None, None), ["1 images"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((100, None, 81, None), ["data.n=81", "80"]),
+        ((100, 50, 101, None), ["data.n=101", "100"]),
+        ((100, None, None, 100), ["data.heldout=100", "100 images"]),
+        ((100, 50, None, 51), ["data.heldout=51", "50"]),
+        ((1, None, None, None), ["1 images"]),
+    ],
+)
 def test_too_few_images_for_the_sizes_asked_for(arguments, words):
     with pytest.raises(UserError) as e:
         sizes(*arguments)
@@ -120,27 +127,58 @@ def test_digits_are_scikit_learns_scaled_to_bytes(tmp_path):
     x, y = np.concatenate([real.heldout.x, real.train.x]), np.concatenate([real.heldout.y, real.train.y])
     assert x.dtype == np.uint8 and x.shape == (1797, 1, 8, 8) and y.dtype == np.int64 and len(real.heldout) == 400
     assert sorted(zip(rows(np.rint(x / 255 * 16).astype(np.uint8)), y.tolist())) == sorted(
-        zip(rows(load_digits().images.astype(np.uint8)), load_digits().target.tolist()))
+        zip(rows(load_digits().images.astype(np.uint8)), load_digits().target.tolist())
+    )
     assert set(np.unique(x)) == {round(v * 255 / 16) for v in range(17)}
     assert real.classes == tuple("0123456789") and "warning" not in real.facts
     assert json.loads(json.dumps(real.facts)) == real.facts and not list(tmp_path.iterdir())
     assert "200" in Digits(heldout=199).load(tmp_path).facts["warning"]
 
 
-@pytest.mark.parametrize("settings", [
-    {"size": 16}, {"size": True}, {"n": 0}, {"n": -3}, {"n": True}, {"n": "100"}, {"n": 10.0}, {"n": 1398},
-    {"heldout": 0}, {"heldout": 1797}, {"heldout": None}, {"seed": -1}, {"seed": "a"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 16},
+        {"size": True},
+        {"n": 0},
+        {"n": -3},
+        {"n": True},
+        {"n": "100"},
+        {"n": 10.0},
+        {"n": 1398},
+        {"heldout": 0},
+        {"heldout": 1797},
+        {"heldout": None},
+        {"seed": -1},
+        {"seed": "a"},
+    ],
+)
 def test_digits_refuse_impossible_settings_before_loading(settings):
     with pytest.raises(UserError, match=f"data.{next(iter(settings))}=.*use|lower"):
         Digits(**settings)
 
 
-@pytest.mark.parametrize("settings", [
-    {"size": 3}, {"size": 1025}, {"size": "32"}, {"size": True}, {"channels": 4}, {"channels": True}, {"channels": 3.0},
-    {"n": 0}, {"n": True}, {"heldout": 0}, {"heldout": 0.2}, {"seed": None}, {"skip_broken": "yes"}, {"labels": 1},
-    {"root": ""}, {"root": None},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 3},
+        {"size": 1025},
+        {"size": "32"},
+        {"size": True},
+        {"channels": 4},
+        {"channels": True},
+        {"channels": 3.0},
+        {"n": 0},
+        {"n": True},
+        {"heldout": 0},
+        {"heldout": 0.2},
+        {"seed": None},
+        {"skip_broken": "yes"},
+        {"labels": 1},
+        {"root": ""},
+        {"root": None},
+    ],
+)
 def test_folder_refuses_impossible_settings_before_reading(settings):
     key = next(iter(settings))
     with pytest.raises(UserError, match=rf"data\.{key}=.*is not possible.*(use|give) "):
@@ -278,7 +316,7 @@ def test_decode_refuses_what_is_small_broken_or_a_bomb(monkeypatch):
     with pytest.raises(TooSmall, match="20x7"):
         decode(encoded(noise(0, (20, 7))), "x", 8, 3)
     whole = encoded(noise(0, (64, 64)), "JPEG")
-    for data in (b"", b"text", whole[:len(whole) // 2], whole[:30], encoded(noise(0, (64, 64)))[:200]):
+    for data in (b"", b"text", whole[: len(whole) // 2], whole[:30], encoded(noise(0, (64, 64)))[:200]):
         with pytest.raises(Broken):
             decode(data, "x", 8, 3)
     for kind in ("EPS", "SGI"):  # for EPS Pillow would start Ghostscript; SGI it would read
@@ -301,7 +339,11 @@ def test_class_folders_sorted_with_deeper_folders_and_other_files(tmp_path):
         (root / name).write_text("no image")
     real = load(root)
     assert real.classes == ("ant", "zebra") and real.facts["ignored"] == {
-        ".db": 1, ".txt": 2, "hidden": 5, "without extension": 1}
+        ".db": 1,
+        ".txt": 2,
+        "hidden": 5,
+        "without extension": 1,
+    }
     labels = dict(zip(rows(real.train.x) + rows(real.heldout.x), [*real.train.y, *real.heldout.y]))
     assert len(labels) == 10
     for name in [*names(4, "zebra", "ant"), *names(2, "ant/deep/er")]:
@@ -329,8 +371,11 @@ def test_further_parts_are_counted_and_the_test_part_comes_first(tmp_path):
 
 
 def test_images_without_labels(tmp_path):
-    for root in (put(tmp_path / "flat", *names(6, ".")), put(tmp_path / "single", *names(6, "images")),
-                 put(tmp_path / "parts", *names(6, "train/images"), *names(2, "test/images"))):
+    for root in (
+        put(tmp_path / "flat", *names(6, ".")),
+        put(tmp_path / "single", *names(6, "images")),
+        put(tmp_path / "parts", *names(6, "train/images"), *names(2, "test/images")),
+    ):
         real = load(root)
         assert real.classes is None and real.train.y is None and real.heldout.y is None, root
     buckets = put(tmp_path / "buckets", *names(3, "00000", "01000", "train", "test"), "loose.png")
@@ -341,15 +386,18 @@ def test_images_without_labels(tmp_path):
         load(buckets, labels=False)
 
 
-@pytest.mark.parametrize("files, words", [
-    ([*names(3, "a", "b"), "loose.png"], ["directly", "loose.png", "a/"]),
-    ([*names(3, "train/a", "train/b", "test/a"), "train/loose.png"], ["directly in train/", "loose.png"]),
-    ([*names(3, "train/a", "train/b", "test/a", "extra/a")], ["extra/", "train/ and test/"]),
-    ([*names(3, "train/a", "train/b", "test/a"), "loose.png"], ["images beside train/"]),
-    ([*names(3, "train/a", "train/b", "test/c")], ["test/", "not classes"]),
-    ([*names(3, "train/a", "train/b", "test")], ["test/", "not classes"]),
-    ([*names(3, "train", "test/a", "test/b")], ["test/", "not classes"]),
-])
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ([*names(3, "a", "b"), "loose.png"], ["directly", "loose.png", "a/"]),
+        ([*names(3, "train/a", "train/b", "test/a"), "train/loose.png"], ["directly in train/", "loose.png"]),
+        ([*names(3, "train/a", "train/b", "test/a", "extra/a")], ["extra/", "train/ and test/"]),
+        ([*names(3, "train/a", "train/b", "test/a"), "loose.png"], ["images beside train/"]),
+        ([*names(3, "train/a", "train/b", "test/c")], ["test/", "not classes"]),
+        ([*names(3, "train/a", "train/b", "test")], ["test/", "not classes"]),
+        ([*names(3, "train", "test/a", "test/b")], ["test/", "not classes"]),
+    ],
+)
 def test_layouts_with_two_meanings_are_refused(tmp_path, files, words):
     with pytest.raises(UserError) as e:
         load(put(tmp_path / "d", *files))
@@ -449,7 +497,7 @@ def test_damaged_and_encrypted_archives(tmp_path):
     with pytest.raises(UserError, match=r"is a damaged \.zip"):
         load(tmp_path / "empty.zip")
     flagged = bytearray(data)
-    for start in (i for i in range(len(data)) if data[i:i + 4] == b"PK\x01\x02"):
+    for start in (i for i in range(len(data)) if data[i : i + 4] == b"PK\x01\x02"):
         flagged[start + 8] |= 1
     (tmp_path / "secret.zip").write_bytes(flagged)
     with pytest.raises(UserError, match="is encrypted; give"):
@@ -491,14 +539,16 @@ def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     os.utime(root / "a/001.png", ns=(1, 1))
     changed = load(root)
     assert len(seen) == 20 and noise(77).tobytes() in {
-        x.transpose(1, 2, 0).tobytes() for x in [*changed.train.x, *changed.heldout.x]}
+        x.transpose(1, 2, 0).tobytes() for x in [*changed.train.x, *changed.heldout.x]
+    }
     others = [{"channels": 1}, {"size": 4}, {"labels": False}, {"skip_broken": True}, {"seed": 1}]
     for k, settings in enumerate(others, 2):
         for _ in range(2):
             load(root, **settings)
             assert len(seen) == 20 * k
     assert changed.facts["hash_train"] != first.facts["hash_train"] or (
-        changed.facts["hash_heldout"] != first.facts["hash_heldout"])
+        changed.facts["hash_heldout"] != first.facts["hash_heldout"]
+    )
 
 
 def test_a_changed_archive_is_decoded_again_and_each_split_has_its_own_facts(tmp_path):

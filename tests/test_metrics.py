@@ -162,12 +162,15 @@ def test_kernel_distance_subsets_are_seeded_and_whole():
             kernel_distance(x, y, subset_size=size)
 
 
-@pytest.mark.parametrize("shift, sizes, low, high", [(0.0, (100, 100), 1.2, 3.0), (0.5, (100, 100), 0.85, 1.3),
-                                                    (0.5, (100, 400), 0.85, 2.0)])
+@pytest.mark.parametrize(
+    "shift, sizes, low, high", [(0.0, (100, 100), 1.2, 3.0), (0.5, (100, 100), 0.85, 1.3), (0.5, (100, 400), 0.85, 2.0)]
+)
 def test_kernel_standard_error_covers(shift, sizes, low, high):
     """sem over the true spread of the value: about 1.7 on the null (degenerate), about 1 where the sides differ."""
-    got = [kernel_distance(normal(2 * s, sizes[0], 8), normal(2 * s + 1, sizes[1], 8, shift=shift), subsets=25)
-           for s in range(150)]
+    got = [
+        kernel_distance(normal(2 * s, sizes[0], 8), normal(2 * s + 1, sizes[1], 8, shift=shift), subsets=25)
+        for s in range(150)
+    ]
     values, sems = np.array([g.value for g in got]), np.array([g.sem for g in got])
     truth = values.mean() if shift else 0.0
     assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(150)
@@ -224,11 +227,20 @@ def hard_sets():
     copies = np.concatenate([x[:60], y[:40], np.tile(x[3], (20, 1)), np.tile(y[3], (20, 1))])
     far = 3e4 + np.concatenate([1e-2 * y[:50], x[:50]])
     pixels = np.random.default_rng(1).integers(0, 256, (2, 90, 64), dtype=np.uint8)
-    return {"plain": (x, y), "offset": (x + np.float32(1000), y + np.float32(1000)), "lattice (ties)": tuple(lattice),
-            "copies of real": (x, copies), "duplicates in both": (np.repeat(x, 8, 0)[:160], copies),
-            "collapsed": (x, y * 1e-5 + x[0]), "tight modes": (x, y * 1e-4 + x[np.arange(130) % 3]),
-            "one image": (x, np.tile(x[0], (40, 1))), "far": (x.astype(float), far),
-            "spread": (x * 1e-3, y * 100), "pixels": tuple(pixels), "float16": (x.astype(np.float16), y)}
+    return {
+        "plain": (x, y),
+        "offset": (x + np.float32(1000), y + np.float32(1000)),
+        "lattice (ties)": tuple(lattice),
+        "copies of real": (x, copies),
+        "duplicates in both": (np.repeat(x, 8, 0)[:160], copies),
+        "collapsed": (x, y * 1e-5 + x[0]),
+        "tight modes": (x, y * 1e-4 + x[np.arange(130) % 3]),
+        "one image": (x, np.tile(x[0], (40, 1))),
+        "far": (x.astype(float), far),
+        "spread": (x * 1e-3, y * 100),
+        "pixels": tuple(pixels),
+        "float16": (x.astype(np.float16), y),
+    }
 
 
 @pytest.mark.parametrize("case", hard_sets())
@@ -293,9 +305,14 @@ def test_neighbours_that_float32_cannot_order():
 def test_neighbourhoods_larger_than_the_set_are_refused():
     x = normal(0, 5, 3)
     assert scores(x, x[:4], 4, k_precision=3) == brute(x, x[:4], 4, 3)
-    for call in (lambda: manifold_scores(x, x, 5), lambda: manifold_scores(x, x[:3], 4, k_precision=3),
-                 lambda: manifold_scores(x, x, 0), lambda: nearest_distances(x, k=5),
-                 lambda: nearest_distances(x, normal(1, 5, 2)), lambda: nearest_distances(x, x, 6)):
+    for call in (
+        lambda: manifold_scores(x, x, 5),
+        lambda: manifold_scores(x, x[:3], 4, k_precision=3),
+        lambda: manifold_scores(x, x, 0),
+        lambda: nearest_distances(x, k=5),
+        lambda: nearest_distances(x, normal(1, 5, 2)),
+        lambda: nearest_distances(x, x, 6),
+    ):
         with pytest.raises(UserError):
             call()
 
@@ -408,9 +425,13 @@ def test_counts_and_shares():
     for bad in ([0, 4], [-1, 0], [0.5]):
         with pytest.raises(UserError, match="Labels"):
             class_counts(np.array(bad), 4)
-    for real, generated, match in [([1, 0], [5, 5], "no real sample"), ([1, 1], [1, 1, 1], "2 real and 3"),
-                                   ([1, 1], [0, 0], "not all zero"), ([1, 1], [0.5, 0.5], "integers"),
-                                   ([1, np.nan], [1, 1], "numbers")]:
+    for real, generated, match in [
+        ([1, 0], [5, 5], "no real sample"),
+        ([1, 1], [1, 1, 1], "2 real and 3"),
+        ([1, 1], [0, 0], "not all zero"),
+        ([1, 1], [0.5, 0.5], "integers"),
+        ([1, np.nan], [1, 1], "numbers"),
+    ]:
         with pytest.raises(UserError, match=match):
             mode_coverage(real, generated)
 
@@ -475,11 +496,18 @@ PAIRS = [frechet_distance, kernel_distance, manifold_scores, variance_ratio]
 
 
 @pytest.mark.parametrize("metric", PAIRS)
-@pytest.mark.parametrize("spoil, match", [
-    (lambda x: x[:1], "1 generated sample"), (lambda x: x[:, :3], "3 wide and the real ones 4"),
-    (lambda x: x[:, 0], r"shape \(30,\)"), (lambda x: x[None], r"expected \(N, D\)"),
-    (lambda x: np.where(x == x[4, 2], np.nan, x), "NaN or infinity in 1 of 30"),
-    (lambda x: np.where(x == x[4, 2], np.inf, x), "NaN or infinity"), (lambda x: x.astype(str), "real numbers")])
+@pytest.mark.parametrize(
+    "spoil, match",
+    [
+        (lambda x: x[:1], "1 generated sample"),
+        (lambda x: x[:, :3], "3 wide and the real ones 4"),
+        (lambda x: x[:, 0], r"shape \(30,\)"),
+        (lambda x: x[None], r"expected \(N, D\)"),
+        (lambda x: np.where(x == x[4, 2], np.nan, x), "NaN or infinity in 1 of 30"),
+        (lambda x: np.where(x == x[4, 2], np.inf, x), "NaN or infinity"),
+        (lambda x: x.astype(str), "real numbers"),
+    ],
+)
 def test_bad_features_are_refused_in_one_sentence(metric, spoil, match):
     x, y = normal(0, 30, 4), normal(1, 30, 4)
     with pytest.raises(UserError, match=match):

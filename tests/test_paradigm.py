@@ -104,7 +104,7 @@ def law_hypergeometric(counts, n, special):
     draws, total = counts.shape
     expected = hypergeom(total, special, n).pmf(np.arange(n + 1)) * draws
     seen = np.bincount(counts[:, :special].sum(1), minlength=n + 1)
-    cut = np.unique(np.cumsum(expected) // 40, return_index=True)[1]    # cells of about 40 expected
+    cut = np.unique(np.cumsum(expected) // 40, return_index=True)[1]  # cells of about 40 expected
     seen, expected = (np.add.reduceat(v, cut) for v in (seen, expected))
     assert len(cut) > 3 and chisquare(seen, expected * draws / expected.sum()).pvalue > 1e-4
 
@@ -126,7 +126,7 @@ def law_independent(draw, n, sizes, draws=400):
         varies = a.std(0) > 0
         a, b = (v[:, varies] - v[:, varies].mean(0) for v in (a, b))
         correlation = (a * b).sum() / math.sqrt((a**2).sum() * (b**2).sum())
-        assert abs(correlation) < 5 / math.sqrt(a.size)                 # five standard errors of a correlation of 0
+        assert abs(correlation) < 5 / math.sqrt(a.size)  # five standard errors of a correlation of 0
 
 
 def law_initial(rule, sizes, n_initial, replicates=1):
@@ -273,7 +273,7 @@ def test_generation_0_is_r_under_every_rule(rule, case):
 @any_case
 @given(case=cases())
 def test_rules_are_pure(rule, case):
-    sizes = {**case.sizes, REAL: case.sizes[REAL] * (case.t + 1)}      # enough for fresh
+    sizes = {**case.sizes, REAL: case.sizes[REAL] * (case.t + 1)}  # enough for fresh
     law_pure(rule(n_initial=case.sizes[REAL]), sizes, case.t, case.replicates)
 
 
@@ -304,14 +304,16 @@ def test_n_initial_can_change_over_generations(real, pool, n):
 AMOUNTS = st.one_of(
     st.integers(1, 12),
     st.lists(st.integers(0, 12), min_size=8, max_size=8),
-    st.fixed_dictionaries({"start": st.integers(1, 8), "factor": st.sampled_from([1, 1.5, 2])},
-                          optional={"max": st.integers(1, 20)}))
+    st.fixed_dictionaries(
+        {"start": st.integers(1, 8), "factor": st.sampled_from([1, 1.5, 2])}, optional={"max": st.integers(1, 20)}
+    ),
+)
 
 
 def amount(schedule, t: int) -> int:
     """What the schedule says in plain arithmetic."""
     if isinstance(schedule, dict):
-        return math.floor(min(schedule["start"] * schedule["factor"]**t, schedule.get("max", math.inf)))
+        return math.floor(min(schedule["start"] * schedule["factor"] ** t, schedule.get("max", math.inf)))
     return schedule[t] if isinstance(schedule, list) else schedule
 
 
@@ -356,24 +358,27 @@ def test_the_way_out_that_fresh_names_works(real, generations):
 # Shares by origin, computed by hand
 
 
-@pytest.mark.parametrize("rule, sizes, t, shares", [
-    (Replace(), {-1: 100, 0: 50, 1: 80}, 2, {1: 1.0}),
-    (Replace(real_fraction=0.1), {-1: 100, 0: 100}, 1, {-1: 0.1, 0: 0.9}),
-    (Replace(real_fraction=0.25), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.25, 1: 0.75}),
-    (Replace(real_fraction=[0, 0.5, 0.2]), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.2, 1: 0.8}),
-    (Replace(real_fraction=1), {-1: 100, 0: 20}, 1, {-1: 1.0}),
-    (Replace(real_fraction=0.1, n_initial=1), {-1: 100, 0: 14}, 1, {-1: 1 / 14, 0: 13 / 14}),  # 1.4 rounds to 1
-    (Accumulate(), {-1: 100, 0: 100, 1: 100, 2: 100}, 3, {-1: 0.25, 0: 0.25, 1: 0.25, 2: 0.25}),
-    (Accumulate(n_initial=50), {-1: 100, 0: 50, 1: 100}, 2, {-1: 0.25, 0: 0.25, 1: 0.5}),
-    (Augment(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 0.25, 1: 0.75}),
-    (Augment(n_initial=60, n_synthetic=40), {-1: 100, 0: 50}, 1, {-1: 0.6, 0: 0.4}),
-    (Augment(n_synthetic=0), {-1: 100, 0: 50}, 1, {-1: 1.0}),
-    (Augment(n_synthetic={"start": 25, "factor": 2, "max": 80}), {-1: 20, 0: 90, 1: 90}, 2, {-1: 0.2, 1: 0.8}),
-    (Fresh(n_initial=30, n_real=10), {-1: 100, 0: 30}, 1, {-1: 0.25, 0: 0.75}),
-    (Fresh(n_initial=20), {-1: 100, 0: 30, 1: 20}, 2, {-1: 0.5, 1: 0.5}),
-    (Fresh(n_initial=20, n_real=0, n_synthetic=4), {-1: 20, 0: 30}, 1, {0: 1.0}),
-    (RealOnly(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 1.0}),
-])
+@pytest.mark.parametrize(
+    "rule, sizes, t, shares",
+    [
+        (Replace(), {-1: 100, 0: 50, 1: 80}, 2, {1: 1.0}),
+        (Replace(real_fraction=0.1), {-1: 100, 0: 100}, 1, {-1: 0.1, 0: 0.9}),
+        (Replace(real_fraction=0.25), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.25, 1: 0.75}),
+        (Replace(real_fraction=[0, 0.5, 0.2]), {-1: 100, 0: 10, 1: 40}, 2, {-1: 0.2, 1: 0.8}),
+        (Replace(real_fraction=1), {-1: 100, 0: 20}, 1, {-1: 1.0}),
+        (Replace(real_fraction=0.1, n_initial=1), {-1: 100, 0: 14}, 1, {-1: 1 / 14, 0: 13 / 14}),  # 1.4 rounds to 1
+        (Accumulate(), {-1: 100, 0: 100, 1: 100, 2: 100}, 3, {-1: 0.25, 0: 0.25, 1: 0.25, 2: 0.25}),
+        (Accumulate(n_initial=50), {-1: 100, 0: 50, 1: 100}, 2, {-1: 0.25, 0: 0.25, 1: 0.5}),
+        (Augment(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 0.25, 1: 0.75}),
+        (Augment(n_initial=60, n_synthetic=40), {-1: 100, 0: 50}, 1, {-1: 0.6, 0: 0.4}),
+        (Augment(n_synthetic=0), {-1: 100, 0: 50}, 1, {-1: 1.0}),
+        (Augment(n_synthetic={"start": 25, "factor": 2, "max": 80}), {-1: 20, 0: 90, 1: 90}, 2, {-1: 0.2, 1: 0.8}),
+        (Fresh(n_initial=30, n_real=10), {-1: 100, 0: 30}, 1, {-1: 0.25, 0: 0.75}),
+        (Fresh(n_initial=20), {-1: 100, 0: 30, 1: 20}, 2, {-1: 0.5, 1: 0.5}),
+        (Fresh(n_initial=20, n_real=0, n_synthetic=4), {-1: 20, 0: 30}, 1, {0: 1.0}),
+        (RealOnly(), {-1: 100, 0: 7, 1: 300}, 2, {-1: 1.0}),
+    ],
+)
 def test_shares_in_worked_examples(rule, sizes, t, shares):
     got = rule(sizes, t, rng()).shares()
     assert got.keys() == shares.keys() and got == pytest.approx(shares)
@@ -400,12 +405,15 @@ def test_accumulate_subsample_is_uniform_over_everything(replicate):
         assert part.sum() == pytest.approx(e, rel=0.02)
 
 
-@pytest.mark.parametrize("rule, origin, n, total", [
-    (Replace(n_initial=20, real_fraction=0.4), REAL, 10, 20),
-    (Replace(n_initial=20, real_fraction=0.4), 1, 15, 25),
-    (Augment(n_initial=20, n_synthetic=9), 1, 9, 25),
-    (Fresh(n_initial=10, n_real=5, n_synthetic=9), 1, 9, 25),
-])
+@pytest.mark.parametrize(
+    "rule, origin, n, total",
+    [
+        (Replace(n_initial=20, real_fraction=0.4), REAL, 10, 20),
+        (Replace(n_initial=20, real_fraction=0.4), 1, 15, 25),
+        (Augment(n_initial=20, n_synthetic=9), 1, 9, 25),
+        (Fresh(n_initial=10, n_real=5, n_synthetic=9), 1, 9, 25),
+    ],
+)
 @pytest.mark.parametrize("replicate", [0, 1])
 def test_rows_are_drawn_uniformly_from_their_pool(rule, origin, n, total, replicate):
     def draw(generator, _):
@@ -438,38 +446,56 @@ def test_generations_draw_differently():
 SIZES = {REAL: 20, 0: 10, 1: 10}
 
 
-@pytest.mark.parametrize("rule, knobs", [
-    (RealOnly, {"n_initial": 0}), (RealOnly, {"n_initial": -5}), (RealOnly, {"n_initial": 2.5}),
-    (RealOnly, {"n_initial": True}), (RealOnly, {"n_initial": "many"}), (RealOnly, {"n_initial": []}),
-    (RealOnly, {"n_initial": [20, 0]}), (RealOnly, {"n_initial": {"factor": 2}}),
-    (RealOnly, {"n_initial": {"start": 5, "speed": 2}}),
-    (Replace, {"real_fraction": 1.01}), (Replace, {"real_fraction": -0.1}), (Replace, {"real_fraction": float("nan")}),
-    (Replace, {"real_fraction": [0, 0.5, 2]}), (Replace, {"real_fraction": "half"}),
-    (AccumulateSubsample, {"budget": 0}), (AccumulateSubsample, {"budget": 0.5}),
-    (AccumulateSubsample, {"budget": float("inf")}),
-    (Augment, {"n_synthetic": -1}), (Augment, {"n_synthetic": 1.5}),
-    (Fresh, {"n_real": -1}), (Fresh, {"n_synthetic": -1}), (Fresh, {"n_real": False}),
-])
+@pytest.mark.parametrize(
+    "rule, knobs",
+    [
+        (RealOnly, {"n_initial": 0}),
+        (RealOnly, {"n_initial": -5}),
+        (RealOnly, {"n_initial": 2.5}),
+        (RealOnly, {"n_initial": True}),
+        (RealOnly, {"n_initial": "many"}),
+        (RealOnly, {"n_initial": []}),
+        (RealOnly, {"n_initial": [20, 0]}),
+        (RealOnly, {"n_initial": {"factor": 2}}),
+        (RealOnly, {"n_initial": {"start": 5, "speed": 2}}),
+        (Replace, {"real_fraction": 1.01}),
+        (Replace, {"real_fraction": -0.1}),
+        (Replace, {"real_fraction": float("nan")}),
+        (Replace, {"real_fraction": [0, 0.5, 2]}),
+        (Replace, {"real_fraction": "half"}),
+        (AccumulateSubsample, {"budget": 0}),
+        (AccumulateSubsample, {"budget": 0.5}),
+        (AccumulateSubsample, {"budget": float("inf")}),
+        (Augment, {"n_synthetic": -1}),
+        (Augment, {"n_synthetic": 1.5}),
+        (Fresh, {"n_real": -1}),
+        (Fresh, {"n_synthetic": -1}),
+        (Fresh, {"n_real": False}),
+    ],
+)
 def test_a_value_that_no_rule_could_use_is_refused_at_once(rule, knobs):
-    name, = knobs
+    (name,) = knobs
     with pytest.raises(UserError, match=rf"\b{name}\b.*\.$"):
         rule(**knobs)
 
 
-@pytest.mark.parametrize("rule, t, told", [
-    (RealOnly(n_initial=21), 0, "n_initial=21.*20"),
-    (Accumulate(n_initial=[20, 21]), 1, "n_initial=21.*20"),
-    (AccumulateSubsample(budget=31), 1, "budget=31.*30"),
-    (AccumulateSubsample(n_initial=5, budget=26), 2, "budget=26.*25"),
-    (AccumulateSubsample(budget=[1, 2]), 2, "budget.*2"),
-    (Augment(n_synthetic=11), 1, "n_synthetic=11.*10"),
-    (Fresh(n_initial=5, n_real=5, n_synthetic=11), 1, "n_synthetic=11.*10"),
-    (Fresh(n_initial=5, n_real=0, n_synthetic=0), 1, "n_real.*n_synthetic"),
-    (Fresh(), 1, "n_initial"),
-    (Fresh(n_initial=21), 0, "n_initial=21.*20"),
-    (Replace(n_initial=4, real_fraction=0.5), 1, "real_fraction=0.5.*5.*n_initial"),
-    (Replace(real_fraction={"start": 0.5, "factor": 2}), 2, "real_fraction"),
-])
+@pytest.mark.parametrize(
+    "rule, t, told",
+    [
+        (RealOnly(n_initial=21), 0, "n_initial=21.*20"),
+        (Accumulate(n_initial=[20, 21]), 1, "n_initial=21.*20"),
+        (AccumulateSubsample(budget=31), 1, "budget=31.*30"),
+        (AccumulateSubsample(n_initial=5, budget=26), 2, "budget=26.*25"),
+        (AccumulateSubsample(budget=[1, 2]), 2, "budget.*2"),
+        (Augment(n_synthetic=11), 1, "n_synthetic=11.*10"),
+        (Fresh(n_initial=5, n_real=5, n_synthetic=11), 1, "n_synthetic=11.*10"),
+        (Fresh(n_initial=5, n_real=0, n_synthetic=0), 1, "n_real.*n_synthetic"),
+        (Fresh(), 1, "n_initial"),
+        (Fresh(n_initial=21), 0, "n_initial=21.*20"),
+        (Replace(n_initial=4, real_fraction=0.5), 1, "real_fraction=0.5.*5.*n_initial"),
+        (Replace(real_fraction={"start": 0.5, "factor": 2}), 2, "real_fraction"),
+    ],
+)
 def test_a_knob_that_does_not_fit_the_pools_is_named(rule, t, told):
     with pytest.raises(UserError, match=told) as e:
         rule(SIZES, t, rng())
@@ -517,7 +543,7 @@ class Shifted(AccumulateSubsample):
     def later(self, sizes, t, rng, replicates):
         whole = self.everything(sizes, t, 1)
         order = rng.permutation(len(whole))
-        pick = np.stack([np.roll(order, -r * self.budget(t))[:self.budget(t)] for r in range(replicates)], 1)
+        pick = np.stack([np.roll(order, -r * self.budget(t))[: self.budget(t)] for r in range(replicates)], 1)
         return Mix(whole.origin[pick, 0], whole.row[pick, 0])
 
 
@@ -624,7 +650,7 @@ def test_twin_replicates_that_are_not_independent(rule):
 
     law_no_repeat(twin(rule, 2))
     for r in range(2):
-        law_uniform(inclusion(draw, EVERYTHING, r, replicates=2), 24)   # each replicate alone is lawful
+        law_uniform(inclusion(draw, EVERYTHING, r, replicates=2), 24)  # each replicate alone is lawful
     broken(law_independent, draw, 24, EVERYTHING)
 
 
@@ -642,13 +668,13 @@ def test_twin_exact_shares_where_a_uniform_draw_varies():
 def test_twin_rows_outside_the_pool():
     everything = OnePast(budget=70)(dict(SUBSAMPLE), 2, rng(), 1)
     broken(law_shape, everything, SUBSAMPLE, 1)
-    broken(law_shape, twin(AccumulateSubsample, 2), SUBSAMPLE, 1)       # the wrong number of replicates
+    broken(law_shape, twin(AccumulateSubsample, 2), SUBSAMPLE, 1)  # the wrong number of replicates
     broken(law_shape, Mix(np.full((3, 1), 7), np.zeros((3, 1), int)), SUBSAMPLE, 1)  # no such pool
 
 
 def test_twin_impure():
     broken(law_pure, GlobalState(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
-    with pytest.raises(TypeError, match="item assignment"):             # law_pure hands in sizes that cannot be changed
+    with pytest.raises(TypeError, match="item assignment"):  # law_pure hands in sizes that cannot be changed
         law_pure(SizesChanged(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
 
 
@@ -680,4 +706,3 @@ def test_twin_fresh_rows_seen_before():
 def test_the_base_class_is_no_rule():
     with pytest.raises(NotImplementedError):
         Paradigm()(SIZES, 1, rng())
-

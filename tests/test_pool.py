@@ -116,7 +116,7 @@ def test_no_labels_where_a_pool_of_the_mix_has_none(pools):
     bare = {**pools, 0: Pool(pools[0].x)}
     only_some = Mix(np.array([[REAL], [0], [1]]), np.zeros((3, 1), int))
     assert TrainingSet(bare, only_some).labels() is None
-    assert TrainingSet(bare, only_some).labels(np.array([0, 2])) is None   # the same answer for every batch of one mix
+    assert TrainingSet(bare, only_some).labels(np.array([0, 2])) is None  # the same answer for every batch of one mix
     assert TrainingSet(bare, whole(0, 7)).labels() is None
     assert TrainingSet(bare, whole(1, 20)).labels().tolist() == pools[1].y.tolist()  # pool 0 is not in this mix
 
@@ -144,9 +144,9 @@ def test_batch_k_does_not_depend_on_what_was_asked_before(n, batch, order, weigh
     training = plain_set(n, weight=weight)
     forward = indices(training, range(9), batch)
     assert indices(training, order, batch) == forward
-    assert indices(training, [*range(9), *reversed(range(9))], batch) == forward   # and back again
+    assert indices(training, [*range(9), *reversed(range(9))], batch) == forward  # and back again
     for k in (0, 5, 8):
-        assert indices(training, [k], batch) == {k: forward[k]}                     # as after resuming
+        assert indices(training, [k], batch) == {k: forward[k]}  # as after resuming
 
 
 @given(n=st.integers(1, 60), batch=st.integers(1, 80))
@@ -156,7 +156,7 @@ def test_every_epoch_is_a_permutation(n, batch):
     stream = np.concatenate(list(indices(plain_set(n), range(-(-epochs * n // batch)), batch).values()))
     assert len(stream) % batch == 0
     for e in range(epochs):
-        assert sorted(stream[e * n:(e + 1) * n]) == list(range(n))
+        assert sorted(stream[e * n : (e + 1) * n]) == list(range(n))
 
 
 def test_epochs_generations_and_seeds_are_shuffled_each_in_their_own_way():
@@ -185,7 +185,7 @@ def test_a_batch_is_the_images_in_minus_one_to_one_with_their_labels(pools):
         assert x.shape == (16, *SHAPE) and x.dtype == torch.float32 and y.dtype == torch.int64
         assert torch.equal(x, torch.from_numpy(training.gather(index).astype(np.float32)) / 127.5 - 1)
         assert y.tolist() == training.labels(index).tolist()
-    assert Batches(training, 1, 2, 16)(0)[1] is None                    # labels only where they are asked for
+    assert Batches(training, 1, 2, 16)(0)[1] is None  # labels only where they are asked for
 
 
 def test_black_is_minus_one_and_white_is_one():
@@ -195,25 +195,27 @@ def test_black_is_minus_one_and_white_is_one():
 
 
 def test_resident_and_memory_mapped_batches_are_equal(pools):
-    for training in (TrainingSet(pools, random_mix(6, 45)),
-                     TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1))))):
+    for training in (
+        TrainingSet(pools, random_mix(6, 45)),
+        TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1)))),
+    ):
         mapped, held = (Batches(training, 3, 1, 10, resident=size, labelled=True) for size in (0, 1e9))
         assert mapped.held is None and held.held.dtype == torch.uint8 and len(held.held) == 45
         for k in (0, 1, 7, 3):
             (x, y), (held_x, held_y) = mapped(k), held(k)
             assert torch.equal(x, held_x) and torch.equal(y, held_y)
             before = held_x.clone()
-            held_x.zero_()                                              # a batch is nobody's storage
+            held_x.zero_()  # a batch is nobody's storage
             assert torch.equal(held(k)[0], before)
 
 
 def test_a_large_resident_set_is_held_whole():
-    training = plain_set(9000)                                          # filled in several pieces
+    training = plain_set(9000)  # filled in several pieces
     assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).held, torch.from_numpy(training.pools[REAL].x))
 
 
 def test_a_set_is_resident_up_to_the_size_given():
-    training = plain_set(10)                                            # 10 images of 4 bytes
+    training = plain_set(10)  # 10 images of 4 bytes
     assert Batches(training, 0, 0, 4, resident=40).held is not None
     assert Batches(training, 0, 0, 4, resident=39).held is None
     assert Batches(training, 0, 0, 4).held is None
@@ -221,7 +223,7 @@ def test_a_set_is_resident_up_to_the_size_given():
 
 def test_a_weighted_mix_is_drawn_in_proportion():
     weight = np.array([0.0, 1, 2, 3, 4])[:, None]
-    for scale in (1, 0.01):                                             # weights need not sum to 1
+    for scale in (1, 0.01):  # weights need not sum to 1
         batches = Batches(plain_set(5, weight=weight * scale), 0, 0, 50)
         counts = np.bincount(np.concatenate([batches.index(k) for k in range(100)]), minlength=5)
         assert counts[0] == 0 and counts.sum() == 5000

@@ -30,8 +30,10 @@ def listing(folder: Path) -> list[str]:
 
 def fails(number: int):
     """A function that fails as the operating system does."""
+
     def call(*args, **kwargs):
         raise OSError(number, os.strerror(number))
+
     return call
 
 
@@ -39,8 +41,8 @@ def fails(number: int):
 
 
 def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
-    store.write_bytes(tmp_path / "a" / "b" / "file", b"one")            # folders are made
-    store.write_bytes(tmp_path / "a" / "b" / "file", b"two")            # and files replaced
+    store.write_bytes(tmp_path / "a" / "b" / "file", b"one")  # folders are made
+    store.write_bytes(tmp_path / "a" / "b" / "file", b"two")  # and files replaced
     store.write_text(tmp_path / "text", "größer\n")
     store.write_json(tmp_path / "json", {"b": [1, 2.5, None], "a": "ü"})
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"two"
@@ -81,7 +83,7 @@ def test_a_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     store.write_json(tmp_path / "file", {"old": 1})
-    for value in (float("nan"), {"x": {1, 2}}):                         # neither is JSON
+    for value in (float("nan"), {"x": {1, 2}}):  # neither is JSON
         with pytest.raises((ValueError, TypeError)):
             store.write_json(tmp_path / "file", value)
     with pytest.raises(Exception, match=r"complex|object"):
@@ -131,7 +133,8 @@ def test_every_dtype_is_read_as_written(tmp_path, dtype, shape):
 
 
 some_array = st.sampled_from(DTYPES).flatmap(
-    lambda dtype: arrays(dtype, array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)))
+    lambda dtype: arrays(dtype, array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5))
+)
 
 
 some_name = st.text(max_size=8).filter(lambda name: name != "__metadata__")  # the format's own entry
@@ -145,9 +148,17 @@ def test_any_arrays_are_read_as_written(tmp_path_factory, made):
 
 def test_arrays_in_any_layout(tmp_path):
     a = np.arange(24, dtype=np.int32).reshape(4, 6)
-    round_trip(tmp_path / "file", {
-        "plain": a, "fortran": np.asfortranarray(a), "transposed": a.T, "stepped": a[::2, ::-3],
-        "broadcast": np.broadcast_to(a[:, :1], (4, 6)), "swapped": a.astype(">i4")})
+    round_trip(
+        tmp_path / "file",
+        {
+            "plain": a,
+            "fortran": np.asfortranarray(a),
+            "transposed": a.T,
+            "stepped": a[::2, ::-3],
+            "broadcast": np.broadcast_to(a[:, :1], (4, 6)),
+            "swapped": a.astype(">i4"),
+        },
+    )
 
 
 def test_arrays_are_memory_mapped_and_read_only(tmp_path):
@@ -198,7 +209,7 @@ def test_missing_files(tmp_path):
     for read in (store.open_arrays, store.read_json):
         damage(tmp_path / "nothing", read)
         damage(tmp_path / "no" / "such" / "folder", read)
-        damage(tmp_path, read)                                          # a folder where a file should be
+        damage(tmp_path, read)  # a folder where a file should be
 
 
 def test_arrays_cut_short_anywhere(tmp_path, healthy):
@@ -208,21 +219,38 @@ def test_arrays_cut_short_anywhere(tmp_path, healthy):
 
 
 def test_files_that_hold_something_else(tmp_path):
-    for content in (b"\0" * 100, b"\xff" * 100, b"PK\x03\x04 not this either" * 9, b"\x89PNG\r\n\x1a\n" * 9,
-                    struct.pack("<Q", 8) + b"not json" * 4, struct.pack("<Q", 1 << 62) + b"{}"):
+    for content in (
+        b"\0" * 100,
+        b"\xff" * 100,
+        b"PK\x03\x04 not this either" * 9,
+        b"\x89PNG\r\n\x1a\n" * 9,
+        struct.pack("<Q", 8) + b"not json" * 4,
+        struct.pack("<Q", 1 << 62) + b"{}",
+    ):
         (tmp_path / "file").write_bytes(content)
         damage(tmp_path / "file")
 
 
-@pytest.mark.parametrize("entry", [
-    {"dtype": "U8", "shape": [4]}, {"dtype": "Q7", "shape": [4], "data_offsets": [0, 4]},
-    {"dtype": "U8", "shape": [5], "data_offsets": [0, 4]}, {"dtype": "I16", "shape": [4], "data_offsets": [0, 4]},
-    {"dtype": "U8", "shape": [200], "data_offsets": [0, 200]},
-    {"dtype": "U8", "shape": [-2, -2], "data_offsets": [0, 4]},
-    {"dtype": "U8", "shape": "4", "data_offsets": [0, 4]}, {"dtype": "U8", "shape": [4], "data_offsets": [0, 2, 4]},
-    {"dtype": "U8", "shape": [0], "data_offsets": [999, 999]},
-    {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}, {"dtype": ["U8"], "shape": [4], "data_offsets": [0, 4]},
-    5, "text", None, []])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "U8", "shape": [4]},
+        {"dtype": "Q7", "shape": [4], "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": [5], "data_offsets": [0, 4]},
+        {"dtype": "I16", "shape": [4], "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": [200], "data_offsets": [0, 200]},
+        {"dtype": "U8", "shape": [-2, -2], "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": "4", "data_offsets": [0, 4]},
+        {"dtype": "U8", "shape": [4], "data_offsets": [0, 2, 4]},
+        {"dtype": "U8", "shape": [0], "data_offsets": [999, 999]},
+        {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]},
+        {"dtype": ["U8"], "shape": [4], "data_offsets": [0, 4]},
+        5,
+        "text",
+        None,
+        [],
+    ],
+)
 def test_headers_that_cannot_be_true(tmp_path, entry):
     header = json.dumps({"x": entry}).encode()
     (tmp_path / "file").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
@@ -234,7 +262,7 @@ def test_any_byte_of_the_header_changed(tmp_path, healthy):
     end, told = 8 + struct.unpack("<Q", healthy[:8])[0], 0
     for at in range(end):
         for byte in (0, ord("9"), ord("}"), 255):
-            (tmp_path / "file").write_bytes(healthy[:at] + bytes([byte]) + healthy[at + 1:])
+            (tmp_path / "file").write_bytes(healthy[:at] + bytes([byte]) + healthy[at + 1 :])
             try:
                 store.open_arrays(tmp_path / "file")
             except UserError:
@@ -264,14 +292,16 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     def onto_full(path, mode="r", *args, **kwargs):
         if "w" not in mode:
             return builtins.open(path, mode, *args, **kwargs)
-        Path(path).touch()                                              # the name is made; there is no room for content
+        Path(path).touch()  # the name is made; there is no room for content
         written.append(path)
         return builtins.open("/dev/full", mode, *args, **kwargs)
 
     monkeypatch.setattr(store, "open", onto_full, raising=False)
-    for write in (lambda: store.write_bytes(tmp_path / "file", b"new"),
-                  lambda: store.write_json(tmp_path / "file", {"new": 1}),
-                  lambda: store.write_arrays(tmp_path / "file", {"new": np.zeros(100_000)})):
+    for write in (
+        lambda: store.write_bytes(tmp_path / "file", b"new"),
+        lambda: store.write_json(tmp_path / "file", {"new": 1}),
+        lambda: store.write_arrays(tmp_path / "file", {"new": np.zeros(100_000)}),
+    ):
         with pytest.raises(UserError) as e:
             write()
         assert full(e) and str(tmp_path / "file") in str(e.value)
@@ -294,9 +324,15 @@ def test_other_failures_of_the_disk_are_not_called_full(tmp_path, monkeypatch):
         store.write_bytes(tmp_path / "file", b"new")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"),
-                                   RuntimeError("file write failed"),
-                                   RuntimeError("I/O error: No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Quota"),
+        RuntimeError("file write failed"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
 def test_a_full_disk_while_filling_a_folder(tmp_path, error):
     def make(part):
         (part / "half").write_bytes(b"half")
@@ -335,7 +371,7 @@ def test_a_folder_that_failed_does_not_exist_and_can_be_made_again(tmp_path, err
         store.commit_folder(tmp_path / "gen000", fail)
     assert e.value is error and not (tmp_path / "gen000").exists()
     store.commit_folder(tmp_path / "gen000", lambda part: (part / "good").write_text("whole"))
-    assert listing(tmp_path) == ["gen000", "gen000/good"]               # and nothing of the first attempt is in it
+    assert listing(tmp_path) == ["gen000", "gen000/good"]  # and nothing of the first attempt is in it
 
 
 # Locks, between processes that are started afresh
@@ -376,7 +412,7 @@ def test_a_lock_is_for_one_process_at_a_time(tmp_path, holder):
         (tmp_path / "release").touch()
 
     with store.lock(tmp_path / ".lock", waiting=waiting):
-        assert told == [True]                                           # told once, and only then waited
+        assert told == [True]  # told once, and only then waited
     holder.join(30)
     with store.lock(tmp_path / ".lock", busy="still held"):
         pass
@@ -452,27 +488,34 @@ def test_a_folder_that_exists_is_not_made_again(tmp_path):
 # Hashes and seeds
 
 
-@pytest.mark.parametrize("parts, seed", [
-    ((), 2858069222894195974),
-    ((0, 0, "mix"), 5786416528967882810),
-    ((0, 0, "sample"), 7891358431364734516),
-    ((1, 0, "mix"), 7543215404276679452),
-    ((0, 1, "mix"), 4452355018793568298),
-    ((0, None, "evolution"), 4006862021048534003),
-    ((7, 3, "batch", 1000), 3122227742275666013),
-    (("1",), 2445205149161552448),
-    ((2**63, "ä"), 8152248189119826791),
-])
+@pytest.mark.parametrize(
+    "parts, seed",
+    [
+        ((), 2858069222894195974),
+        ((0, 0, "mix"), 5786416528967882810),
+        ((0, 0, "sample"), 7891358431364734516),
+        ((1, 0, "mix"), 7543215404276679452),
+        ((0, 1, "mix"), 4452355018793568298),
+        ((0, None, "evolution"), 4006862021048534003),
+        ((7, 3, "batch", 1000), 3122227742275666013),
+        (("1",), 2445205149161552448),
+        ((2**63, "ä"), 8152248189119826791),
+    ],
+)
 def test_seeds_never_change(parts, seed):
     """Chains are found, resumed and compared by these numbers: another value is another experiment."""
     assert store.seed_of(*parts) == seed
 
 
 def test_seeds_of_different_parts_are_different():
-    seeds = {store.seed_of(seed, t, purpose) for seed in range(100) for t in range(100)
-             for purpose in ("mix", "sample", "batch", "epoch", "curate")}
+    seeds = {
+        store.seed_of(seed, t, purpose)
+        for seed in range(100)
+        for t in range(100)
+        for purpose in ("mix", "sample", "batch", "epoch", "curate")
+    }
     assert len(seeds) == 50_000 and all(0 <= s < 2**63 for s in seeds)
-    assert np.log2(np.array(sorted(seeds), float)).max() > 62           # the whole range is used
+    assert np.log2(np.array(sorted(seeds), float)).max() > 62  # the whole range is used
     alike = [(1, 23), (12, 3), (1, 2, 3), (123,), ("1", 23), ("1,23",), (1, None, 23), ((1, 23),), (1, 23, "")]
     assert len({store.seed_of(*p) for p in alike}) == len(alike)
 
@@ -481,8 +524,12 @@ def test_a_key_names_a_value_whatever_the_order_of_its_keys():
     value = {"model": {"lr": 0.1, "widths": [8, 16]}, "seed": 0, "start": None}
     turned = {"start": None, "seed": 0, "model": {"widths": [8, 16], "lr": 0.1}}
     assert store.content_key(value) == store.content_key(turned)
-    for other in ({**value, "seed": 1}, {**value, "start": "null"}, {**value, "more": None},
-                  {**value, "model": {"lr": 0.1, "widths": [16, 8]}}):
+    for other in (
+        {**value, "seed": 1},
+        {**value, "start": "null"},
+        {**value, "more": None},
+        {**value, "model": {"lr": 0.1, "widths": [16, 8]}},
+    ):
         assert store.content_key(other) != store.content_key(value)
     assert len(store.content_key(value)) == 16 and int(store.content_key(value), 16) >= 0
 
@@ -511,15 +558,18 @@ def test_the_hash_of_a_folder_is_of_names_and_contents(tmp_path):
     files = {"config.json": b"{}", "unet/weights": b"12345", "unet/config.json": b"{}"}
     first = folder_with(tmp_path / "model", files)
     assert folder_with(tmp_path / "elsewhere", dict(reversed(files.items()))) == first  # not of place, time or order
-    others = [folder_with(tmp_path / "model", other) for other in (
-        {**files, "unet/weights": b"12346"},                            # a byte changed
-        {**files, "unet/weights": b"1234"},                             # a byte less
-        {"config.json": b"{}", "unet/weights2": b"12345", "unet/config.json": b"{}"},   # a file renamed
-        {"config.json": b"{}", "weights": b"12345", "unet/config.json": b"{}"},         # a file moved
-        {**files, "empty": b""},                                        # a file more
-        {**files, "config.json": b"12345", "unet/weights": b"{}"},      # contents exchanged
-        {"config.json": b"{}", "unet/weights": b"12345"},               # a file less
-    )]
+    others = [
+        folder_with(tmp_path / "model", other)
+        for other in (
+            {**files, "unet/weights": b"12346"},  # a byte changed
+            {**files, "unet/weights": b"1234"},  # a byte less
+            {"config.json": b"{}", "unet/weights2": b"12345", "unet/config.json": b"{}"},  # a file renamed
+            {"config.json": b"{}", "weights": b"12345", "unet/config.json": b"{}"},  # a file moved
+            {**files, "empty": b""},  # a file more
+            {**files, "config.json": b"12345", "unet/weights": b"{}"},  # contents exchanged
+            {"config.json": b"{}", "unet/weights": b"12345"},  # a file less
+        )
+    ]
     assert len({first, *others}) == len(others) + 1
 
 
@@ -529,8 +579,21 @@ def test_the_hash_of_arrays_is_of_values_dtypes_and_shapes():
     assert len({store.array_hash(x) for x in same}) == 1
     grid = a.reshape(2, 3)
     assert store.array_hash(np.asfortranarray(grid)) == store.array_hash(grid)
-    other = [(a,), (a.astype(np.int32),), (a.view(np.uint64),), (grid,), (a.reshape(3, 2),), (a + 1,), (a[::-1],),
-             (a[:0],), (a[:3], a[3:]), (a, None), (None, a), (None,), ()]
+    other = [
+        (a,),
+        (a.astype(np.int32),),
+        (a.view(np.uint64),),
+        (grid,),
+        (a.reshape(3, 2),),
+        (a + 1,),
+        (a[::-1],),
+        (a[:0],),
+        (a[:3], a[3:]),
+        (a, None),
+        (None, a),
+        (None,),
+        (),
+    ]
     assert len({store.array_hash(*x) for x in other}) == len(other)
 
 
@@ -556,11 +619,17 @@ def test_only_a_folder_that_holds_nothing_is_unused(tmp_path):
     store.remove_unused(unused, below=tmp_path)
     store.remove_unused(tmp_path / "never there", below=tmp_path)
     assert (used / "config.yaml").exists() and listing(tmp_path / "study") == [
-        "beside", "used", "used/seed0", "used/seed0/.lock", "used/seed0/config.yaml", "used/seed0/run.log"]
+        "beside",
+        "used",
+        "used/seed0",
+        "used/seed0/.lock",
+        "used/seed0/config.yaml",
+        "used/seed0/run.log",
+    ]
     (tmp_path / "study" / "beside").unlink()
     (used / "config.yaml").unlink()
     store.remove_unused(used, below=tmp_path)
-    assert tmp_path.is_dir() and listing(tmp_path) == []                # the empty parents go too, up to `below`
+    assert tmp_path.is_dir() and listing(tmp_path) == []  # the empty parents go too, up to `below`
 
 
 def test_the_size_of_folders(tmp_path):
@@ -582,8 +651,17 @@ def test_no_arrays_at_all_are_read_back(tmp_path):
     assert store.open_arrays(tmp_path / "x.safetensors") == {}
 
 
-@pytest.mark.parametrize("header", [b"5", b"null", b'"abc"', b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}}',
-                                    b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4000,-3996]}}', b"[" * 20000])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"5",
+        b"null",
+        b'"abc"',
+        b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}}',
+        b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[-4000,-3996]}}',
+        b"[" * 20000,
+    ],
+)
 def test_odd_headers_are_damage(tmp_path, header):
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
