@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the bits of a result depend on besides the versions: processor kind, PyTorch's kernels for it, threads, GPU."""
+    """What the bits of a result depend on besides versions: processor kind, PyTorch's kernels for it, threads, GPU."""
     import torch
 
     return {
@@ -178,6 +178,20 @@ class Chain:
             if store.file_hash(path) != record["pool_hash"]:
                 raise store.damaged(path, "is not what was written (its hash differs from record.json)")
             self.pools[t] = Pool(arrays["x"], arrays.get("y"))
+
+    def tell_changes(self) -> None:
+        """Say what is not as it was when the newest generation was made: its bits would not be those of one sitting."""
+        if self.done:
+            was = self.record(self.done - 1)
+            now = {**versions(), **machine()}
+            before = {**was["versions"], **was["machine"]}
+            changed = [
+                f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
+            ]
+            if changed:
+                self.display.say(
+                    f"resumed with another {', '.join(changed)}: as valid, but not bit for bit what one sitting gives"
+                )
 
     def record(self, t: int) -> dict[str, Any]:
         return store.read_json(self.generation(t) / "record.json")

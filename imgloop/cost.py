@@ -135,8 +135,15 @@ class Plan:
             data + close,
             *([facts["warning"]] if facts.get("warning") else []),
             evaluator.line,
+            *(["a GPU is present: tier=gpu would use it"] if self.device == "cpu" and gpu_present() else []),
             f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "
             f"seen, {sum(self.samples):,} samples drawn, "
             f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk, about {clock(self.seconds())} on {self.device} "
             f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)",
         ]
+
+
+def gpu_present() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -55,6 +55,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     from imgloop.train import TrainerSettings, use_threads
 
     use_threads(config["threads"], real.train.x.shape[-1])
+    chain.tell_changes()
     trainer = TrainerSettings(**config["trainer"])
     model = build(config["model"], trainer=trainer)
     evaluator = Evaluator.of(

@@ -303,6 +303,12 @@ def test_start_from_the_generation_before(tmp_path, start):
     assert len(hashes(longer.folder)) == 3
 
 
+def test_other_threads_on_resuming_are_told(tmp_path, capsys):
+    chain(tmp_path, "generations=1")
+    chain(tmp_path, "generations=2", "threads=2")
+    assert "threads (1, now 2)" in capsys.readouterr().out
+
+
 def test_start_from_a_saved_model(tmp_path):
     first = chain(tmp_path, "generations=1").folder
     second = chain(tmp_path, "generations=1", f'start="{first / "gen000"}"', "study=next").folder
