@@ -178,6 +178,17 @@ def test_what_a_run_says(tmp_path, command):
     assert all(line in log for line in lines)
 
 
+def test_a_run_leaves_nothing_but_its_study(tmp_path, command):
+    """Not in the folder it is started in, by a run, a multirun or a mistake."""
+    import os
+
+    env = {"PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    for extra in ([], ["-m", "seed=0,1"], ["generations=0"]):
+        command(*TINY, "generations=1", *extra, cwd=tmp_path, env=env)
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [".multirun", "digits-diffusion"]
+
+
 def test_live_display_shows_generation_stage_and_time_left(tmp_path):
     """In a pseudo-terminal, as rich sees one."""
     import os

@@ -123,7 +123,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
     whole = imgloop.run([*settings, f"out={tmp_path / 'whole'}"])
     arguments = [sys.executable, "-m", "imgloop", *settings, f"out={tmp_path / 'parts'}"]
     codes, rng = [], np.random.default_rng(int(number))
-    for _ in range(12):
+    for _ in range(5):
         process = subprocess.Popen(
             arguments,
             cwd=REPO,
@@ -136,7 +136,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
         began = time.monotonic()
         while process.poll() is None and not list(log.rglob("run.log")) and time.monotonic() - began < 60:
             time.sleep(0.05)
-        time.sleep(rng.uniform(0.1, 9.0))
+        time.sleep(rng.uniform(0.1, 5.0))
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
         codes.append(process.returncode)
