@@ -184,7 +184,7 @@ def test_a_run_leaves_nothing_but_its_study(tmp_path, command):
 
     env = {"PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     for extra in ([], ["-m", "seed=0,1"], ["generations=0"]):
-        command(*TINY, "generations=1", *extra, cwd=tmp_path, env=env)
+        command(*extra, *TINY, *([] if "generations=0" in extra else ["generations=1"]), cwd=tmp_path, env=env)
     assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [".multirun", "digits-diffusion"]
 
