@@ -46,6 +46,8 @@ def sentence(error: Exception, overrides: Sequence[str]) -> str:
         close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
         hint = f"; did you mean {close[0]}?" if close else "."
         return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}."
+    if key and "." in key:
+        return f"{key} is not a setting: what {key.rsplit('.', 1)[0]} stands for here has none."
     return " ".join(text.split())
 
 

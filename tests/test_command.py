@@ -81,6 +81,7 @@ MISTAKES = [
     ("trainer.precision=bf16-mixed", "32-true"),
     ("trainer.accelerator=tpu", "gpu"),
     ("features=foo", "classifier"),
+    ("features=pixels features.images=3", "features.images"),
     ("paradigm=replace,accumulate", "-m"),
     ("data.seed=0 start=outputs/a,b=1", "quotes"),
 ]
@@ -266,10 +267,8 @@ def test_folder_of_images_from_end_to_end(tmp_path):
         assert result.metrics["protocol"].str.startswith(features).all() and result.metrics["fd"].notna().all()
     (data / "plain" / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken\.png.*skip_broken"):
-        imgloop.run(
-            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'plain'}", "data.size=16", "study=x"]
-        )
+        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'plain'}", "data.size=16", "study=x"])
     with pytest.raises(UserError, match=r"data\.size"):
         imgloop.run(
-            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={tmp_path / 'classes'}", "data.size=32", "study=x"]
+            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'classes'}", "data.size=32", "study=x"]
         )

@@ -56,7 +56,7 @@ def test_run(command, tmp_path, monkeypatch):
             f"data.root={some_of(f'{data}/cifar10.zip', tmp_path)}" if a.startswith("data.root=") else a
             for a in arguments
         ]
-        arguments = [a for a in arguments if not a.startswith(("data.n=", "n_samples="))] + ["features.images=640"]
+        arguments = [a for a in arguments if not a.startswith(("data.n=", "n_samples="))]
     done = subprocess.run(
         [sys.executable, "-m", "imgloop", *small(arguments), f"out={tmp_path / 'outputs'}"],
         cwd=REPO,
