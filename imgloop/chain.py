@@ -177,6 +177,11 @@ class Chain:
             arrays = store.open_arrays(path)
             if store.file_hash(path) != record["pool_hash"]:
                 raise store.damaged(path, "is not what was written (its hash differs from record.json)")
+            model = self.generation(t) / "model"
+            if model.is_dir() and store.file_hash(model) != record["model_hash"]:
+                raise store.damaged(model, "is not what was written (its hash differs from record.json)")
+            for scores in (self.generation(t) / "scores").glob("*.json"):
+                store.read_json(scores)
             self.pools[t] = Pool(arrays["x"], arrays.get("y"))
 
     def tell_changes(self) -> None:
@@ -304,6 +309,7 @@ class Chain:
             "real_share": shares.get(REAL, 0.0),
             "share_by_origin": {str(o): s for o, s in sorted(shares.items())},
             "train_images": self.settings.images(t),
+            "images_seen": getattr(f, "description", {}).get("trained_images"),
             "start": self.settings.config["start"],
             "nfe": getattr(f, "nfe", None),
             "labels": getattr(f, "labels", None),

@@ -168,9 +168,15 @@ class Settings:
                     f"{group}.{min(extra)} is not a setting of {group}={self.choices[group]}; it has "
                     f"{', '.join(k for k in self.defaults[group] if k != '_target_')}."
                 )
+            for key, default in (self.defaults[group] or {}).items():
+                self.check_kind(f"{group}.{key}", c[group].get(key), default)
         for name, low in (("generations", 1), ("keep_models", 0), ("threads", 1)):
             if c[name] is not None and not low <= c[name] <= 100_000:
                 raise UserError(f"{name}={c[name]}: give a whole number of at least {low}.")
+        if c["threads"] is not None and c["threads"] > (os.cpu_count() or 1):
+            raise UserError(
+                f"threads={c['threads']}: this machine has {os.cpu_count()} processors; give at most that many."
+            )
         if c["seed"] < 0:
             raise UserError(f"seed={c['seed']}: give a whole number of at least 0.")
         if c["display"] not in ("auto", "live", "lines", "none"):
@@ -192,6 +198,24 @@ class Settings:
                 )
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
 
+    @staticmethod
+    def check_kind(name: str, value, default) -> None:
+        """Raise UserError where a part's setting is of another kind than its default; null defaults are left to the
+        part."""
+        if default is None or (isinstance(default, str) and default.startswith(("${", "???"))):
+            return
+        kinds = {
+            bool: (bool, "true or false"),
+            int: (int | float, "a number"),
+            float: (int | float, "a number"),
+            str: (str, "text"),
+        }
+        kind, said = kinds.get(type(default), (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(
+                f"{name}={value}: give {said}, for example {str(default).lower() if kind is bool else default}."
+            )
+
     @property
     def images(self) -> Schedule:
         return Schedule.of("train.images", self.config["train"]["images"], 1)
@@ -206,6 +230,7 @@ class Settings:
         """Every setting that changes results except the seed, flat; equal identities and seeds give equal chains."""
         kept = {k: v for k, v in self.config.items() if k not in APART}
         kept = {**flat(kept), "trainer.precision": self.config["trainer"]["precision"]}
+        kept.pop("data.root", None)  # its content counts, which each generation's record names by hash
         return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
     @property
@@ -217,7 +242,7 @@ class Settings:
         for key in [k for k in MIXING if k in identity] + [k for k in identity if k not in MIXING]:
             value, default = identity[key], defaults.get(key)
             interpolated = isinstance(default, str) and default.startswith("${")
-            if key != "data.root" and value != default and not interpolated:  # the root's name is in the study's
+            if value != default and not interpolated:
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
                 plain = re.sub(r"[\[\]{} '\"]", "", text)
                 safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)

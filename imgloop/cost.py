@@ -17,6 +17,7 @@ from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import clock
 from imgloop.task import Task
 
+FIGURES = 200 << 10  # bytes of a generation's pictures and records
 WARM_SECONDS = 1.0  # about how long each half of the warm-up may take
 
 
@@ -31,6 +32,7 @@ class Plan:
     images: tuple[int, ...]
     samples: tuple[int, ...]
     sample_bytes: int
+    real_bytes: int
     model_bytes: int = 0
     train_rate: float = 0.0  # images a second
     sample_rate: float = 0.0
@@ -50,6 +52,7 @@ class Plan:
             images,
             samples,
             chain.pools[REAL].x[:1].nbytes,
+            0 if first else chain.pools[REAL].x.nbytes * 2,
         )
         free = shutil.disk_usage(store.existing(chain.folder)).free
         if plan.disk > free:
@@ -69,6 +72,12 @@ class Plan:
         real = chain.pools[REAL]
         few = Pool(real.x[:512], None if real.y is None else real.y[:512])
         data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
+        batch = getattr(model, "batch", 64)
+        if min(self.images) < batch:
+            raise UserError(
+                f"train.images={min(self.images)} is less than one batch of {batch}: raise train.images or lower "
+                "model.batch."
+            )
         with tempfile.TemporaryDirectory() as tmp:
 
             def fit(images: int):
@@ -76,11 +85,11 @@ class Plan:
                 f = model.fit(data, Task(0, 0, images, "scratch", Path(tmp) / str(images), stop=chain.stop), None)
                 return f, time.perf_counter() - began
 
-            fit(64)  # first calls allocate, choose kernels, compile
-            f, base = fit(128)
-            images = int(np.clip(128 * WARM_SECONDS / base, 256, 4096))
+            fit(batch)  # first calls allocate, choose kernels, compile
+            _, base = fit(2 * batch)
+            images = batch * int(np.clip(2 * WARM_SECONDS / base, 4, 64))
             f, seconds = fit(images)
-            train_rate = max(images - 128, 1) / max(seconds - base, 1e-3) if images > 128 else images / seconds
+            train_rate = (images - 2 * batch) / max(seconds - base, 0.3 * seconds)
             f.save(Path(tmp) / "model")
             model_bytes = store.folder_size([Path(tmp) / "model"])
             n = min(256, self.samples[0])
@@ -102,7 +111,9 @@ class Plan:
     @property
     def disk(self) -> int:
         """Bytes that the generations to come will take."""
-        return sum(self.samples) * self.sample_bytes + len(self.samples) * (self.model_bytes + (64 << 10))
+        return (
+            sum(self.samples) * self.sample_bytes + len(self.samples) * (self.model_bytes + FIGURES) + self.real_bytes
+        )
 
     def stage_seconds(self, t: int, stage: str) -> float:
         """Expected length of one stage of generation t."""

@@ -96,8 +96,10 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
     columns = min(4, len(panels)) or 1
     rows = -(-len(panels) // columns) or 1
     conditions = list(dict.fromkeys(frame["condition"]))
-    legend = 0.25 * -(-len(conditions) // 4) if len(conditions) > 1 else 0.0
-    width, height = 3.5 * columns, 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
+    width = 3.5 * columns
+    across = int(np.clip(width * 11 / (max(map(len, conditions)) + 8), 1, 4))  # conditions in a row of the legend
+    legend = 0.22 * -(-len(conditions) // across) if len(conditions) > 1 else 0.0
+    height = 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
@@ -142,7 +144,7 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
     figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
     if len(conditions) > 1 and panels:
         handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="lower left", ncols=min(4, len(conditions)), fontsize=8, frameon=False)
+        figure.legend(*handles, loc="lower left", ncols=across, fontsize=8, frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()

@@ -264,6 +264,8 @@ class Diffusion:
         ):
             if value not in allowed:
                 raise UserError(f"model.{name}={value}: choose one of {', '.join(allowed)}.")
+        if widths is not None and not (isinstance(widths, list | tuple) and all(type(w) is int for w in widths)):
+            raise UserError(f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.")
         self.network, self.widths, self.conditional, self.batch = network, widths, bool(conditional), batch
         self.lr, self.ema, self.time, self.sampler, self.sampler_steps, self.labels = (
             lr,
