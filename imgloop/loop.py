@@ -61,6 +61,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
     evaluator = Evaluator.of(
         config["features"], real, chain.shared, display.reading("training the classifier"), trainer.device
     )
+    chain.stop.forget()  # all is imported: from here on a signal may stop us anywhere
     display.start(plan.timed(model, chain, evaluator), real, evaluator)
     chain.begin(real)
 

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgloop.errors import Stopped
+from imgloop.errors import Stopped, UserError
 
 STAGES = {"train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
 LINE_SECONDS = 30.0  # without a terminal, a long stage says where it is this often
@@ -173,14 +173,13 @@ class Display:
 
 class Interrupt:
     """Ctrl-C or SIGTERM as a question: `stop()` is true once one has come. A fit that asks now and then is left to
-    save and
-    raise Stopped itself; where nobody asks, and at a second signal, Stopped is raised at once: all writes are
-    atomic."""
+    save and raise Stopped itself; where nobody asks, and at a second signal, Stopped is raised at once, which is safe:
+    all writes are atomic."""
 
     PATIENCE = 20.0  # seconds since somebody last asked
 
     def __init__(self):
-        self.signal, self.asked = None, -self.PATIENCE
+        self.signal, self.asked = None, time.monotonic()  # patient at first: imports do not bear being broken into
 
     def __call__(self) -> bool:
         self.asked = time.monotonic()
@@ -208,8 +207,10 @@ def interruptible():
     before = {s: signal.signal(s, interrupt.handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
-    except Stopped:
-        raise Stopped(interrupt.signal or signal.SIGINT) from None
+    except Exception as e:  # Stopped, or what became of it inside a library that a signal broke into
+        if interrupt.signal is None or isinstance(e, UserError):
+            raise
+        raise Stopped(interrupt.signal) from None
     finally:
         for s, old in before.items():
             signal.signal(s, old)
