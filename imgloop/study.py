@@ -9,11 +9,7 @@ from typing import Any
 from imgloop import store
 from imgloop.errors import UserError
 
-COLUMNS = (
-    "generation",
-    "n_train",
-    "n_pool",
-    "real_share",
+SCORES = (  # what an evaluator measures, by column name
     "fd",
     "kd",
     "kd_sem",
@@ -25,18 +21,10 @@ COLUMNS = (
     "mode_kl",
     "variance_ratio",
     "effective_rank",
-    "vendi",
-    "tail_mass",
-    "off_support",
-    "ambiguity",
-    "authenticity",
     "risk",
-    "tail_risk",
-    "seconds_train",
-    "seconds_sample",
-    "seconds_measure",
-    "protocol",
 )
+SIZES = ("generation", "n_train", "n_pool", "real_share")
+COLUMNS = (*SIZES, *SCORES, "seconds_train", "seconds_sample", "seconds_measure", "protocol")
 HEADLINE = (
     "fd",
     "kd",
@@ -58,7 +46,7 @@ def row(folder: Path, protocol: str | None) -> dict[str, Any]:
     """One generation's row of metrics.csv, its scores by `protocol` (a file name in scores/), empty where not
     measured."""
     record = store.read_json(folder / "record.json")
-    found = {c: record.get(c) for c in COLUMNS[:4]}
+    found = {c: record.get(c) for c in SIZES}
     found |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
     path = folder / "scores" / f"{protocol}.json"
     if protocol is not None and path.exists():
@@ -81,7 +69,7 @@ def table(chain: Path, protocol: str | None = None):
     names = protocols(chain)
     protocol = protocol or (names[-1] if names else None)
     frame = pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=list(COLUMNS))
-    return frame[[c for c in COLUMNS if c in COLUMNS[:4] or frame[c].notna().any()]]
+    return frame[[c for c in COLUMNS if c in SIZES or frame[c].notna().any()]]
 
 
 def write_metrics(chain: Path, protocol: str | None = None):

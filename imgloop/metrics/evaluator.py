@@ -19,24 +19,11 @@ from imgloop.metrics.manifold import RealManifold, manifold_scores
 from imgloop.metrics.modes import class_counts, mode_coverage
 from imgloop.metrics.variance import effective_rank, variance_ratio
 from imgloop.pool import Pool
+from imgloop.study import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST = 2 * K_DENSITY + 2  # held-out images, so that each half has neighbours
 SEED = 0  # of subsets and of the risk's noise: the same for every chain and generation
-NAMES = (
-    "fd",
-    "kd",
-    "kd_sem",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "modes_covered",
-    "mode_kl",
-    "variance_ratio",
-    "effective_rank",
-    "risk",
-)
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,7 @@ class Evaluator:
 
     def __call__(self, pool: Pool, f=None) -> Scores:
         """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured."""
-        found, values, notes = self.extractor(pool.x), dict.fromkeys(NAMES), {}
+        found, values, notes = self.extractor(pool.x), dict.fromkeys(SCORES), {}
         protocol = {**self.protocol, "n_generated": len(pool)}
         if len(pool) > 2 * K_DENSITY:
             kd = kernel_distance(self.heldout, found.x, seed=SEED)
