@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from imgloop import store
-from imgloop.config import Settings
+from imgloop.config import Settings, build
+from imgloop.cost import Plan
 from imgloop.errors import UserError
 from imgloop.measure import real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
@@ -96,6 +97,12 @@ class Chain:
     def remaining(self, generations: int) -> range:
         return range(self.done, generations)
 
+    def nothing_to_do(self) -> str:
+        return (
+            f"{self.folder} holds {self.done} generations already: nothing to do "
+            f"(generations={self.done + 1} or more would extend it)"
+        )
+
     @property
     def sizes(self) -> dict[int, int]:
         """Rows of each pool by origin: what a paradigm sees."""
@@ -150,10 +157,37 @@ class Chain:
                 "overwrite=true to delete this chain and start again."
             )
 
+    def prepared(self, paradigm, generations: int, cache: Path):
+        """The real data attached, every mix to come tried on sizes alone, the cost told: (model, evaluator, drawn),
+        `drawn(t)` samples to draw in generation t. `cache` keeps decoded images between studies."""
+        display, config = self.display, self.settings.config
+        real = build(config["data"]).load(cache, display.reading("reading images"))
+        self.attach(real)
+        drawn = drawn_sizes(self.settings, paradigm.initial(self.sizes, 0))
+        plan = Plan.of(paradigm, self, drawn, generations)
+
+        from imgloop.metrics.evaluator import Evaluator  # torch and Lightning from here on
+        from imgloop.train import TrainerSettings, use_threads
+
+        use_threads(config["threads"], real.train.x.shape[-1])
+        self.tell_changes()
+        trainer = TrainerSettings(**config["trainer"])
+        model = build(config["model"], trainer=trainer)
+        evaluator = Evaluator.of(
+            config["features"], real, self.shared, display.reading("training the classifier"), trainer.device
+        )
+        self.stop.forget()  # all is imported: from here on a signal may stop us anywhere
+        display.start(plan.timed(model, self, evaluator), real, evaluator)
+        self.begin(real)
+        return model, evaluator, drawn
+
     def begin(self, real) -> None:
         """Keep the real data and write config.yaml: from here on the folder is a chain."""
-        s = self.settings
         write_real(self.shared, real)
+        self.write_config()
+
+    def write_config(self) -> None:
+        s = self.settings
         store.write_text(
             self.folder / "config.yaml",
             yaml.safe_dump(
@@ -296,6 +330,7 @@ class Chain:
             self.pools[t] = Pool(*map(store.open_arrays(self.generation(t) / "pool.safetensors").get, ("x", "y")))
             self.prune(t)
         self.seconds = {}
+        self.display.finished(t, self, scores)
 
     def describe(self, t: int, f, mix: Mix, drawn: Pool, part: Path) -> dict[str, Any]:
         """record.json: what generation t was made of and by."""

@@ -17,7 +17,14 @@ from imgloop.schedule import Schedule
 CONF = next(
     p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if (p / "config.yaml").exists()
 )
-MIXING = ("n_initial", "real_fraction", "n_real", "n_synthetic", "budget")  # the paradigms' knobs, on the top level
+MIXING = (  # the paradigms' knobs, on the top level
+    "n_initial",
+    "real_fraction",
+    "n_real",
+    "n_synthetic",
+    "budget",
+    "edit_fraction",
+)
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 APART = ("seed", "generations", "study", "out", "overwrite", "threads", "features", "display", "keep_models", "trainer")
 
@@ -47,6 +54,7 @@ class Config:
     n_real: Any = None
     n_synthetic: Any = None
     budget: Any = None
+    edit_fraction: Any = None
     start: str = "scratch"
     train: Train = field(default_factory=Train)
     study: str | None = None
@@ -106,9 +114,14 @@ def checked(cfg, choices, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(sentence(e, overrides)) from e
 
 
+def is_schedule(value) -> bool:
+    """Whether a setting's value is written {start: , factor: , max: }."""
+    return isinstance(value, dict) and "start" in value and set(value) <= {"start", "factor", "max"}
+
+
 def flat(value, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    if isinstance(value, dict) and value:
+    """Nested mappings as one, with dotted keys; a schedule stays a value."""
+    if isinstance(value, dict) and value and not is_schedule(value):
         return {
             k: v
             for key, inner in value.items()
@@ -124,6 +137,7 @@ class Settings:
     config: dict[str, Any]  # the whole config, resolved
     choices: dict[str, str]  # group -> option
     defaults: dict[str, Any]  # the config of the same choices without any other setting
+    usual: dict[str, str]  # group -> option where none is chosen, but for the experiment
 
     @classmethod
     def of(cls, cfg, choices: dict[str, str]) -> Settings:
@@ -132,7 +146,8 @@ class Settings:
 
         groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
-        base = compose([f"{g}={groups[g]}" for g in ("paradigm", "data", "model", "features") if groups.get(g)])
+        kept = ("experiment", "paradigm", "data", "model", "features")
+        base = compose([f"{g}={groups[g]}" for g in kept if groups.get(g)])
         for name in [k for k in base if k != "hydra"]:
             if name not in cfg:
                 raise UserError(
@@ -152,7 +167,9 @@ class Settings:
         if plain[0]["real_fraction"] is None:
             plain[0]["real_fraction"] = 0
             plain[0]["paradigm"] |= {"real_fraction": 0} if "real_fraction" in plain[0]["paradigm"] else {}
-        settings = cls(plain[0], groups, plain[1])
+        experiment = groups.get("experiment")
+        usual = compose([f"experiment={experiment}"] if experiment else []).hydra.runtime.choices
+        settings = cls(plain[0], groups, plain[1], dict(usual))
         settings.check()
         return settings
 
@@ -185,6 +202,11 @@ class Settings:
             not re.fullmatch(r"[\w.,=+-]+", str(c["study"])) or str(c["study"]).startswith(".")
         ):
             raise UserError(f"study={c['study']}: use letters, digits and any of _.,=+- for the study's name.")
+        if self.choices["data"] == "law" and self.replicates is None:
+            raise UserError(
+                f"data=law is the true law of a solvable system, such as model=gaussian; model={self.choices['model']} "
+                "learns from images: choose another data."
+            )
         for name in MIXING:
             if c[name] != self.defaults[name] and name not in c["paradigm"]:
                 users = [
@@ -226,6 +248,11 @@ class Settings:
         return None if value is None else Schedule.of("n_samples", value, 1)
 
     @property
+    def replicates(self) -> int | None:
+        """How many replicates a solvable system runs side by side; None for models that are trained."""
+        return self.config["model"].get("replicates")
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Every setting that changes results except the seed, flat; equal identities and seeds give equal chains."""
         kept = {k: v for k, v in self.config.items() if k not in APART}
@@ -243,22 +270,27 @@ class Settings:
             value, default = identity[key], defaults.get(key)
             interpolated = isinstance(default, str) and default.startswith("${")
             if value != default and not interpolated:
+                if is_schedule(value):  # 0.4x0.5max2 is {start: 0.4, factor: 0.5, max: 2}
+                    value = f"{value['start']}x{value.get('factor', 1)}" + (
+                        f"max{value['max']}" if "max" in value else ""
+                    )
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
                 plain = re.sub(r"[\[\]{} '\"]", "", text)
                 safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)
                 parts.append(f"{key}={safe}" + (f"-{store.content_key(plain)[:6]}" if safe != plain else ""))
         if self.config["study"]:  # a study of several data or models names them
-            defaults = {"data": "digits", "model": "diffusion"}
-            parts = [f"{g}={self.choices[g]}" for g, d in defaults.items() if self.choices[g] != d] + parts
+            parts = [f"{g}={self.choices[g]}" for g in ("data", "model") if self.choices[g] != self.usual[g]] + parts
         name = ",".join([self.choices["paradigm"], *parts])
         return name if len(name) <= 120 else f"{name[:108]}-{store.content_key(name)[:8]}"
 
     @property
     def study(self) -> Path:
-        """The study's folder: `study`, or <data>-<model>, to which a folder of images adds its name."""
+        """The study's folder: `study`, or <data>-<model>, to which a folder of images adds its name; a model with its
+        own true law is named alone."""
         root = self.config["data"].get("root")
         stem = "" if root is None else "-" + re.sub(r"[^A-Za-z0-9_.+-]+", "_", Path(str(root)).stem)
-        name = self.config["study"] or f"{self.choices['data']}{stem}-{self.choices['model']}"
+        data = "" if self.choices["data"] == "law" else f"{self.choices['data']}{stem}-"
+        name = self.config["study"] or f"{data}{self.choices['model']}"
         return Path(os.path.expanduser(self.config["out"])) / name
 
     @property

@@ -83,43 +83,76 @@ PANELS = (
 )
 
 
+def sheet(count: int, title: str, conditions: Sequence[str]):
+    """A matplotlib figure with `count` panels below a title, and room for a legend of `conditions`: (figure, axes)."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+
+    columns = min(4, count) or 1
+    rows = -(-count // columns) or 1
+    width = 3.5 * columns
+    legend = 0.22 * -(-len(conditions) // across(conditions, width)) if len(conditions) > 1 else 0.0
+    height = 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
+    return figure, axes[:count]
+
+
+def across(conditions: Sequence[str], width: float) -> int:
+    """How many conditions fit beside each other into a legend `width` inches wide."""
+    return int(np.clip(width * 11 / (max(map(len, conditions)) + 8), 1, 4))
+
+
+def dressed(axis, label: str, note: str, across: str = "generation") -> None:
+    """What every panel has: its title, what the axes show, and no box."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_title(label, fontsize=10, loc="left")
+    axis.set_xlabel(across, fontsize=8)
+    axis.set_ylabel(note, fontsize=7, color=MUTED)
+    axis.tick_params(labelsize=8)
+    if axis.get_xscale() == "linear":
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def finished(figure, conditions: Sequence[str]) -> bytes:
+    """The figure as PNG, with its legend where there are several conditions."""
+    axes = [a for a in figure.axes if a.get_visible()]
+    if len(conditions) > 1 and axes:
+        handles = axes[0].get_legend_handles_labels()
+        columns = across(conditions, figure.get_figwidth())
+        figure.legend(*handles, loc="lower left", ncols=columns, fontsize=8, frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=130)
+    return out.getvalue()
+
+
+def look(i: int) -> dict:
+    """Colour, line style and marker of condition `i`, each of which tells it from its neighbours."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[i % 8]}
+
+
 def curves(frame, title: str, reference: dict[str, float] | None = None) -> bytes:
     """PNG: each measure over generations, a line a condition (mean over seeds) with a band of one standard deviation.
 
     `frame` has columns condition, seed, generation and measures; `reference` gives real-against-real values by measure.
     """
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     panels = [p for p in PANELS if p[0] in frame and frame[p[0]].notna().any()]
-    columns = min(4, len(panels)) or 1
-    rows = -(-len(panels) // columns) or 1
     conditions = list(dict.fromkeys(frame["condition"]))
-    width = 3.5 * columns
-    across = int(np.clip(width * 11 / (max(map(len, conditions)) + 8), 1, 4))  # conditions in a row of the legend
-    legend = 0.22 * -(-len(conditions) // across) if len(conditions) > 1 else 0.0
-    height = 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    figure, axes = sheet(len(panels), title, conditions)
     for axis, (name, label, note) in zip(axes, panels):
         for i, condition in enumerate(conditions):
             part = frame[(frame["condition"] == condition) & frame[name].notna()].groupby("generation")[name]
             mean, sd = part.mean(), part.std(ddof=1)
-            colour = COLOURS[i % len(COLOURS)]
-            axis.plot(
-                mean.index,
-                mean,
-                STYLES[i % 4],
-                color=colour,
-                marker=MARKERS[i % 8],
-                markersize=4,
-                linewidth=1.6,
-                label=condition,
-            )
+            axis.plot(mean.index, mean, **look(i), markersize=4, linewidth=1.6, label=condition)
             if sd.notna().any():
-                axis.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+                band = look(i)["color"]
+                axis.fill_between(mean.index, mean - sd, mean + sd, color=band, alpha=0.15, linewidth=0)
         if reference and reference.get(name) is not None:
             axis.axhline(reference[name], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
             axis.annotate(
@@ -131,20 +164,7 @@ def curves(frame, title: str, reference: dict[str, float] | None = None) -> byte
                 fontsize=7,
                 color=MUTED,
             )
-        axis.set_title(label, fontsize=10, loc="left")
-        axis.set_xlabel("generation", fontsize=8)
-        axis.set_ylabel(note, fontsize=7, color=MUTED)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
+        dressed(axis, label, note)
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))  # from zero, so that small changes look small
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
-    if len(conditions) > 1 and panels:
-        handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="lower left", ncols=across, fontsize=8, frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)
-    return out.getvalue()
+    return finished(figure, conditions)

@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgloop.chain import Chain, drawn_sizes
+from imgloop.chain import Chain
 from imgloop.config import Settings, build
-from imgloop.cost import Plan
 from imgloop.pool import TrainingSet
 from imgloop.progress import Display, interruptible
 
@@ -26,45 +25,31 @@ def run(settings: Settings) -> Result:
     interrupted."""
     from imgloop.study import finish
 
-    paradigm = build(settings.config["paradigm"])
-    chain = Chain(settings)
-    generations = settings.config["generations"]
+    paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
+    chain = chain_of(settings)
     with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display:
         chain.display = display
         if not chain.remaining(generations):
-            display.say(
-                f"{chain.folder} holds {chain.done} generations already: nothing to do "
-                f"(generations={chain.done + 1} or more would extend it)"
-            )
+            display.say(chain.nothing_to_do())
         else:
             with interruptible() as chain.stop:
-                advance(chain, paradigm, generations)
+                model, evaluator, drawn = chain.prepared(paradigm, generations, cache_folder())
+                advance(chain, paradigm, model, evaluator, drawn, generations)
         metrics = finish(chain, display)
     return Result(chain.folder, metrics)
 
 
-def advance(chain: Chain, paradigm, generations: int) -> None:
-    """From where the chain stands to the last generation."""
-    display, config = chain.display, chain.settings.config
-    real = build(config["data"]).load(cache_folder(), display.reading("reading images"))
-    chain.attach(real)
-    drawn = drawn_sizes(chain.settings, paradigm.initial(chain.sizes, 0))
-    plan = Plan.of(paradigm, chain, drawn, generations)  # every mix can be made, or an error now
+def chain_of(settings: Settings) -> Chain:
+    """A folder a generation for models that are trained, a table of replicates for those that can be solved."""
+    if settings.replicates is None:
+        return Chain(settings)
+    from imgloop.analytic.table import Table
 
-    from imgloop.metrics.evaluator import Evaluator  # torch and Lightning from here on
-    from imgloop.train import TrainerSettings, use_threads
+    return Table(settings)
 
-    use_threads(config["threads"], real.train.x.shape[-1])
-    chain.tell_changes()
-    trainer = TrainerSettings(**config["trainer"])
-    model = build(config["model"], trainer=trainer)
-    evaluator = Evaluator.of(
-        config["features"], real, chain.shared, display.reading("training the classifier"), trainer.device
-    )
-    chain.stop.forget()  # all is imported: from here on a signal may stop us anywhere
-    display.start(plan.timed(model, chain, evaluator), real, evaluator)
-    chain.begin(real)
 
+def advance(chain: Chain, paradigm, model, evaluator, drawn, generations: int) -> None:
+    """From where the chain stands to the last generation; `drawn(t)` samples each."""
     for t in chain.remaining(generations):
         mix = paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)
         data = TrainingSet(chain.pools, mix)
@@ -74,8 +59,7 @@ def advance(chain: Chain, paradigm, generations: int) -> None:
         with chain.stage(t, "measure"):
             scores = evaluator(pool, f)
         chain.commit(t, f, mix, pool, scores)
-        display.finished(t, chain, scores)
-        if f.absorbed:  # an analytic system that can change no more
+        if paradigm.closed and f.absorbed:  # an analytic system that can change no more
             break
 
 

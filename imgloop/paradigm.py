@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -43,15 +44,24 @@ def joined(*mixes: Mix) -> Mix:
 
 @dataclass(frozen=True)
 class Paradigm:
-    """What all rules share: `n_initial`, the number of real training rows R (all of them by default)."""
+    """What all rules share: `n_initial`, the number of real training rows R (all of them by default).
+
+    `keeps_all`: mixes may reach back to any pool, not to R and the newest alone. `closed`: no real row enters a mix
+    after generation 0, so that a generator that can draw one thing only has come to its end.
+    """
 
     n_initial: Knob = None
+    keeps_all: ClassVar[bool] = False
+
+    @property
+    def closed(self) -> bool:
+        return False
 
     def __post_init__(self):
         for f in fields(self):
             low, high, whole = (
                 (0.0, 1.0, False)
-                if f.name == "real_fraction"
+                if f.name in ("real_fraction", "edit_fraction")
                 else (0 if f.name in ("n_real", "n_synthetic") else 1, None, True)
             )
             value = getattr(self, f.name)
@@ -101,6 +111,11 @@ class Replace(Paradigm):
 
     real_fraction: Knob = None
 
+    @property
+    def closed(self) -> bool:
+        a = self.real_fraction
+        return a is None or not any(a.values or (a.start,))
+
     def later(self, sizes, t, rng, replicates):
         newest = self.newest(sizes, t, replicates)
         n_real = 0 if self.real_fraction is None else round(self.real_fraction(t) * len(newest))
@@ -119,6 +134,8 @@ class Replace(Paradigm):
 class Accumulate(Paradigm):
     """R and every pool so far, all of it (Gerstgrasser et al. 2024)."""
 
+    keeps_all: ClassVar[bool] = True
+
     def later(self, sizes, t, rng, replicates):
         return self.everything(sizes, t, replicates)
 
@@ -129,6 +146,7 @@ class AccumulateSubsample(Paradigm):
     2024)."""
 
     budget: Knob = None
+    keeps_all: ClassVar[bool] = True
 
     def later(self, sizes, t, rng, replicates):
         everything = self.everything(sizes, t, replicates)
@@ -173,6 +191,35 @@ class Fresh(Paradigm):
                 f"most {sizes[REAL] // (t + 1)} for {t + 1} generations)."
             )
         return joined(every(REAL, n, replicates, first), synthetic(self, sizes, t, rng, replicates))
+
+
+@dataclass(frozen=True)
+class Edit(Paradigm):
+    """Data editing: a data set of |R| rows, of which each generation overwrites a share `edit_fraction` (a tenth by
+    default) with the rows at the same places of S, going round the data set in turn (Zhu et al. 2024; section 4.3 of
+    Schaeffer et al. 2025).
+
+    A number edits as many rows in every generation; {start: , factor: } with a factor below 1 edits ever fewer.
+    """
+
+    edit_fraction: Knob = None
+    keeps_all: ClassVar[bool] = True
+
+    def later(self, sizes, t, rng, replicates):
+        n = self.initial(sizes, 0)
+        origin, first = np.full(n, REAL, np.int32), 0
+        for s in range(1, t + 1):
+            share = 0.1 if self.edit_fraction is None else self.edit_fraction(s)
+            edited = np.arange(first, first + int(share * n + 1e-9)) % n
+            if edited.max(initial=-1) >= sizes[s - 1]:
+                raise UserError(
+                    f"paradigm=edit overwrites rows of a data set of {n} with those at the same places of the newest "
+                    f"pool, but generation {s - 1} left {sizes[s - 1]}: raise n_samples or lower n_initial to match."
+                )
+            origin[edited] = s - 1
+            first += len(edited)
+        place = every(REAL, n, replicates)
+        return Mix(np.broadcast_to(origin[:, None], place.row.shape), place.row)
 
 
 def synthetic(rule: Augment | Fresh, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:

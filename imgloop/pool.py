@@ -66,6 +66,15 @@ class TrainingSet:
         touched."""
         return self._take(index, replicate, lambda pool: pool.x)
 
+    def samples(self) -> np.ndarray:
+        """Every sample of every replicate at once, (n, R, d): the training set of an analytic system."""
+        origins = np.unique(self.mix.origin)
+        pools = [self.pools[int(o)].x for o in origins]
+        starts = np.cumsum([0, *map(len, pools)])[:-1]
+        index = starts[np.searchsorted(origins, self.mix.origin)] + self.mix.row
+        stacked = pools[0] if len(pools) == 1 else np.concatenate(pools)
+        return stacked[index, np.arange(index.shape[1])]
+
     def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:
         """Labels of samples `index` (all by default), int64 (n,); None where a pool of the mix has none."""
         origins = np.unique(self.mix.origin)

@@ -37,6 +37,11 @@ HEADLINE = (
 )  # of the comparison table
 
 
+def is_table(chain: Path) -> bool:
+    """Whether the chain is that of a solvable system: one table of replicate by generation."""
+    return (Path(chain) / "replicates.safetensors").exists()
+
+
 def generations(chain: Path) -> list[Path]:
     """The chain's generation folders in order."""
     return sorted(p for p in Path(chain).glob("gen[0-9]*") if p.is_dir())
@@ -66,6 +71,8 @@ def table(chain: Path, protocol: str | None = None):
     """The chain's metrics, one row a generation, as a pandas table; by default under its newest protocol."""
     import pandas as pd
 
+    if is_table(chain):
+        return pd.read_csv(Path(chain) / "metrics.csv")
     names = protocols(chain)
     protocol = protocol or (names[-1] if names else None)
     frame = pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=list(COLUMNS))
@@ -105,6 +112,10 @@ def reference(study: Path, frame) -> dict[str, float] | None:
 
 def finish(chain, display):
     """At a chain's end: its files, the study's comparison, and the last line, which says where to look."""
+    if is_table(chain.folder):
+        from imgloop.analytic import results
+
+        return results.finish(chain, display)
     changed = chain.protocol is not None or not (chain.folder / "metrics.csv").exists()
     frame = write_metrics(chain.folder, chain.protocol) if changed else table(chain.folder)
     several = len(chains(chain.study)) > 1
@@ -119,7 +130,7 @@ def finish(chain, display):
 
 def chains(study: Path) -> list[Path]:
     """The study's chain folders that hold at least one generation, by condition and seed."""
-    found = [p for p in Path(study).glob("*/seed*") if p.parent.name != "shared" and generations(p)]
+    found = [p for p in Path(study).glob("*/seed*") if p.parent.name != "shared" and (generations(p) or is_table(p))]
     return sorted(found, key=lambda p: (p.parent.name, int(p.name[4:]) if p.name[4:].isdigit() else 0))
 
 
@@ -147,7 +158,8 @@ def load_study(path: str | Path, protocol: str | None = None):
         protocol = max(names, key=lambda n: (names.count(n), sum(some[-1] == n for some in have if some)), default=None)
     frames = [table(c, protocol).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
     frame = pd.concat(frames, ignore_index=True)
-    return frame[["condition", "seed", *[c for c in COLUMNS if c in frame]]]
+    first = ["condition", "seed", *[c for c in COLUMNS if c in frame]]
+    return frame[first + [c for c in frame if c not in first]]
 
 
 def compare(study: Path) -> None:
@@ -155,6 +167,10 @@ def compare(study: Path) -> None:
     from imgloop import figures
 
     study = Path(study)
+    if any(map(is_table, chains(study))):
+        from imgloop.analytic import results
+
+        return results.compare(study)
     with store.lock(study / "shared" / ".comparison.lock"):
         frame = load_study(study)
         grouped = frame.groupby(["condition", "generation"], sort=False)
@@ -171,10 +187,20 @@ def compare(study: Path) -> None:
         )
 
 
+def spread(study: Path) -> str:
+    """What the ± of a study's comparison is."""
+    tables = any(map(is_table, chains(study)))
+    return "standard error over replicates" if tables else "standard deviation over seeds"
+
+
 def comparison_lines(study: Path) -> list[str]:
     """The last generation of each condition, as lines to print."""
     import pandas as pd
 
+    if any(map(is_table, chains(study))):
+        from imgloop.analytic import results
+
+        return results.comparison_lines(study)
     result = pd.read_csv(Path(study) / "comparison.csv")
     shown = [c for c in ("fd", "precision", "recall", "modes_covered", "variance_ratio", "risk") if c in result]
     width = max(len(c) for c in result["condition"])

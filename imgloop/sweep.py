@@ -22,7 +22,7 @@ class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study import comparison_lines
+        from imgloop.study import comparison_lines, spread
 
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
         for study in dict.fromkeys(j["study"] for j in jobs if j["study"]):
@@ -31,7 +31,7 @@ class StudyCallback(Callback):
                     "\n".join(
                         [
                             "",
-                            f"{study}, at the last generation (mean ± standard deviation over seeds)",
+                            f"{study}, at the last generation (± {spread(study)})",
                             *comparison_lines(study),
                             f"look at {Path(study) / 'comparison.png'} and comparison.csv",
                         ]

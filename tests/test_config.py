@@ -52,6 +52,7 @@ def words(text: str) -> set[str]:
 @pytest.mark.parametrize("group, option", [(g, o) for g, options in GROUPS.items() for o in options])
 def test_every_option_composes(group, option):
     more = ["data.root=images"] if option == "folder" else []
+    more += ["model=gaussian"] if (group, option) == ("data", "law") else []
     s = parsed(f"{group}={option}", *more)
     assert s.choices[group] == option and s.choices.keys() >= GROUPS.keys()
     assert s.config.keys() == s.defaults.keys() and "hydra" not in s.config

@@ -1,0 +1,157 @@
+"""A Gaussian refitted to its own samples (Shumailov et al. 2023; section 2.1 of Schaeffer et al. 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from imgloop.analytic import theory
+from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.errors import UserError
+from imgloop.pool import Pool, TrainingSet
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Mean (d,) and covariance (d, d) against which fits are measured; `given` where they are those of a fixed R."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Gaussian(System):
+    """N(mean, covariance) by maximum likelihood (divisor n), or `unbiased` (divisor n - 1); in `dimension` d.
+
+    The true law is N(0, I). `bias` is the sampling bias lambda: synthetic data have lambda times the fitted covariance.
+    On images the truth is the mean and covariance of R in pixel space, pixels from 0 to 1, neither rounded nor clipped.
+    """
+
+    dimension: int = 1
+    unbiased: bool = False
+    bias: float = 1.0
+    truth: Truth | None = None
+
+    quantities: ClassVar[dict[str, Quantity]] = {
+        "w2": Quantity("risk: squared Wasserstein distance", skewed=True, short=True),
+        "mean_part": Quantity("its mean part", skewed=True, short=True),
+        "covariance_part": Quantity("its covariance part", skewed=True, short=True),
+        "variance": Quantity("fitted variance (trace)", skewed=True, short=True),
+        "log_variance": Quantity("log of fitted variance"),
+        "wide": Quantity("share with half the true sd or more", kind="bound"),
+    }
+    WIDE: ClassVar[float] = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        only_in("bias", self.bias, 0)
+        if self.truth is None:
+            object.__setattr__(self, "truth", Truth(np.zeros(self.dimension), np.eye(self.dimension)))
+
+    def check(self, sizes):
+        if min(sizes) < 2:
+            t = int(np.argmin(sizes))
+            raise UserError(
+                f"Generation {t} would fit a variance to {sizes[t]} row: with n = 1 it is 0, or undefined where it is "
+                "unbiased; raise data.n, n_initial or n_samples to 2 or more."
+            )
+
+    def images(self, x, n_initial):
+        x = x.reshape(len(x), -1) / 255.0
+        real = x[:n_initial]
+        truth = Truth(real.mean(0), np.atleast_2d(np.cov(real.T, bias=True)), given=True)
+        pool = Pool(np.broadcast_to(x[:, None], (len(x), self.replicates, x.shape[1])))
+        return replace(self, dimension=x.shape[1], truth=truth), pool
+
+    def draw(self, n, rng):
+        return Pool(rng.standard_normal((n, self.replicates, self.dimension)))
+
+    def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
+        x = data.samples()
+        n, mean = len(x), x.mean(0)
+        x -= mean
+        divisor = n - 1 if self.unbiased else n
+        if self.dimension == 1:
+            covariance = (np.einsum("nrd,nrd->rd", x, x) / divisor)[:, :, None]
+        else:
+            x = np.ascontiguousarray(x.swapaxes(0, 1))  # (R, n, d)
+            covariance = x.swapaxes(1, 2) @ x / divisor
+        return Fitted(mean, covariance, self.bias)
+
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
+        truth, d = self.truth, self.dimension
+        mean_part = ((f.mean - truth.mean) ** 2).sum(1)
+        variance = np.trace(f.covariance, axis1=1, axis2=2)
+        if d == 1:
+            scale = truth.covariance[0, 0]
+            cross, ratio = np.sqrt(scale * f.covariance[:, 0, 0]), f.covariance[:, 0, 0] / scale
+        else:
+            root = square_root(truth.covariance[None])[0]
+            cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ f.covariance @ root), 0)).sum(1)
+            ratio = variance / np.trace(truth.covariance)
+        covariance_part = np.trace(truth.covariance) + variance - 2 * cross
+        with np.errstate(divide="ignore"):
+            found = {
+                "w2": mean_part + covariance_part,
+                "mean_part": mean_part,
+                "covariance_part": covariance_part,
+                "variance": variance,
+            }
+            if d == 1:
+                found["log_variance"] = np.log(ratio)
+                found["wide"] = (ratio >= self.WIDE**2).astype(float)
+            elif not truth.given:
+                found["log_variance"] = np.linalg.slogdet(f.covariance)[1] / d
+        return found
+
+    def theory(self, course: theory.Course, real: np.ndarray) -> dict[str, np.ndarray | None]:
+        settings = {"bias": self.bias, "unbiased": self.unbiased}
+        scale = float(np.trace(self.truth.covariance))
+        moments = theory.second_moments(course, scale, fixed_real=self.truth.given, **settings)
+        risk = None
+        if self.dimension == 1 and not self.truth.given:
+            risk = theory.wasserstein(course, scale, **settings)
+        return {
+            "w2": None if risk is None else risk[0] + risk[1],
+            "mean_part": moments.mean_square,
+            "covariance_part": None if risk is None else risk[1],
+            "variance": moments.variance,
+            "log_variance": None if self.truth.given else theory.log_variance(course, self.dimension, **settings),
+            "wide": theory.mixture_bound(1.0, self.WIDE, course) if self.bias <= 1 and not self.truth.given else None,
+        }
+
+    def comparable(self, course, theory):
+        """t <= n: the log of a variance that t draws in turn have set has a variance of about 2 t / n."""
+        return np.arange(1, course.generations + 1) <= np.minimum.accumulate(course.chained)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Means (R, d) and covariances (R, d, d); draws with `bias` times the covariance."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    bias: float
+
+    @property
+    def absorbed(self) -> bool:
+        return not self.covariance.any()
+
+    def sample(self, n, *, seed, progress=None) -> Pool:
+        noise = np.random.default_rng(seed).standard_normal((n, *self.mean.shape))
+        if self.mean.shape[1] == 1:
+            noise *= np.sqrt(self.bias * self.covariance[:, 0])
+        else:
+            roots = square_root(self.bias * self.covariance)
+            noise = np.ascontiguousarray((noise.swapaxes(0, 1) @ roots).swapaxes(0, 1))
+        noise += self.mean
+        return Pool(noise)
+
+
+def square_root(matrices: np.ndarray) -> np.ndarray:
+    """Symmetric square roots of positive semidefinite matrices (R, d, d)."""
+    values, vectors = np.linalg.eigh(matrices)
+    return (vectors * np.sqrt(np.maximum(values, 0))[:, None, :]) @ vectors.swapaxes(1, 2)

@@ -1,0 +1,119 @@
+"""Linear regression on targets drawn from the previous fit (Dohmatob et al. 2024; Gerstgrasser et al. 2024; appendix A
+of Schaeffer et al. 2025); with paradigm=edit, the data editing of section 4.3 (Zhu et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from imgloop.analytic import theory
+from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.errors import UserError
+from imgloop.pool import REAL, Pool, TrainingSet
+
+
+@dataclass(frozen=True)
+class Regression(System):
+    """y = x beta + noise, x ~ N(0, I) in `dimension` d, noise of sd `noise`; the fit is ordinary least squares.
+
+    A row of a pool is (x, y), float (d + 1,). `design` fixed: synthetic rows reuse the replicate's real x, row by row;
+    resampled: they draw new x.
+    """
+
+    dimension: int = 5
+    noise: float = 1.0
+    design: str = "fixed"
+
+    quantities: ClassVar[dict[str, Quantity]] = {
+        "excess": Quantity("excess risk", skewed=True),
+        "excess_ratio": Quantity(
+            "excess risk over the first fit's", skewed=True, log=True, mark=("π²/6", np.pi**2 / 6)
+        ),
+        "test_ratio": Quantity("risk on noisy targets over the first fit's", skewed=True),
+    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        only_in("noise", self.noise, 0)
+        if self.design not in ("fixed", "resampled"):
+            raise UserError(f"model.design={self.design}: choose fixed or resampled.")
+
+    @property
+    def beta(self) -> np.ndarray:
+        return np.full(self.dimension, self.dimension**-0.5)
+
+    def check(self, sizes):
+        if min(sizes) <= self.dimension + 1:
+            t = int(np.argmin(sizes))
+            raise UserError(
+                f"Generation {t} would fit {self.dimension} coefficients to {sizes[t]} rows: the expected risk is "
+                f"finite only for more than {self.dimension + 1} rows (T > d + 1); raise data.n, n_initial or "
+                "n_samples, or lower model.dimension."
+            )
+
+    def draw(self, n, rng):
+        x = rng.standard_normal((n, self.replicates, self.dimension))
+        return self.rows(x, x @ self.beta, rng)
+
+    def rows(self, x, y, rng) -> Pool:
+        y = y + self.noise * rng.standard_normal(y.shape)
+        return Pool(np.concatenate([x, y[:, :, None]], 2))
+
+    def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
+        rows = np.ascontiguousarray(data.samples().swapaxes(0, 1))  # (R, n, d + 1)
+        x, y = rows[..., :-1], rows[..., -1:]
+        weights = np.linalg.solve(x.swapaxes(1, 2) @ x, x.swapaxes(1, 2) @ y)[..., 0]
+        real = data.pools[REAL].x if self.design == "fixed" else None
+        return Fitted(weights, self, previous.first if previous else self.expected(len(data)), real)
+
+    def expected(self, rows: int) -> float:
+        """The excess risk that a first fit to so many rows has in expectation."""
+        return self.noise**2 * self.dimension / (rows - self.dimension - 1)
+
+    def measure(self, f: Fitted):
+        excess, noise = ((f.weights - self.beta) ** 2).sum(1), self.noise**2
+        return {
+            "excess": excess,
+            "excess_ratio": excess / f.first,
+            "test_ratio": (excess + noise) / (f.first + noise),
+        }
+
+    def theory(self, course, real):
+        if course.paradigm == "edit":
+            if self.design == "resampled":
+                return {}
+            x = real[: course.n_initial, :, :-1].swapaxes(0, 1)
+            excess = theory.editing(course, x, self.noise)
+        else:
+            excess = theory.regression(course, self.dimension, self.noise, self.design)
+        if excess is None:
+            return {}
+        first, noise = self.expected(course.n_initial), self.noise**2
+        return {"excess": excess, "excess_ratio": excess / first, "test_ratio": (excess + noise) / (first + noise)}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights (R, d), the first fit's expected excess risk, and with a fixed design the real rows (N, R, d + 1), for
+    whose x it draws targets."""
+
+    weights: np.ndarray
+    system: Regression
+    first: float
+    real: np.ndarray | None
+    absorbed: ClassVar[bool] = False
+
+    def sample(self, n, *, seed, progress=None) -> Pool:
+        rng = np.random.default_rng(seed)
+        if self.real is None:
+            x = rng.standard_normal((n, *self.weights.shape))
+        elif n > len(self.real):
+            raise UserError(
+                f"model.design=fixed draws a target for each of its {len(self.real)} rows of x, and n_samples={n} asks "
+                "for more: lower n_samples, raise data.n, or use model.design=resampled."
+            )
+        else:
+            x = self.real[:n, :, :-1]
+        return self.system.rows(x, np.einsum("nrd,rd->nr", x, self.weights), rng)

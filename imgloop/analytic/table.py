@@ -1,0 +1,196 @@
+"""The chain of a solvable system: R replicates at once, kept as one table of replicate by generation.
+
+It runs through the loop that images run through. Its pools stay in memory for as long as a mix can reach them; what is
+kept is every quantity of every replicate and generation. Seeds make it again bit for bit, so that a chain that is to
+be longer, or was interrupted, is replayed from them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import numpy as np
+
+from imgloop import store, study
+from imgloop.analytic import results, theory
+from imgloop.analytic.system import Law
+from imgloop.chain import Chain, drawn_sizes, versions
+from imgloop.config import MIXING, build
+from imgloop.errors import UserError
+from imgloop.pool import REAL, Mix, Pool
+
+COVERED = ("replace", "accumulate", "accumulate_subsample", "augment", "fresh", "edit", "real_only")  # by theory.py
+SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
+
+
+class Table(Chain):
+    """A chain of R replicates of a solvable system. Its folder holds config.yaml, metrics.csv, record.json and
+    replicates.safetensors (each quantity, float64 (G, R)), and no folder a generation."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.check_unused()
+        self.replicates = settings.replicates
+        self.values: dict[str, list[np.ndarray]] = {}
+        self.rows: dict[int, int] = {}  # of every pool, in memory or not
+        self.facts: list[dict] = []
+        self.absorbed, self.saved, self.newest = False, time.monotonic(), None
+
+    def check_unused(self) -> None:
+        """Raise UserError for a setting that a solvable system has no use for: none is silently without effect."""
+        c, d = self.settings.config, self.settings.defaults
+        name = f"model={self.settings.choices['model']}"
+        for key in ("start", "keep_models", "threads", "train"):
+            if c[key] != d[key]:
+                raise UserError(f"{key} has no effect on {name}, which is solved in one step: leave it out.")
+        for group in ("features", "trainer"):
+            if c[group] != d[group]:
+                raise UserError(f"{group} has no effect on {name}, which measures itself: leave it out.")
+
+    # -- where it stands ---------------------------------------------------------------------------------------------
+
+    @property
+    def stored(self) -> dict | None:
+        """record.json, where the chain has one."""
+        path = self.folder / "record.json"
+        return store.read_json(path) if path.exists() else None
+
+    @property
+    def done(self) -> int:
+        return self.stored["generations"] if self.stored else 0
+
+    def remaining(self, generations: int) -> range:
+        """All generations, since a chain goes on by replay; none where they are there, or nothing can change."""
+        stored = self.stored
+        enough = stored and stored["complete"] and (stored["generations"] >= generations or stored["absorbed"])
+        return range(0) if enough and not self.facts else range(generations)
+
+    def nothing_to_do(self) -> str:
+        stored = self.stored
+        if stored["absorbed"]:
+            return f"{self.folder}: every replicate was absorbed by generation {self.done - 1}: nothing to do"
+        return super().nothing_to_do()
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        return self.rows
+
+    # -- going on ----------------------------------------------------------------------------------------------------
+
+    def prepared(self, paradigm, generations: int, cache):
+        """The system as (model, evaluator), and the sizes to draw, after every setting has been tried on sizes alone;
+        raises UserError for one at which the system does not exist."""
+        c = self.settings.config
+        system, source = build(c["model"]), build(c["data"])
+        if isinstance(source, Law):
+            real = source.pool(system, self.rng(0, "real"))
+        else:
+            images = source.load(cache, self.display.reading("reading images")).train.x
+            system, real = system.images(images, paradigm.initial({REAL: len(images)}, 0))
+        self.pools, self.rows = {REAL: real}, {REAL: len(real)}
+        self.paradigm, self.generations, self.system = paradigm, generations, system
+        drawn = drawn_sizes(self.settings, paradigm.initial(self.rows, 0))
+        sizes, trained = dict(self.rows), []
+        for t in range(generations):
+            trained.append(len(paradigm(sizes, t, self.rng(t, "mix"))))
+            sizes[t] = drawn(t)
+        system.check(trained)
+        self.check_memory(sizes, trained)
+        if self.stored and self.stored["versions"] != versions():
+            self.display.say(f"{self.folder} was made with other versions of packages: its values may change")
+        self.tell = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
+        self.write_config()
+        return system, lambda pool, f: system.measure(f), drawn
+
+    def course(self) -> theory.Course | None:
+        """What the closed forms need to know of the generations so far; None where they do not cover the rule."""
+        drawn = tuple(f["n_pool"] for f in self.facts)
+        initial = [self.paradigm.initial({REAL: self.rows[REAL]}, t) for t in range(len(drawn))]
+        if self.settings.choices["paradigm"] not in COVERED or len(set(initial)) > 1:
+            return None
+        knobs = {name: getattr(self.paradigm, name, None) for name in MIXING[1:]}
+        given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}
+        return theory.Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
+
+    def check_memory(self, sizes: dict[int, int], trained: list[int]) -> None:
+        """Raise UserError where pools and mixes would not fit into this machine's memory."""
+        row = 8 * int(np.prod(self.pools[REAL].x.shape[1:]))
+        kept = sum(sizes.values()) if self.paradigm.keeps_all else self.rows[REAL] + 2 * max(sizes.values())
+        needed = row * (kept + 3 * max(trained)) + 24 * self.replicates * max(trained)
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > 0.8 * there:
+            raise UserError(
+                f"{self.replicates:,} replicates of up to {max(trained):,} rows need about {needed / 2**30:.0f} GiB of "
+                f"memory, and this machine has {there / 2**30:.0f}: lower model.replicates, n_samples or generations."
+            )
+
+    @contextmanager
+    def stage(self, t: int, name: str):
+        began = time.perf_counter()
+        yield lambda *a, **k: None
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        if self.stop():
+            self.save(complete=False)
+            self.stop.forget()
+
+    def fitted(self, t: int, model, data):
+        with self.stage(t, "train"):
+            self.newest = model.fit(data, None, self.newest)
+        return self.newest
+
+    def commit(self, t: int, f, mix: Mix, pool: Pool, scores: dict[str, np.ndarray]) -> None:
+        """Keep generation t's quantities, and its pool for as long as a mix can reach it."""
+        for name, values in scores.items():
+            self.values.setdefault(name, []).append(values)
+        self.facts.append({"n_train": len(mix), "n_pool": len(pool), "real_share": mix.shares().get(REAL, 0.0)})
+        self.pools[t], self.rows[t] = pool, len(pool)
+        if t > 0 and not self.paradigm.keeps_all:
+            self.pools.pop(t - 1, None)
+        self.absorbed = self.paradigm.closed and f.absorbed
+        self.tell(t + 1, self.generations)
+        if t + 1 == self.generations or self.absorbed:
+            self.save(complete=True)
+        elif time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save(complete=False)
+
+    def save(self, complete: bool) -> None:
+        """Write what there is: replicates.safetensors, metrics.csv, and record.json last, which makes them count."""
+        if not self.facts:
+            return
+        kept = len(self.facts)
+        arrays = {name: np.stack(values[:kept]).astype(np.float64) for name, values in self.values.items()}
+        path = self.folder / "replicates.safetensors"
+        store.write_arrays(path, arrays)
+        quantities = {name: q for name, q in self.system.quantities.items() if name in arrays}
+        course = self.course()
+        exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
+        comparable = np.ones(kept, bool) if course is None else self.system.comparable(course, exact)
+        frame = results.frame(self.facts, arrays, quantities, exact, comparable)
+        store.write_text(self.folder / "metrics.csv", study.csv(frame))
+        store.write_json(
+            self.folder / "record.json",
+            {
+                "condition": self.settings.condition,
+                "seed": self.seed_number,
+                "model": self.settings.choices["model"],
+                "replicates": self.replicates,
+                "generations": kept,
+                "complete": complete,
+                "absorbed": self.absorbed,
+                "timescale": self.system.timescale(course, arrays) if course and self.absorbed else None,
+                "quantities": {name: asdict(q) for name, q in quantities.items()},
+                "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+                "seeds": {p: [self.seed(t, p) for t in range(kept)] for p in ("mix", "sample")}
+                | {"real": self.seed(0, "real")},
+                "real": store.array_hash(self.pools[REAL].x[:, :1]),
+                "replicates_hash": store.file_hash(path),
+                "versions": versions(),
+                "machine": {"machine": platform.machine(), "processors": os.cpu_count()},
+                "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )
+        self.saved = time.monotonic()

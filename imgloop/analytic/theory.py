@@ -1,0 +1,424 @@
+"""Closed forms of solvable self-consuming loops, which docs/theory.md derives; they share no code with the loop.
+
+Arrays run over generations t = 0..G-1. Generation 0 is fitted to R, the first `n_initial` real rows; generation t then
+to a mix of R, of real rows that are new and of the pools that generations 0..t-1 drew. A function returns None where no
+closed form is known for the course.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import digamma, entr, gammaln, xlog1py
+from scipy.stats import binom
+
+from imgloop.errors import UserError
+
+Knob = tuple[float, ...] | None  # by generation, entry 0 unused; None is the rule's own default
+WIDEST = 2000  # rows of a fit beyond which the Wright-Fisher matrix, their square, is not built
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that the closed forms know of a chain: its mixing rule, |R|, and how many rows each generation draws."""
+
+    paradigm: str
+    n_initial: int
+    drawn: tuple[int, ...]
+    real_fraction: Knob = None
+    budget: Knob = None
+    n_real: Knob = None
+    n_synthetic: Knob = None
+    edit_fraction: Knob = None
+
+    @property
+    def generations(self) -> int:
+        return len(self.drawn)
+
+    @property
+    def plain(self) -> bool:
+        """Every generation is fitted to the newest pool alone, whole."""
+        return self.paradigm == "replace" and not any((self.real_fraction or ())[1:])
+
+    @property
+    def chained(self) -> np.ndarray:
+        """Rows (G,) that each generation is the first to use: R, then the newest pool; all of them where `plain`."""
+        return np.array([self.n_initial, *self.drawn[:-1]])
+
+    def at(self, knob: str, t: int, default: float) -> float:
+        values = getattr(self, knob)
+        return default if values is None else values[t]
+
+
+# -- What each generation is fitted to --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What one mix holds, by block: R first, then pools 0..t-1.
+
+    `rows` (t+1,) of each block may be drawn, each with probability `share` and each two with `pair_share`; `fresh` real
+    rows are new. A row that a later mix holds is in this one with probability `kept`.
+    """
+
+    rows: np.ndarray
+    fresh: int = 0
+    share: float = 1.0
+    pair_share: float = 1.0
+    kept: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return round(self.share * self.rows.sum()) + self.fresh
+
+
+def edit_windows(course: Course) -> list[np.ndarray]:
+    """The places, int (k_t,), that generation t overwrites in the data set of n_initial rows; none at t = 0.
+
+    Windows of k_t = floor(edit_fraction n) places follow one another round the data set.
+    """
+    n, first, windows = course.n_initial, 0, [np.arange(0)]
+    for t in range(1, course.generations):
+        k = int(course.at("edit_fraction", t, 0.1) * n + 1e-9)
+        windows.append(np.arange(first, first + k) % n)
+        first += k
+    return windows
+
+
+def compositions(course: Course) -> Iterator[Composition]:
+    """The mix of each generation in turn; raises UserError where a block has fewer rows than its mix takes."""
+    sizes = np.array([course.n_initial, *course.drawn])
+    origin = np.zeros(course.n_initial, int)  # of each place under edit: block 0 is R, block t pool t-1
+    windows = edit_windows(course) if course.paradigm == "edit" else []
+    for t in range(course.generations):
+        have = sizes[: t + 1]
+        mix = composition(course, t, have)
+        if windows:
+            origin[windows[t]] = t
+            mix = Composition(np.bincount(origin, minlength=t + 1))
+        lacking = windows and windows[t].max(initial=-1) >= have[-1]
+        if lacking or (mix.rows > have).any() or mix.share > 1 or mix.size < 1:
+            raise UserError(
+                f"Generation {t} of paradigm={course.paradigm} asks for more rows than there are, or for none "
+                f"(n_initial={course.n_initial}, newest pool {have[-1]}): change the rule's knobs, or raise n_initial "
+                "or n_samples."
+            )
+        yield mix
+
+
+def composition(course: Course, t: int, have: np.ndarray) -> Composition:
+    """The mix of generation t, given the rows (t+1,) of R and of each pool so far; of `edit`, generation 0's alone."""
+    rows, n = np.zeros(t + 1, int), course.n_initial
+    match course.paradigm if t else "real_only":
+        case "real_only" | "edit":
+            rows[0] = n
+            return Composition(rows)
+        case "replace":
+            rows[0] = round(course.at("real_fraction", t, 0) * have[-1])
+            rows[-1] = have[-1] - rows[0]
+            return Composition(rows, kept=rows[0] / n)
+        case "accumulate":
+            return Composition(have)
+        case "accumulate_subsample":
+            b, m = int(course.at("budget", t, n)), have.sum()
+            return Composition(have, share=b / m, pair_share=b * (b - 1) / (m * (m - 1)), kept=b / m)
+        case "augment" | "fresh":
+            rows[-1] = course.at("n_synthetic", t, have[-1])
+            if course.paradigm == "fresh":
+                return Composition(rows, fresh=int(course.at("n_real", t, n)))
+            rows[0] = n
+            return Composition(rows)
+        case unknown:
+            raise UserError(f"paradigm={unknown} has no known composition: choose one of the rules in docs/theory.md.")
+
+
+# -- Two moments, under every rule ------------------------------------------------------------------------------------
+
+
+class Moments(NamedTuple):
+    """E |mu_t - mu_0|² and E tr V_t of the fits, each (G,), in squared units of the data; None where not known."""
+
+    mean_square: np.ndarray | None
+    variance: np.ndarray | None
+
+
+def second_moments(
+    course: Course,
+    variance: float,
+    *,
+    bias: float = 1.0,
+    kernel: float = 0.0,
+    constant: bool = False,
+    unbiased: bool = False,
+    fixed_real: bool = False,
+) -> Moments:
+    """Mean and variance of the fits of any generator that reproduces both, whatever the shape of its law.
+
+    Real rows have a covariance of trace `variance`; samples of fit s have its mean and a covariance whose trace is in
+    expectation bias E tr V_s + kernel, or `variance` always where `constant` (Poisson). V_t divides by n, or by n - 1
+    where `unbiased`. With `fixed_real`, R is given: mu_0 and `variance` are its own mean and divisor-n variance.
+    Raises UserError for sizes that the rule does not allow, or with no unbiased variance.
+    Source: docs/theory.md, "Pairs of rows"; it holds Schaeffer et al. 2025, section 2.1, as the case of replace.
+    """
+    if fixed_real and course.paradigm in ("fresh", "edit"):
+        return Moments(None, None)  # these depend on more of the real rows than two moments of R
+    g = course.generations
+    mean_square, fitted = np.zeros(g), np.zeros(g)
+    square = np.zeros(g + 1)  # E |x|² of a row, by block
+    pair = np.zeros((g + 1, g + 1))  # E x.x' of two different rows, by their blocks
+    square[0] = variance
+    pair[0, 0] = -variance / max(course.n_initial - 1, 1) if fixed_real else 0.0
+    for t, mix in enumerate(compositions(course)):
+        n, old, new = mix.size, slice(t + 1), t + 1
+        if unbiased and n < 2:
+            raise UserError(
+                f"Generation {t} is fitted to one row, which has no unbiased variance: raise n_initial or n_samples, "
+                "or fit by maximum likelihood."
+            )
+        own = np.diag(pair)[old]
+        towards = pair[old, old] @ mix.rows  # of a row, its products with all rows that may be drawn, itself aside
+        squares = mix.share * mix.rows @ square[old] + mix.fresh * variance
+        mean_square[t] = (squares + mix.pair_share * mix.rows @ (towards - own)) / n**2
+        fitted[t] = (squares / n - mean_square[t]) * (n / (n - 1) if unbiased else 1.0)
+        pair[old, new] = pair[new, old] = (mix.share * towards + mix.kept * (square[old] - own)) / n
+        pair[new, new] = mean_square[t]
+        square[new] = mean_square[t] + (variance if constant else bias * fitted[t] + kernel)
+    return Moments(mean_square, fitted)
+
+
+def stationary(
+    n_real: float,
+    n_synthetic: float,
+    real_rows: float,
+    variance: float,
+    *,
+    bias: float = 1.0,
+    kernel: float = 0.0,
+    unbiased: bool = False,
+) -> tuple[float, float]:
+    """Where E |mu_t - mu_0|² and E tr V_t go with `n_real` > 0 real and `n_synthetic` newest rows in every mix.
+
+    The real ones are drawn from `real_rows`: n_real of them for augment, n_initial for replace with real_fraction, inf
+    for fresh. Both are inf where bias n_synthetic is so large that no fixed point exists. Source: docs/theory.md.
+    """
+    n, both = n_real + n_synthetic, n_real + 2 * n_synthetic
+    divisor, shrink = (n - 1 if unbiased else n), (both - 1) / both
+    if bias * n_synthetic * shrink >= divisor:
+        return np.inf, np.inf
+    anchor = 1 + 2 * n_synthetic / real_rows
+    source = n_real * variance * (1 - anchor / both) + n_synthetic * shrink * kernel
+    fitted = source / (divisor - bias * n_synthetic * shrink)
+    return (anchor * variance + n_synthetic * (bias * fitted + kernel) / n_real) / both, fitted
+
+
+def accumulate_limit(n: int, variance: float) -> float:
+    """lim E |mu_t - mu_0|² of accumulate by maximum likelihood, n rows each: (variance / n) pi²/6 for large n.
+
+    V_0 - V_0 prod (1 - 1/(n k²)) = V_0 (1 - sin(x)/x), x = pi / sqrt(n). Source: Euler's product; Kazdan et al. 2024.
+    """
+    return variance * (1 - np.sinc(n**-0.5))
+
+
+# -- A Gaussian fitted to its own samples, without real data ----------------------------------------------------------
+
+
+def log_variance(course: Course, d: int, bias: float = 1.0, unbiased: bool = False) -> np.ndarray | None:
+    """E of (1/d) ln det V_t / det V_0, (G,), for replace without real data and n > d throughout.
+
+    V_t is a product of independent Wishart matrices about V_0 (Schaeffer et al. 2025, section 2.1).
+    """
+    n = course.chained
+    if not course.plain or n.min() <= d:
+        return None
+    step = digamma((n[:, None] - np.arange(1, d + 1)) / 2).mean(1) + np.log(2 / (n - unbiased))
+    return np.cumsum(step) + np.log(bias) * np.arange(len(n))
+
+
+def standard_deviation(course: Course, bias: float = 1.0, unbiased: bool = False) -> np.ndarray | None:
+    """E sigma_t / sigma_0, (G,), in one dimension, for replace without real data: a product of chi means."""
+    n = course.chained
+    if not course.plain or n.min() < 2:
+        return None
+    step = np.sqrt(2 / (n - unbiased)) * np.exp(gammaln(n / 2) - gammaln((n - 1) / 2))
+    return np.cumprod(step) * bias ** (np.arange(len(n)) / 2)
+
+
+def wasserstein(
+    course: Course, variance: float, bias: float = 1.0, unbiased: bool = False
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean part and covariance part, each (G,), of the expected squared 2-Wasserstein distance to the truth in one
+    dimension, for replace without real data (Schaeffer et al. 2025, section 2.1)."""
+    ratio = standard_deviation(course, bias, unbiased)
+    if ratio is None:
+        return None
+    moments = second_moments(course, variance, bias=bias, unbiased=unbiased)
+    return moments.mean_square, moments.variance + variance - 2 * variance * ratio
+
+
+# -- Linear regression on targets drawn from the previous fit ---------------------------------------------------------
+
+
+def regression(
+    course: Course, d: int, sigma: float, design: str = "fixed", gram: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Expected excess risk E |w_t - beta|², (G,), of least squares on x ~ N(0, I) in `d` columns, noise of sd `sigma`.
+
+    `design` fixed: every pool reuses the x of R; resampled: each draws its own. `gram` (R,) is tr (X'X)^-1 of each
+    replicate's R, for a fixed design: the result is then (G, R), exact given X. Raises UserError where a fit has no
+    more than d + 1 rows, so that its expected risk is infinite.
+    Source: Dohmatob et al. 2024 (replace), Gerstgrasser et al. 2024 (accumulate), Schaeffer et al. 2025, appendix A;
+    docs/theory.md for unequal sizes and for augment.
+    """
+    chosen = course.real_fraction if course.paradigm == "replace" else course.n_synthetic
+    if course.paradigm in ("replace", "augment") and not (course.plain or chosen is None):
+        return None
+    rows, i = course.chained, np.arange(1, course.generations + 1)
+    growth = {
+        "replace": i,
+        "accumulate": np.cumsum(i**-2.0),
+        "augment": (4 - 0.25 ** (i - 1.0)) / 3,
+        "real_only": np.ones(len(i)),
+    }.get(course.paradigm)
+    fits = {"replace": rows, "accumulate": np.cumsum(rows)}.get(course.paradigm)
+    if growth is not None and (course.paradigm == "real_only" or (design == "fixed" and (rows == rows[0]).all())):
+        return sigma**2 * np.multiply.outer(growth, inverse_trace(rows[0], d) if gram is None else gram)
+    if fits is not None and design == "resampled":
+        return sigma**2 * np.cumsum(rows / fits * inverse_trace(fits, d))  # the newest rows' part of each fit
+    return None
+
+
+def inverse_trace(rows: int | np.ndarray, d: int) -> np.ndarray:
+    """E tr (X'X)^-1 of standard Gaussian X, `rows` by d; raises UserError where it is infinite."""
+    least = np.min(rows)
+    if least <= d + 1:
+        raise UserError(
+            f"The expected risk of a fit of {d} coefficients to {least} rows is infinite: it needs more than {d + 1} "
+            "(T > d + 1); raise n_initial or n_samples, or use fewer columns."
+        )
+    return d / (np.asarray(rows) - d - 1)
+
+
+def editing(course: Course, x: np.ndarray, sigma: float) -> np.ndarray | None:
+    """Expected excess risk |w_t - beta|² under `edit` with a fixed design, (G, R), exact given x (R, n_initial, d).
+
+    The residuals u = y - x beta keep a covariance C: an edited place takes (Q Q' u)_i + noise, x = Q root^-1, and the
+    fit is w - beta = root Q' u. Source: Zhu et al. 2024; Schaeffer et al. 2025, section 4.3; docs/theory.md.
+    """
+    if course.paradigm != "edit":
+        return None
+    replicates, rows = x.shape[:2]
+    risk = np.empty((course.generations, replicates))
+    windows = edit_windows(course)
+    block = max(1, 10**7 // rows**2)  # replicates at once: C and its temporaries stay below 300 MB
+    for first in range(0, replicates, block):
+        here = slice(first, first + block)
+        q, r = np.linalg.qr(x[here])  # (b, T, d), (b, d, d)
+        root = np.linalg.inv(r)
+        c = np.tile(sigma**2 * np.eye(rows), (len(q), 1, 1))
+        for t, edited in enumerate(windows):
+            if t == 0 or len(edited):
+                part = q[:, edited]  # (b, k, d)
+                seen = q.swapaxes(1, 2) @ c  # Q'C (b, d, T)
+                c[:, edited] = part @ seen
+                c[:, :, edited] = c[:, edited].swapaxes(1, 2)
+                c[:, edited[:, None], edited] = part @ (seen @ q) @ part.swapaxes(1, 2) + sigma**2 * np.eye(len(edited))
+                fit = root @ (q.swapaxes(1, 2) @ c @ q)
+            risk[t, here] = (fit * root).sum((1, 2))
+    return risk
+
+
+# -- Discrete distributions: the Wright-Fisher process ----------------------------------------------------------------
+
+
+def collapsed_two(course: Course, p: np.ndarray) -> np.ndarray | None:
+    """Probability (G,) that one of two outcomes of law `p` is all that is left, exactly, for replace without real data
+    and at most 2,000 rows a fit (Markov chain of the counts)."""
+    law, rows = np.asarray(p, float), course.chained
+    law = law[law > 0]
+    if not course.plain or len(law) != 2 or rows.max() > WIDEST:
+        return None
+    collapsed, state, p = np.empty(len(rows)), np.ones(1), law[:1]  # Pr of each count, of p = count / n
+    for t, n in enumerate(rows):
+        if t < 2 or rows[t - 2] != rows[t - 1] or rows[t - 1] != n:
+            step = binom.pmf(np.arange(n + 1), n, p[:, None])
+        state, p = state @ step, np.arange(n + 1) / n
+        collapsed[t] = state[0] + state[-1]
+    return collapsed
+
+
+def collapse_time_two(draws: int, p: float) -> float:
+    """Expected number of generations, of `draws` each, until one of two outcomes is all that is left, from probability
+    p of one: solves (I - Q) a = 1 on the counts that are neither none nor all. Raises UserError for a wrong size."""
+    if draws < 1 or draws > WIDEST or not 0 < p < 1:
+        raise UserError(
+            f"The time to collapse from p={p:g} with {draws} draws cannot be solved: p lies strictly between 0 and 1, "
+            f"draws between 1 and {WIDEST}."
+        )
+    count = np.arange(1, draws)
+    remain = binom.pmf(count, draws, count[:, None] / draws)
+    left = np.linalg.solve(np.eye(draws - 1) - remain, np.ones(draws - 1))
+    return float(1 + binom.pmf(count, draws, p) @ left)
+
+
+def collapse_time_diffusion(draws: int, p: np.ndarray) -> float:
+    """-2 D sum (1 - p_i) ln(1 - p_i): the diffusion's expected generations to total collapse, at most 2 D.
+
+    Solves the backward equation of the Wright-Fisher diffusion (docs/theory.md); exact as D grows.
+    """
+    p = distribution(draws, p)
+    return float(-2 * draws * xlog1py(1 - p, -p).sum())
+
+
+def collapse_time_paper(draws: int, p: np.ndarray) -> float:
+    """D times the entropy of p in nats: what section 4.4 of Schaeffer et al. 2025 states, up to a factor. It is far too
+    long for many outcomes."""
+    return float(draws * entr(distribution(draws, p)).sum())
+
+
+def distribution(draws: int, p: np.ndarray) -> np.ndarray:
+    p = np.asarray(p, float)
+    if draws < 1 or (p < 0).any() or abs(p.sum() - 1) > 1e-6:
+        raise UserError(
+            f"The time to collapse needs draws of at least 1 and probabilities that sum to 1: got draws={draws} and a "
+            f"sum of {p.sum():g}."
+        )
+    return p
+
+
+# -- Other recursive maximum-likelihood fits --------------------------------------------------------------------------
+
+
+def poisson_survival(course: Course, rate: float) -> np.ndarray | None:
+    """Pr(rate_t > 0), (G,), exactly, for replace without real data: the counts are a branching process.
+
+    With n throughout: 1 - exp(-n rate g_k), g_1 = 1, g_{k+1} = 1 - exp(-g_k), k = t + 1 (Suresh et al. 2024).
+    """
+    if not course.plain:
+        return None
+    rows = course.chained
+    alive = np.ones(len(rows))  # of the offspring by generation t of one count, entry t, going back in generations
+    for t in range(len(rows) - 1, 0, -1):
+        alive[t:] = -np.expm1(-rows[t] / rows[t - 1] * alive[t:])
+    return -np.expm1(-rows[0] * rate * alive)
+
+
+def mixture_bound(sigma: float, threshold: float, course: Course) -> np.ndarray | None:
+    """(sigma / threshold) exp(-sum 1/(4 n)) >= Pr(standard deviation of fit t >= threshold), (G,), at most 1.
+
+    For replace without real data, a Gaussian or a symmetric mixture of two of standard deviation `sigma`, without
+    amplifying bias. Source: Suresh et al. 2024 at equal n; docs/theory.md for unequal ones.
+    """
+    if not course.plain:
+        return None
+    return np.minimum(1, sigma / threshold * np.exp(-np.cumsum(1 / (4 * course.chained))))
+
+
+def bernoulli_bound(course: Course, p: float) -> np.ndarray:
+    """Upper bound (G,) of Pr(p_t is neither 0 nor 1), under every rule: Markov's inequality for p_t (1 - p_t), which is
+    at least (1/n)(1 - 1/n) there. Source: docs/theory.md; at one n, n²/(n-1) p (1-p) (1-1/n)^(t+1)."""
+    n = np.array([mix.size for mix in compositions(course)])
+    spread = second_moments(course, p * (1 - p)).variance
+    return np.where(n > 1, np.minimum(1, spread * n**2 / np.maximum(n - 1, 1)), 0.0)

@@ -1,0 +1,621 @@
+"""Closed forms against plain simulations, which share nothing with the loop: each is a few lines of numpy below.
+
+Simulations run thousands of independent replicates, each with its own subsamples. A closed form is right where it lies
+within four standard errors of their mean in every generation; z is printed (pytest -s). Each part is also broken on
+purpose, and must then be rejected beyond six.
+"""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from scipy.special import digamma
+
+from imgloop.analytic import theory
+from imgloop.analytic.theory import Course, second_moments
+from imgloop.errors import UserError
+
+REPLICATES = 6000
+FEW = (9, 15, 11, 17, 13, 10)  # rows that generations 0..5 draw; 12 real rows
+MANY = (15, 12, 19, 14, 17, 13)  # as many as R or more, which editing needs
+COURSES = {
+    "replace": Course("replace", 12, FEW),
+    "real_fraction": Course("replace", 12, FEW, real_fraction=(0, 0.5, 0.3, 0.6, 0.2, 0.4)),
+    "accumulate": Course("accumulate", 12, FEW),
+    "subsample": Course("accumulate_subsample", 12, FEW),
+    "subsample_budget": Course("accumulate_subsample", 12, FEW, budget=(0, 20, 9, 31, 14, 24)),
+    "augment": Course("augment", 12, FEW),
+    "augment_some": Course("augment", 12, FEW, n_synthetic=(0, 4, 15, 0, 17, 5)),
+    "fresh": Course("fresh", 12, FEW),
+    "fresh_some": Course("fresh", 12, FEW, n_real=(0, 4, 0, 9, 3, 6), n_synthetic=(0, 9, 12, 3, 16, 7)),
+    "edit": Course("edit", 12, MANY),
+    "edit_share": Course("edit", 12, MANY, edit_fraction=(0, 0.3, 0.5, 0.0, 0.9, 0.45)),
+    "real_only": Course("real_only", 12, FEW),
+}
+
+
+# A loop of its own
+
+
+def pick(x, n, rng):
+    """n rows of (N, R, d) without replacement, anew for each replicate."""
+    order = rng.random(x.shape[:2]).argsort(0)[:n]
+    return np.take_along_axis(x, order[:, :, None], 0)
+
+
+def simulate(course, real, generate, rng):
+    """Training sets (n_t, R, d) of every generation; real(n) and generate(data, n) give rows (n, R, d)."""
+    first = real(course.n_initial)
+    data, pools, place = first, [], 0
+    for t in range(course.generations):
+        if t:
+            newest = pools[-1]
+            match course.paradigm:
+                case "replace":
+                    k = round((course.real_fraction or [0] * 99)[t] * len(newest))
+                    data = np.concatenate([pick(first, k, rng), pick(newest, len(newest) - k, rng)])
+                case "accumulate":
+                    data = np.concatenate([first, *pools])
+                case "accumulate_subsample":
+                    data = pick(np.concatenate([first, *pools]), (course.budget or [len(first)] * 99)[t], rng)
+                case "augment":
+                    k = course.n_synthetic[t] if course.n_synthetic else len(newest)
+                    data = np.concatenate([first, pick(newest, k, rng)])
+                case "fresh":
+                    k = course.n_synthetic[t] if course.n_synthetic else len(newest)
+                    n = course.n_real[t] if course.n_real else len(first)
+                    data = np.concatenate([real(n), pick(newest, k, rng)])
+                case "edit":
+                    data = data.copy()
+                    for _ in range(int((course.edit_fraction or [0.1] * 99)[t] * len(first) + 1e-9)):
+                        data[place] = newest[place]
+                        place = (place + 1) % len(first)
+        yield data
+        pools.append(generate(data, course.drawn[t]))
+
+
+class Gauss:
+    """In the plane, of unequal variances 1 and 1/4."""
+
+    def __init__(self, bias=1.0, unbiased=False):
+        self.settings = {"bias": bias, "unbiased": unbiased}
+
+    variance = 1.25
+    mean = 0.0
+
+    def real(self, n, rng):
+        return rng.standard_normal((n, REPLICATES, 2)) * [1, 0.5]
+
+    def generate(self, data, n, rng):
+        centred = (data - data.mean(0)).swapaxes(0, 1)
+        covariance = centred.swapaxes(1, 2) @ centred / (len(data) - self.settings["unbiased"])
+        root = np.linalg.cholesky(self.settings["bias"] * covariance)
+        return data.mean(0) + np.einsum("rij,nrj->nri", root, rng.standard_normal((n, REPLICATES, 2)))
+
+
+class GivenReal(Gauss):
+    """The same, on one given R for all replicates."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.settings["fixed_real"] = True
+        x = np.random.default_rng(5).gamma(1.0, size=(12, 1, 2))
+        self.x = x - x.mean(0)
+        self.variance = float(self.x.var(0).sum())
+
+    def real(self, n, rng):
+        return np.broadcast_to(self.x[:n], (n, REPLICATES, 2))
+
+
+class Kernel:
+    settings = MappingProxyType({"kernel": 2 * 0.4**2})
+    variance = 2.0
+    mean = 0.0
+
+    def real(self, n, rng):
+        return rng.uniform(-(3**0.5), 3**0.5, (n, REPLICATES, 2))
+
+    def generate(self, data, n, rng):
+        centres = np.take_along_axis(data, rng.integers(len(data), size=(n, REPLICATES, 1)), 0)
+        return centres + 0.4 * rng.standard_normal(centres.shape)
+
+
+class Rate:
+    settings = MappingProxyType({"constant": True})
+    variance = mean = 1.7
+
+    def real(self, n, rng):
+        return rng.poisson(1.7, (n, REPLICATES, 1))
+
+    def generate(self, data, n, rng):
+        return rng.poisson(data.mean(0), (n, REPLICATES, 1))
+
+
+class Outcomes:
+    """Three outcomes, one-hot: the variance is the heterozygosity."""
+
+    settings = MappingProxyType({})
+    mean = np.array([0.5, 0.3, 0.2])
+    variance = 1 - float((mean**2).sum())
+
+    def real(self, n, rng):
+        return self.draw(np.broadcast_to(self.mean, (REPLICATES, 3)), n, rng)
+
+    def generate(self, data, n, rng):
+        return self.draw(data.mean(0), n, rng)
+
+    def draw(self, p, n, rng):
+        x = (rng.random((n, REPLICATES))[:, :, None] > p.cumsum(1)[:, :2]).sum(2)
+        return np.eye(3)[x]
+
+
+SYSTEMS = {
+    "ml": Gauss(),
+    "unbiased": Gauss(unbiased=True),
+    "ml_bias": Gauss(bias=0.7),
+    "unbiased_bias": Gauss(bias=1.2, unbiased=True),
+    "given": GivenReal(),
+    "given_unbiased": GivenReal(bias=0.9, unbiased=True),
+    "kernel": Kernel(),
+    "poisson": Rate(),
+    "discrete": Outcomes(),
+}
+
+
+def measured(course, system, seed=0):
+    """|mu_t - mu_0|² and tr V_t of every replicate, each (G, R)."""
+    rng = np.random.default_rng(seed)
+    divisor = int(system.settings.get("unbiased", False))
+    sets = simulate(course, lambda n: system.real(n, rng), lambda x, n: system.generate(x, n, rng), rng)
+    squares, spread = [], []
+    for x in sets:
+        squares.append(((x.mean(0) - system.mean) ** 2).sum(1))
+        spread.append(((x - x.mean(0)) ** 2).sum((0, 2)) / (len(x) - divisor))
+    return np.array(squares), np.array(spread)
+
+
+def z_scores(values, expected):
+    """(mean over replicates - expected) in standard errors, (G,); where replicates agree, 0 for right and inf for
+    wrong."""
+    gap = (values - (expected if np.ndim(expected) > 1 else np.asarray(expected)[:, None])).mean(1)
+    error = values.std(1, ddof=1) / values.shape[1] ** 0.5
+    exact = error < 1e-12
+    return np.where(exact, np.where(np.abs(gap) < 1e-12, 0, np.inf), gap / np.where(exact, 1, error))
+
+
+def worst(name, *pairs):
+    z = max(float(np.abs(z_scores(values, expected)).max()) for values, expected in pairs)
+    print(f"z {z:5.2f}  {name}")
+    return z
+
+
+# Two moments under every rule
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("rule", COURSES)
+def test_moments(rule, name):
+    course, system = COURSES[rule], SYSTEMS[name]
+    moments = second_moments(course, system.variance, **system.settings)
+    if name.startswith("given") and course.paradigm in ("fresh", "edit"):
+        assert moments == (None, None)
+        return
+    assert worst(f"{rule}, {name}", *zip(measured(course, system, len(rule) + 100 * len(name)), moments)) < 4
+
+
+@pytest.mark.parametrize(
+    "rule, name, wrong",
+    [
+        ("subsample", "kernel", {"mix": lambda m: replace(m, kept=1.0)}),
+        ("real_fraction", "ml", {"mix": lambda m: replace(m, kept=1.0)}),
+        ("augment", "ml", {"mix": lambda m: replace(m, kept=0.0)}),
+        ("edit_share", "ml", {"mix": lambda m: replace(m, kept=0.0)}),
+        ("replace", "ml", {"unbiased": True}),
+        ("fresh", "unbiased", {"unbiased": False}),
+        ("accumulate", "given", {"fixed_real": False}),
+        ("subsample", "poisson", {"constant": False}),
+        ("accumulate", "kernel", {"kernel": 0.4**2}),
+        ("augment", "unbiased_bias", {"bias": 1.0}),
+        ("fresh_some", "ml", {"rule": COURSES["augment"]}),
+        ("real_fraction", "ml", {"rule": COURSES["replace"]}),
+        ("subsample_budget", "discrete", {"rule": COURSES["subsample"]}),
+    ],
+)
+def test_moments_notice_a_wrong_rule(rule, name, wrong, monkeypatch):
+    system, wrong = SYSTEMS[name], dict(wrong)
+    course = wrong.pop("rule", COURSES[rule])
+    right, broken = theory.compositions, wrong.pop("mix", lambda mix: mix)
+    monkeypatch.setattr(theory, "compositions", lambda c: map(broken, right(c)))
+    moments = second_moments(course, system.variance, **{**system.settings, **wrong})
+    assert worst(f"{rule}, {name}, broken", *zip(measured(COURSES[rule], system), moments)) > 6
+
+
+@pytest.mark.parametrize("rule", ["subsample", "subsample_budget", "real_fraction"])
+@pytest.mark.parametrize("mistake", ["with_replacement", "first_rows"])
+def test_moments_notice_a_wrong_draw(rule, mistake, monkeypatch):
+    def wrong(x, n, rng):
+        if mistake == "first_rows":
+            return x[:n]
+        return np.take_along_axis(x, rng.integers(len(x), size=(n, REPLICATES, 1)), 0)
+
+    monkeypatch.setitem(globals(), "pick", wrong)
+    system = SYSTEMS["ml"]
+    moments = second_moments(COURSES[rule], system.variance, **system.settings)
+    assert worst(f"{rule}, {mistake}, broken", *zip(measured(COURSES[rule], system), moments)) > 6
+
+
+def test_an_unbiased_fit_of_subsamples_inflates():
+    """The variance grows as t^(1/n), where that of all rows, and of maximum likelihood, settles."""
+    course = Course("accumulate_subsample", 20, (20,) * 1600)
+    variance = second_moments(course, 1.0, unbiased=True).variance
+    assert np.log2(variance[-1] / variance[800]) == pytest.approx(1 / 20, rel=0.02)
+    settled = second_moments(course, 1.0).variance, second_moments(replace(course, paradigm="accumulate"), 1.0).variance
+    assert all(v[-1] / v[800] == pytest.approx(1, abs=1e-3) for v in settled)
+
+
+# The same moments as recursions in a few numbers, written out in docs/theory.md
+
+
+def steps(course, law, bias=1.0, kernel=0.0, unbiased=False):
+    """m_t and v_t of mixes of real and newest rows; law(t, n) gives the real rows and how many they are drawn from."""
+    m = v = 0
+    for t in range(course.generations):
+        synthetic = 0 if t == 0 else (course.n_synthetic or (0, *course.drawn))[t]
+        real, source = law(t, synthetic)
+        synthetic -= real if course.paradigm == "replace" and t else 0
+        n = real + synthetic
+        q = m + bias * v + kernel
+        squares = real + synthetic * q
+        cross = 2 * real * synthetic / source
+        m = (squares + synthetic * (synthetic - 1) * m + cross) / n**2
+        v = (squares - n * m) / (n - 1 if unbiased else n)
+        yield m, v
+
+
+@pytest.mark.parametrize("settings", [{}, {"unbiased": True, "bias": 0.8}, {"kernel": 0.3}])
+def test_recursions_with_real_rows(settings):
+    laws = {
+        "real_fraction": lambda t, n: (round(COURSES["real_fraction"].real_fraction[t] * n) if t else 12, 12),
+        "augment": lambda t, n: (12, 12),
+        "augment_some": lambda t, n: (12, 12),
+        "fresh": lambda t, n: (12, np.inf),
+        "fresh_some": lambda t, n: (COURSES["fresh_some"].n_real[t] if t else 12, np.inf),
+        "replace": lambda t, n: (0 if t else 12, np.inf),
+    }
+    for rule, law in laws.items():
+        expected = np.transpose(list(steps(COURSES[rule], law, **settings)))
+        np.testing.assert_allclose(second_moments(COURSES[rule], 1.0, **settings), expected, rtol=1e-12, err_msg=rule)
+
+
+@pytest.mark.parametrize("rule", ["accumulate", "subsample", "subsample_budget"])
+@pytest.mark.parametrize("settings", [{}, {"unbiased": True, "bias": 0.8}, {"kernel": 0.3}])
+def test_recursions_of_all_pools(rule, settings):
+    """s = E |mean of all rows so far|² and q, their mean E |x|², are enough."""
+    course, settings = COURSES[rule], {"bias": 1.0, "kernel": 0.0, "unbiased": False} | settings
+    rows, s, q, found = course.n_initial, 1 / course.n_initial, 1.0, []
+    for t, new in enumerate(course.drawn):
+        b = rows if rule == "accumulate" or t == 0 else (course.budget or [12] * 99)[t]
+        m = s + (1 / b - 1 / rows) * rows / (rows - 1) * (q - s)
+        v = (q - m) * b / (b - settings["unbiased"])
+        found.append((m, v))
+        spread = settings["bias"] * v + settings["kernel"]
+        s = (rows**2 * s + 2 * rows * new * s + new**2 * m + new * spread) / (rows + new) ** 2
+        q = (rows * q + new * (m + spread)) / (rows + new)
+        rows += new
+    np.testing.assert_allclose(second_moments(course, 1.0, **settings), np.transpose(found), rtol=1e-12)
+
+
+def test_textbook_forms():
+    n, g, scale = 13, 20, 2.5
+    k = np.arange(1, g + 1)
+
+    def same(rule, expected, **settings):
+        np.testing.assert_allclose(second_moments(Course(rule, n, (n,) * g), scale, **settings), expected, rtol=1e-12)
+
+    kept = scale * (1 - 1 / n) ** k
+    same("replace", (scale - kept, kept))
+    same("replace", (scale * np.cumsum(1.3 ** (k - 1)) / n, scale * 1.3 ** (k - 1)), bias=1.3, unbiased=True)
+    same("replace", (scale * k / n, scale * (1 - 1 / n) * np.ones(g)), constant=True)  # Poisson
+    kept = scale * np.cumprod(1 - 1 / (n * k**2))
+    same("accumulate", (scale - kept, kept))
+    same("real_only", np.outer((scale / n, scale * (1 - 1 / n)), np.ones(g)))
+    same("real_only", np.outer((0, scale), np.ones(g)), fixed_real=True)
+
+    h2, kernels = 0.2, [scale * (1 - 1 / n)]
+    for t in range(2, g + 1):
+        kernels.append(kernels[-1] * (1 - 1 / (n * t**2)) + h2 * (1 / t - 1 / (n * t**2)))
+    np.testing.assert_allclose(
+        second_moments(Course("accumulate", n, (n,) * g), scale, kernel=h2).variance, kernels, rtol=1e-12
+    )
+    late = second_moments(Course("replace", n, (n,) * 600), scale, kernel=h2)
+    assert late.variance[-1] == pytest.approx((n - 1) * h2)
+    assert np.diff(late.mean_square)[-1] == pytest.approx(h2)
+
+    whole = second_moments(Course("edit", n, (n,) * g, edit_fraction=(1,) * g), scale)
+    np.testing.assert_allclose(whole, second_moments(Course("replace", n, (n,) * g), scale), rtol=1e-12)
+    assert np.ptp(second_moments(Course("edit", n, (n,) * g, edit_fraction=(0,) * g), scale), 1).max() < 1e-15
+
+
+@pytest.mark.parametrize("settings", [{}, {"unbiased": True}, {"bias": 1.2}, {"bias": 0.7, "kernel": 0.1}])
+def test_fixed_points(settings):
+    g = 400
+    for real, newest, source, course in [
+        (8, 14, 8, Course("augment", 8, (14,) * g)),
+        (8, 14, np.inf, Course("fresh", 12, (14,) * g, n_real=(8,) * g)),
+        (6, 14, 16, Course("replace", 16, (20,) * g, real_fraction=(0.3,) * g)),
+    ]:
+        last = np.array(second_moments(course, 2.0, **settings))[:, -1]
+        assert theory.stationary(real, newest, source, 2.0, **settings) == pytest.approx(tuple(last))
+    assert theory.stationary(2, 18, np.inf, 1.0, bias=1.2) == (np.inf, np.inf)
+
+
+def test_limits():
+    for n in (1, 5, 400):
+        product = np.prod(1 - 1 / (n * np.arange(1, 10**6) ** 2.0))
+        assert theory.accumulate_limit(n, 2.0) == pytest.approx(2 * (1 - product), rel=1e-5)
+    assert 4000 * theory.accumulate_limit(4000, 1.0) == pytest.approx(np.pi**2 / 6, rel=1e-3)
+
+    n, g = 4000, 300
+    subsample = n * second_moments(Course("accumulate_subsample", n, (n,) * g), 1.0).mean_square[-1]
+    assert subsample == pytest.approx(np.pi**2 / 2 - 2, rel=6e-3)
+
+    for share in (0.1, 0.25, 1.0):  # m grows by 4 f / (1 + f)² V / n a generation
+        edit = Course("edit", n, (n,) * 60, edit_fraction=(share,) * 60)
+        slope = n * np.diff(second_moments(edit, 1.0, unbiased=True).mean_square)[-20:].mean()
+        assert slope == pytest.approx(4 * share / (1 + share) ** 2, rel=0.01)
+
+
+# A Gaussian fitted to its own samples
+
+
+@pytest.mark.parametrize("d, bias, unbiased", [(1, 1.0, False), (1, 0.9, True), (1, 1.3, True), (2, 0.9, False)])
+def test_gaussian(d, bias, unbiased):
+    course, rng = COURSES["replace"], np.random.default_rng(d)
+    scale = np.array([4.0, 0.5])[:d]
+    rows, found = (12, *FEW[:-1]), {"log": [], "mean": [], "covariance": [], "sd": []}
+    mean, root = np.zeros((REPLICATES, d)), np.tile(np.diag(np.sqrt(scale)), (REPLICATES, 1, 1))
+    for n in rows:
+        x = mean + np.einsum("rij,nrj->nri", root, rng.standard_normal((n, REPLICATES, d)))
+        mean = x.mean(0)
+        covariance = np.einsum("nri,nrj->rij", x - mean, x - mean) / (n - unbiased)
+        root = np.linalg.cholesky(bias * covariance)
+        sd = np.sqrt(covariance[:, 0, 0] / scale[0])
+        found["log"].append((np.linalg.slogdet(covariance)[1] - np.log(scale).sum()) / d)
+        found["sd"].append(sd)
+        found["mean"].append(mean[:, 0] ** 2)
+        found["covariance"].append(scale[0] * (sd - 1) ** 2)
+    found = {k: np.array(v) for k, v in found.items()}
+    pairs = [(found["log"], theory.log_variance(course, d, bias, unbiased))]
+    if d == 1:
+        pairs.append((found["sd"], theory.standard_deviation(course, bias, unbiased)))
+        pairs.extend(zip((found["mean"], found["covariance"]), theory.wasserstein(course, 4.0, bias, unbiased)))
+    assert worst(f"gaussian, d={d}, bias={bias}, unbiased={unbiased}", *pairs) < 4
+    wrong = theory.log_variance(course, d, bias, not unbiased)
+    assert worst("gaussian, the other divisor", (found["log"], wrong)) > 6
+
+
+def test_gaussian_textbook_forms():
+    n, k = 10, np.arange(1, 31)
+    course = Course("replace", n, (n,) * 30)
+    log = theory.log_variance(course, 1, unbiased=True)
+    np.testing.assert_allclose(log, k * (digamma((n - 1) / 2) - np.log((n - 1) / 2)), rtol=1e-12)
+    c4 = 0.97265927  # of ten rows
+    mean, covariance = theory.wasserstein(course, 2.0, unbiased=True)
+    np.testing.assert_allclose(mean, 2 * k / n, rtol=1e-12)
+    np.testing.assert_allclose(covariance, 4 * (1 - c4**k), rtol=1e-6)
+    assert theory.log_variance(course, 10) is None  # a singular covariance
+    for rule in ("real_fraction", "accumulate", "augment", "fresh", "edit", "real_only"):
+        assert theory.log_variance(COURSES[rule], 1) is theory.standard_deviation(COURSES[rule]) is None
+        assert theory.wasserstein(COURSES[rule], 1.0) is None
+
+
+# Linear regression
+
+
+def least_squares(course, d, sigma, design, rng, columns=None):
+    """Excess risks (G, R) and the x (R, T, d) of R."""
+    beta = np.arange(1, d + 1) / d
+    x = rng.standard_normal((course.n_initial, REPLICATES, d)) if columns is None else columns
+    noise = lambda n: sigma * rng.standard_normal((n, REPLICATES, 1))  # noqa: E731
+
+    def generate(data, n):
+        w = fit(data)
+        z = x if design == "fixed" else rng.standard_normal((n, REPLICATES, d))
+        return np.concatenate([z, (z * w).sum(2, keepdims=True) + noise(n)], 2)
+
+    def fit(data):
+        a, b = data[:, :, :-1].swapaxes(0, 1), data[:, :, -1:].swapaxes(0, 1)
+        return np.linalg.solve(a.swapaxes(1, 2) @ a, a.swapaxes(1, 2) @ b)[..., 0]
+
+    def real(n):
+        return np.concatenate([x, (x @ beta)[:, :, None] + noise(n)], 2)
+
+    excess = [((fit(data) - beta) ** 2).sum(1) for data in simulate(course, real, generate, rng)]
+    return np.array(excess), x.swapaxes(0, 1)
+
+
+def gram(x):
+    return np.trace(np.linalg.inv(x.swapaxes(1, 2) @ x), axis1=1, axis2=2)
+
+
+EQUAL = Course("replace", 20, (20,) * 6)
+UNEQUAL = Course("replace", 20, (17, 31, 22, 18, 27, 20))
+
+
+@pytest.mark.parametrize("rule", ["replace", "accumulate", "augment", "real_only"])
+def test_regression_fixed_design(rule):
+    course = replace(EQUAL, paradigm=rule)
+    excess, x = least_squares(course, 3, 0.7, "fixed", np.random.default_rng(len(rule)))
+    expected, given = theory.regression(course, 3, 0.7), theory.regression(course, 3, 0.7, gram=gram(x))
+    assert expected.shape == (6,) and given.shape == excess.shape == (6, REPLICATES)
+    assert worst(f"regression, fixed, {rule}", (excess, expected), (excess - given, np.zeros(6))) < 4
+    assert worst(f"regression, fixed, {rule}, d + 1", (excess, theory.regression(course, 4, 0.7))) > 6
+
+
+@pytest.mark.parametrize("rule", ["replace", "accumulate", "real_only"])
+def test_regression_resampled_design(rule):
+    for course in (EQUAL, UNEQUAL):
+        course = replace(course, paradigm=rule)
+        excess, _ = least_squares(course, 3, 0.7, "resampled", np.random.default_rng(len(rule)))
+        expected = theory.regression(course, 3, 0.7, "resampled")
+        assert worst(f"regression, resampled, {rule}", (excess, expected)) < 4
+        if rule != "real_only":
+            fixed = theory.regression(replace(EQUAL, paradigm=rule), 3, 0.9)
+            assert worst(f"regression, resampled, {rule}, noise 0.9", (excess, fixed)) > 6
+
+
+def test_regression_textbook_forms():
+    i, rows, d = np.arange(1, 7), 20, 3
+    resampled = theory.regression(replace(EQUAL, paradigm="accumulate"), d, 1.0, "resampled")
+    np.testing.assert_allclose(resampled, d * np.cumsum(1 / (i * (i * rows - d - 1))), rtol=1e-12)
+    np.testing.assert_allclose(theory.regression(EQUAL, d, 2.0), 4 * d * i / (rows - d - 1), rtol=1e-12)
+    for course in (
+        replace(UNEQUAL, paradigm="accumulate"),
+        replace(EQUAL, real_fraction=(0.5,) * 6),
+        replace(EQUAL, paradigm="augment", n_synthetic=(5,) * 6),
+        replace(EQUAL, paradigm="fresh"),
+        replace(EQUAL, paradigm="edit"),
+    ):
+        assert theory.regression(course, d, 1.0) is None
+    assert theory.editing(EQUAL, np.zeros((1, 20, 3)), 1.0) is None
+
+
+def test_editing():
+    constant = Course("edit", 20, (20,) * 12, edit_fraction=(0.3,) * 12)
+    shrinking = replace(constant, edit_fraction=tuple(0.8 * 0.6**t for t in range(12)))
+    for course in (constant, shrinking):
+        excess, x = least_squares(course, 3, 0.7, "fixed", np.random.default_rng(3))
+        expected = theory.editing(course, x, 0.7)
+        assert worst("editing", (excess - expected, np.zeros(12)), (excess, expected.mean(1))) < 4
+        other = theory.editing(replace(course, edit_fraction=(0.5,) * 12), x, 0.7)
+        assert worst("editing, half", (excess - other, np.zeros(12))) > 6
+    whole = theory.editing(replace(constant, edit_fraction=(1.0,) * 12), x, 0.7)
+    np.testing.assert_allclose(whole, theory.regression(replace(constant, paradigm="replace"), 3, 0.7, gram=gram(x)))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_editing_a_constant_share_grows_as_a_mean_does(share):
+    """By 4 f / (1 + f)² of the first risk a generation, where many rows are edited for each column."""
+    x = np.random.default_rng(7).standard_normal((20, 400, 1))
+    risk = theory.editing(Course("edit", 400, (400,) * 41, edit_fraction=(share,) * 41), x, 1.0).mean(1)
+    assert (risk[-1] - risk[-21]) / 20 / risk[0] == pytest.approx(4 * share / (1 + share) ** 2, rel=0.03)
+
+
+def test_edit_windows_go_round():
+    windows = theory.edit_windows(Course("edit", 10, (10,) * 5, edit_fraction=(0, 0.4, 0.3, 0.0, 0.5)))
+    assert [w.tolist() for w in windows] == [[], [0, 1, 2, 3], [4, 5, 6], [], [7, 8, 9, 0, 1]]
+    assert [len(w) for w in theory.edit_windows(Course("edit", 10, (10,) * 3))] == [0, 1, 1]
+
+
+# Discrete distributions
+
+
+@pytest.mark.parametrize("draws, time", [(10, 12.59), (50, 67.52), (200, 275.0), (1000, 1383.5)])
+def test_collapse_time(draws, time):
+    assert theory.collapse_time_two(draws, 0.5) == pytest.approx(time, abs=0.051 if draws > 50 else 0.0051)
+    assert theory.collapse_time_diffusion(draws, [0.5, 0.5]) == pytest.approx(2 * draws * np.log(2))
+    assert theory.collapse_time_paper(draws, [0.5, 0.5]) == pytest.approx(draws * np.log(2))
+
+
+def test_collapse_time_agrees_with_its_law():
+    """The expected time is the sum over t of the probability not to have collapsed, also from p that D cannot hold."""
+    for draws, p in ((1, 0.3), (7, 0.31), (12, 0.5)):
+        course = Course("replace", draws, (draws,) * 500)
+        later = (1 - theory.collapsed_two(course, [p, 1 - p])).sum()
+        assert theory.collapse_time_two(draws, p) == pytest.approx(1 + later)
+    many = np.full(500, 1 / 500)
+    assert theory.collapse_time_diffusion(100, many) == pytest.approx(199.8, abs=0.05)
+    assert theory.collapse_time_paper(100, many) == pytest.approx(621.5, abs=0.05)
+
+
+def test_collapse_of_two_outcomes():
+    course, rng = Course("replace", 9, (6, 6, 6, 11, 4, 9, 7)), np.random.default_rng(2)
+    p, found = np.full(20 * REPLICATES, 0.37), []
+    for n in (9, 6, 6, 6, 11, 4, 9):
+        p = rng.binomial(n, p) / n
+        found.append(p * (1 - p) == 0)
+    found = np.array(found, float)
+    assert worst("two outcomes", (found, theory.collapsed_two(course, [0.37, 0, 0.63]))) < 4
+    assert worst("two outcomes, one half", (found, theory.collapsed_two(course, [0.5, 0.5]))) > 6
+    assert (1 - found.mean(1) <= theory.bernoulli_bound(course, 0.37)).all()
+    assert theory.collapsed_two(course, [0.2, 0.3, 0.5]) is theory.collapsed_two(COURSES["augment"], [0.5, 0.5]) is None
+
+
+# Other fits
+
+
+def test_poisson_survival():
+    course, rng = Course("replace", 4, (7, 3, 5, 5, 8, 5)), np.random.default_rng(3)
+    rate, found = np.full(20 * REPLICATES, 0.6), []
+    for n in (4, 7, 3, 5, 5, 8):
+        rate = rng.poisson(n * rate) / n
+        found.append(rate > 0)
+    found = np.array(found, float)
+    assert worst("poisson survival", (found, theory.poisson_survival(course, 0.6))) < 4
+    assert worst("poisson survival, equal n", (found, theory.poisson_survival(Course("replace", 4, (4,) * 6), 0.6))) > 6
+    g = 1.0
+    for survival in theory.poisson_survival(Course("replace", 5, (5,) * 9), 0.6):
+        assert survival == pytest.approx(1 - np.exp(-5 * 0.6 * g))
+        g = 1 - np.exp(-g)
+    assert theory.poisson_survival(COURSES["fresh"], 1.0) is None
+
+
+@pytest.mark.parametrize("separation", [0.0, 1.0, 4.0])
+def test_mixture_bound(separation):
+    """It holds for components that overlap; at 0 its fit is the Gaussian's of |x|."""
+    rows, rng = [6, 9, 5, 7] * 6, np.random.default_rng(4)
+    course = Course("replace", rows[0], (*rows[1:], 1))
+    centre, sd, found = np.full(REPLICATES, separation), np.ones(REPLICATES), []
+    for n in rows:
+        x = np.abs(centre + sd * rng.standard_normal((n, REPLICATES)))
+        centre, sd = x.mean(0), x.std(0)
+        found.append((sd >= 0.6).mean())
+    bound = theory.mixture_bound(1.0, 0.6, course)
+    assert (found <= bound).all() and bound[0] == 1 and bound[-1] < 1
+    assert theory.mixture_bound(1.0, 0.3, COURSES["accumulate"]) is None
+
+
+def test_mixture_bound_of_the_unbiased_gaussian():
+    for n in (2, 3, 5, 30):
+        course = Course("replace", n, (n,) * 200)
+        mean = theory.standard_deviation(course, unbiased=True)  # Markov's inequality gives the bound from its decay
+        assert (np.minimum(1, mean / 0.3) <= theory.mixture_bound(1.0, 0.3, course)).all()
+
+
+@pytest.mark.parametrize("rule", COURSES)
+def test_bernoulli_bound(rule):
+    class Coin(Outcomes):
+        mean = np.array([0.1, 0.9, 0.0])
+
+    course, system, rng = COURSES[rule], Coin(), np.random.default_rng(6)
+    sets = simulate(course, lambda n: system.real(n, rng), lambda x, n: system.generate(x, n, rng), rng)
+    alive = np.array([(x[:, :, 0].mean(0) * x[:, :, 1].mean(0) > 0).mean() for x in sets])
+    assert (alive <= theory.bernoulli_bound(course, 0.1) + 1e-12).all()
+
+
+# Sizes that no closed form exists for end in one sentence
+
+
+@pytest.mark.parametrize(
+    "wrong, named",
+    [
+        (lambda: second_moments(Course("replace", 1, (5, 5)), 1.0, unbiased=True), "Generation 0 is fitted to one row"),
+        (lambda: second_moments(Course("augment", 9, (5, 5), n_synthetic=(0, 6)), 1.0), "newest pool 5"),
+        (lambda: second_moments(Course("replace", 4, (9, 9), real_fraction=(0, 0.6)), 1.0), "n_initial=4"),
+        (lambda: second_moments(Course("accumulate_subsample", 4, (3, 3), budget=(0, 8)), 1.0), "Generation 1"),
+        (lambda: second_moments(Course("edit", 9, (5, 5), edit_fraction=(0, 1)), 1.0), "paradigm=edit"),
+        (lambda: second_moments(Course("fresh", 9, (5, 5), n_real=(0, 0), n_synthetic=(0, 0)), 1.0), "or for none"),
+        (lambda: second_moments(Course("mystery", 9, (5, 5)), 1.0), "paradigm=mystery"),
+        (lambda: theory.regression(Course("replace", 6, (6, 6)), 5, 1.0), "5 coefficients to 6 rows"),
+        (lambda: theory.regression(Course("replace", 9, (6, 9)), 5, 1.0, "resampled"), r"more than 6 \(T > d \+ 1\)"),
+        (lambda: theory.collapse_time_two(0, 0.5), "draws between 1 and"),
+        (lambda: theory.collapse_time_two(10, 1.0), "strictly between 0 and 1"),
+        (lambda: theory.collapse_time_diffusion(0, [0.5, 0.5]), "draws of at least 1"),
+        (lambda: theory.collapse_time_paper(5, [0.5, 0.6]), "a sum of 1.1"),
+    ],
+)
+def test_wrong_sizes(wrong, named):
+    with pytest.raises(UserError, match=named) as error:
+        wrong()
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
