@@ -144,7 +144,7 @@ class Settings:
         """Check a composed config; raises UserError at the first setting that is wrong."""
         from omegaconf import DictConfig, OmegaConf
 
-        groups = {g: o for g, o in choices.items() if (CONF / g).is_dir()}
+        groups = {g: o for g, o in choices.items() if o is not None and (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
         kept = ("experiment", "paradigm", "data", "model", "features")
         base = compose([f"{g}={groups[g]}" for g in kept if groups.get(g)])

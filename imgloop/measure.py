@@ -31,7 +31,10 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
             f"{wrong[0]} does not change how samples are measured: give features=NAME or features.KEY=VALUE."
         )
     path = Path(path)
-    chains = [path] if study.generations(path) else study.chains(path)
+    chains = [path] if study.generations(path) or study.is_table(path) else study.chains(path)
+    if chains and all(map(study.is_table, chains)):
+        raise UserError(f"{path} holds solvable systems, which keep no samples: metrics.csv has all that they measure.")
+    chains = [c for c in chains if not study.is_table(c)]
     if not chains:
         raise UserError(
             f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "

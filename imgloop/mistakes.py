@@ -18,7 +18,8 @@ def sentence(error: Exception, overrides: Sequence[str]) -> str:
         deepest = deepest.__cause__
     key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
     if match := re.search(r"Could not find '([\w-]+)/([^']*)'", text):
-        options = sorted(p.stem for p in (CONF / match[1]).glob("*.yaml"))
+        group = CONF / match[1]  # experiments lie in folders of it
+        options = sorted(p.relative_to(group).with_suffix("").as_posix() for p in group.rglob("*.yaml"))
         return f"{match[1]}={match[2]} does not exist: choose one of {', '.join(options)}."
     if "Config group override" in text:
         groups = ", ".join(sorted(p.name for p in CONF.iterdir() if p.is_dir()))

@@ -22,9 +22,9 @@ Knob = int | float | Schedule | None  # a number, or one a generation; None is t
 
 
 def every(origin: int, n: int, replicates: int, first: int = 0) -> Mix:
-    """Rows first..first + n - 1 of one pool, the same for each replicate."""
-    row = np.broadcast_to(np.arange(first, first + n, dtype=np.int64)[:, None], (n, replicates))
-    return Mix(np.full((n, replicates), origin, np.int32), row)
+    """Rows first..first + n - 1 of one pool, the same for each replicate (held once)."""
+    row = np.arange(first, first + n, dtype=np.int64)
+    return Mix(*(np.broadcast_to(a[:, None], (n, replicates)) for a in (np.full(n, origin, np.int32), row)))
 
 
 def drawn(mix: Mix, n: int, rng: np.random.Generator) -> Mix:
@@ -32,13 +32,31 @@ def drawn(mix: Mix, n: int, rng: np.random.Generator) -> Mix:
     total, replicates = mix.row.shape
     if n == total:
         return mix
-    pick = (
-        rng.permutation(total)[:n, None] if replicates == 1 else np.argsort(rng.random((total, replicates)), axis=0)[:n]
-    )
+    pick = rng.permutation(total)[:n, None] if replicates == 1 else subsets(total, n, replicates, rng)
     return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
 
+def subsets(total: int, n: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """A set of n of the numbers 0..total - 1 for each replicate, int64 (n, replicates), uniform among all such sets.
+
+    Few of many are drawn again until none is there twice: every number being treated alike, every set is as likely.
+    """
+    if 4 * n > total:
+        return np.argsort(rng.random((total, replicates)), axis=0)[:n]
+    pick = rng.integers(total, size=(n, replicates))
+    while True:
+        pick.sort(axis=0)
+        twice = np.concatenate([np.zeros((1, replicates), bool), pick[1:] == pick[:-1]])
+        if not twice.any():
+            return pick
+        pick[twice] = rng.integers(total, size=np.count_nonzero(twice))
+
+
 def joined(*mixes: Mix) -> Mix:
+    replicates = mixes[0].row.shape[1]
+    if all(m.common for m in mixes):  # one column stands for all
+        columns = [np.concatenate([a[:, 0] for a in arrays]) for arrays in zip(*((m.origin, m.row) for m in mixes))]
+        return Mix(*(np.broadcast_to(c[:, None], (len(c), replicates)) for c in columns))
     return Mix(np.concatenate([m.origin for m in mixes]), np.concatenate([m.row for m in mixes]))
 
 

@@ -47,8 +47,14 @@ class Mix:
 
     def shares(self) -> dict[int, float]:
         """Share of the samples by origin, over all replicates; the values sum to 1."""
-        origins, counts = np.unique(self.origin, return_counts=True)
-        return {int(o): int(c) / self.origin.size for o, c in zip(origins, counts)}
+        origin = self.origin[:, :1] if self.common else self.origin
+        counts = np.bincount(origin.ravel() - REAL)
+        return {int(o) + REAL: int(counts[o]) / origin.size for o in np.flatnonzero(counts)}
+
+    @property
+    def common(self) -> bool:
+        """Whether one column, held once, stands for all replicates."""
+        return self.origin.strides[1] == self.row.strides[1] == 0
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,19 @@ class TrainingSet:
 
     def samples(self) -> np.ndarray:
         """Every sample of every replicate at once, (n, R, d): the training set of an analytic system."""
-        origins = np.unique(self.mix.origin)
+        origin, row = self.mix.origin, self.mix.row
+        if self.mix.common:
+            origin, row = origin[:, 0], row[:, 0]
+        origins = np.flatnonzero(np.bincount(origin.ravel() - REAL)) + REAL
         pools = [self.pools[int(o)].x for o in origins]
-        starts = np.cumsum([0, *map(len, pools)])[:-1]
-        index = starts[np.searchsorted(origins, self.mix.origin)] + self.mix.row
+        starts = np.zeros(origins[-1] - REAL + 1, np.int64)
+        starts[origins - REAL] = np.cumsum([0, *map(len, pools)])[:-1]
+        index = starts[origin - REAL] + row
         stacked = pools[0] if len(pools) == 1 else np.concatenate(pools)
-        return stacked[index, np.arange(index.shape[1])]
+        if not self.mix.common:
+            return stacked[index, np.arange(index.shape[1])]
+        whole = len(pools) > 1 and len(index) == len(stacked) and (np.diff(index) == 1).all()
+        return stacked if whole else stacked[index]
 
     def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:
         """Labels of samples `index` (all by default), int64 (n,); None where a pool of the mix has none."""

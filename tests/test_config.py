@@ -14,7 +14,13 @@ from imgloop import config
 from imgloop.config import CONF, MIXING, Schedule, Settings
 from imgloop.errors import UserError
 
-GROUPS = {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in sorted(CONF.iterdir()) if f.is_dir()}
+FOLDERS = sorted({p.parent for p in CONF.rglob("*/*.yaml")})
+GROUPS = {  # experiment holds its options by the folder: analytic/gaussian
+    f.relative_to(CONF).parts[0]: sorted(
+        p.relative_to(CONF / f.relative_to(CONF).parts[0]).with_suffix("").as_posix() for p in f.glob("*.yaml")
+    )
+    for f in FOLDERS
+}
 PARADIGMS = {  # with the knobs of each, besides n_initial
     "replace": {"real_fraction": 0.5},
     "accumulate": {},
@@ -22,6 +28,7 @@ PARADIGMS = {  # with the knobs of each, besides n_initial
     "real_only": {},
     "augment": {"n_synthetic": 100},
     "fresh": {"n_real": 100, "n_synthetic": 100},
+    "edit": {"edit_fraction": 0.25},
 }
 
 LONGEST = 120  # characters of a condition's name; file systems take 255 bytes
@@ -43,7 +50,7 @@ def refused(*overrides: str) -> str:
 
 
 def words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
+    return set(re.findall(r"[\w/]+", text))
 
 
 # What composes
@@ -54,7 +61,7 @@ def test_every_option_composes(group, option):
     more = ["data.root=images"] if option == "folder" else []
     more += ["model=gaussian"] if (group, option) == ("data", "law") else []
     s = parsed(f"{group}={option}", *more)
-    assert s.choices[group] == option and s.choices.keys() >= GROUPS.keys()
+    assert s.choices[group] == option and s.choices.keys() >= GROUPS.keys() - {"experiment"}
     assert s.config.keys() == s.defaults.keys() and "hydra" not in s.config
 
 

@@ -23,7 +23,7 @@ class Bernoulli(System):
         "p": Quantity("probability"),
         "variance": Quantity("p (1 - p)", short=True),
         "collapsed": Quantity("share collapsed to 0 or 1", kind="share"),
-        "alive": Quantity("share not collapsed, and its bound", kind="bound"),
+        "alive": Quantity("share not collapsed", kind="bound"),
     }
 
     def __post_init__(self):

@@ -15,11 +15,16 @@ from imgloop.pool import Pool, TrainingSet
 
 @dataclass(frozen=True)
 class Truth:
-    """Mean (d,) and covariance (d, d) against which fits are measured; `given` where they are those of a fixed R."""
+    """Mean (d,) and covariance (d, d) against which fits are measured; `image`, the shape (C, H, W) of R's images,
+    where they are those of images that are given."""
 
     mean: np.ndarray
     covariance: np.ndarray
-    given: bool = False
+    image: tuple[int, ...] | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.image is not None
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ class Gaussian(System):
             )
 
     def images(self, x, n_initial):
-        x = x.reshape(len(x), -1) / 255.0
+        image, x = x.shape[1:], x.reshape(len(x), -1) / 255.0
         real = x[:n_initial]
-        truth = Truth(real.mean(0), np.atleast_2d(np.cov(real.T, bias=True)), given=True)
+        truth = Truth(real.mean(0), np.atleast_2d(np.cov(real.T, bias=True)), image)
         pool = Pool(np.broadcast_to(x[:, None], (len(x), self.replicates, x.shape[1])))
         return replace(self, dimension=x.shape[1], truth=truth), pool
 
@@ -80,6 +85,10 @@ class Gaussian(System):
             x = np.ascontiguousarray(x.swapaxes(0, 1))  # (R, n, d)
             covariance = x.swapaxes(1, 2) @ x / divisor
         return Fitted(mean, covariance, self.bias)
+
+    def pictures(self, pool):
+        x = None if self.truth.image is None else pool.x[:, 0].reshape(-1, *self.truth.image)
+        return None if x is None else np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
 
     def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         truth, d = self.truth, self.dimension

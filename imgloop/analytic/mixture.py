@@ -23,13 +23,13 @@ class Mixture(System):
     """
 
     separation: float = 3.0
-    threshold: float = 0.2
+    threshold: float = 0.5
 
     quantities: ClassVar[dict[str, Quantity]] = {
-        "wide": Quantity("share with an sd above the threshold, and its bound", kind="bound"),
+        "wide": Quantity("share wider than the threshold", kind="bound"),
         "sd": Quantity("standard deviation of a component"),
         "centre": Quantity("centre of a component"),
-        "ambiguous": Quantity("share of samples nearer the other mode"),
+        "ambiguous": Quantity("share nearer the other mode"),
     }
     check = Gaussian.check
 

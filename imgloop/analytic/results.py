@@ -141,7 +141,7 @@ def finish(chain, display):
     if several:
         compare(chain.study)
     display.say(
-        f"look at {chain.folder}: curves.png, metrics.csv, replicates.safetensors"
+        f"look at {chain.folder}: {'evolution.png, ' if chain.aged else ''}curves.png, metrics.csv"
         + (f"; and at {chain.study / 'comparison.png'}" if several else "")
     )
     return mine.drop(columns=["condition", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)

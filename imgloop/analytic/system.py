@@ -57,6 +57,10 @@ class System:
     def check(self, sizes) -> None:
         """Raise UserError where a training set is too small for the fit to exist; `sizes` by generation."""
 
+    def pictures(self, pool: Pool) -> np.ndarray | None:
+        """Samples of the first replicate as images to look at, uint8 (N, C, H, W); None where they are none."""
+        return None
+
     def comparable(self, course, theory) -> np.ndarray:
         """Generations, bool (G,), in which so many replicates suffice to compare the mean of a `short` quantity."""
         return np.ones(course.generations, bool)

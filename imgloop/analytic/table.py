@@ -15,10 +15,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from imgloop import store, study
+from imgloop import figures, store, study
 from imgloop.analytic import results, theory
 from imgloop.analytic.system import Law
-from imgloop.chain import Chain, drawn_sizes, versions
+from imgloop.chain import LATENTS, Chain, drawn_sizes, versions
 from imgloop.config import MIXING, build
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool
@@ -38,6 +38,7 @@ class Table(Chain):
         self.values: dict[str, list[np.ndarray]] = {}
         self.rows: dict[int, int] = {}  # of every pool, in memory or not
         self.facts: list[dict] = []
+        self.aged: list[tuple[int, np.ndarray]] = []  # of a system on images: what the same latents became
         self.absorbed, self.saved, self.newest = False, time.monotonic(), None
 
     def check_unused(self) -> None:
@@ -151,6 +152,9 @@ class Table(Chain):
         if t > 0 and not self.paradigm.keeps_all:
             self.pools.pop(t - 1, None)
         self.absorbed = self.paradigm.closed and f.absorbed
+        if self.system.pictures(pool) is not None:
+            aged = f.sample(LATENTS, seed=self.seed(None, "evolution"))
+            self.aged.append((t, self.system.pictures(aged)))
         self.tell(t + 1, self.generations)
         if t + 1 == self.generations or self.absorbed:
             self.save(complete=True)
@@ -171,6 +175,9 @@ class Table(Chain):
         comparable = np.ones(kept, bool) if course is None else self.system.comparable(course, exact)
         frame = results.frame(self.facts, arrays, quantities, exact, comparable)
         store.write_text(self.folder / "metrics.csv", study.csv(frame))
+        if self.aged:
+            title = f"{self.settings.condition}, first replicate"
+            store.write_bytes(self.folder / "evolution.png", figures.evolution(self.aged, title))
         store.write_json(
             self.folder / "record.json",
             {
