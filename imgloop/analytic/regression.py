@@ -29,7 +29,7 @@ class Regression(System):
     quantities: ClassVar[dict[str, Quantity]] = {
         "excess": Quantity("excess risk", skewed=True),
         "excess_ratio": Quantity(
-            "excess risk over the first fit's", skewed=True, log=True, mark=("π²/6", np.pi**2 / 6)
+            "excess risk over the first fit's", skewed=True, log=True, mark=("π²/6, accumulate's limit", np.pi**2 / 6)
         ),
         "test_ratio": Quantity("risk on noisy targets over the first fit's", skewed=True),
     }

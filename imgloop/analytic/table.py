@@ -23,7 +23,6 @@ from imgloop.config import MIXING, build
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool
 
-COVERED = ("replace", "accumulate", "accumulate_subsample", "augment", "fresh", "edit", "real_only")  # by theory.py
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 
 
@@ -111,7 +110,7 @@ class Table(Chain):
         """What the closed forms need to know of the generations so far; None where they do not cover the rule."""
         drawn = tuple(f["n_pool"] for f in self.facts)
         initial = [self.paradigm.initial({REAL: self.rows[REAL]}, t) for t in range(len(drawn))]
-        if self.settings.choices["paradigm"] not in COVERED or len(set(initial)) > 1:
+        if self.settings.choices["paradigm"] not in theory.PARADIGMS or len(set(initial)) > 1:
             return None
         knobs = {name: getattr(self.paradigm, name, None) for name in MIXING[1:]}
         given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}

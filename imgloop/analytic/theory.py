@@ -18,6 +18,8 @@ from scipy.stats import binom
 from imgloop.errors import UserError
 
 Knob = tuple[float, ...] | None  # by generation, entry 0 unused; None is the rule's own default
+PARADIGMS = ("replace", "accumulate", "accumulate_subsample", "augment", "fresh", "edit", "real_only")  # solved here
+REACHING = ("accumulate", "accumulate_subsample", "edit")  # whose mixes hold rows of older pools than the newest
 WIDEST = 2000  # rows of a fit beyond which the Wright-Fisher matrix, their square, is not built
 
 
@@ -165,23 +167,25 @@ def second_moments(
     """
     if fixed_real and course.paradigm in ("fresh", "edit"):
         return Moments(None, None)  # these depend on more of the real rows than two moments of R
-    g = course.generations
+    g, reaching = course.generations, course.paradigm in REACHING
     mean_square, fitted = np.zeros(g), np.zeros(g)
-    square = np.zeros(g + 1)  # E |x|² of a row, by block
-    pair = np.zeros((g + 1, g + 1))  # E x.x' of two different rows, by their blocks
+    places = g + 1 if reaching else 3  # a block's place in what follows: R and the newest pool are all, or all are kept
+    square = np.zeros(places)  # E |x|² of a row, by block
+    pair = np.zeros((places, places))  # E x.x' of two different rows, by their blocks
     square[0] = variance
     pair[0, 0] = -variance / max(course.n_initial - 1, 1) if fixed_real else 0.0
     for t, mix in enumerate(compositions(course)):
-        n, old, new = mix.size, slice(t + 1), t + 1
+        n, rows = mix.size, mix.rows if reaching or t == 0 else mix.rows[[0, t]]
+        old, new = (slice(t + 1), t + 1) if reaching else ([0, 1 + t % 2][: t + 1], 1 + (t + 1) % 2)
         if unbiased and n < 2:
             raise UserError(
                 f"Generation {t} is fitted to one row, which has no unbiased variance: raise n_initial or n_samples, "
                 "or fit by maximum likelihood."
             )
         own = np.diag(pair)[old]
-        towards = pair[old, old] @ mix.rows  # of a row, its products with all rows that may be drawn, itself aside
-        squares = mix.share * mix.rows @ square[old] + mix.fresh * variance
-        mean_square[t] = (squares + mix.pair_share * mix.rows @ (towards - own)) / n**2
+        towards = pair[old][:, old] @ rows  # sum over the rows that may be drawn, a row counted as another of its block
+        squares = mix.share * rows @ square[old] + mix.fresh * variance
+        mean_square[t] = (squares + mix.pair_share * rows @ (towards - own)) / n**2
         fitted[t] = (squares / n - mean_square[t]) * (n / (n - 1) if unbiased else 1.0)
         pair[old, new] = pair[new, old] = (mix.share * towards + mix.kept * (square[old] - own)) / n
         pair[new, new] = mean_square[t]
