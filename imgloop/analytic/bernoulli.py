@@ -21,7 +21,7 @@ class Bernoulli(System):
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "p": Quantity("probability"),
-        "variance": Quantity("p (1 - p)", short=True),
+        "variance": Quantity("p (1 - p)"),
         "collapsed": Quantity("share collapsed to 0 or 1", kind="share"),
         "alive": Quantity("share not collapsed", kind="bound"),
     }
@@ -51,7 +51,7 @@ class Bernoulli(System):
 
     def comparable(self, course, theory):
         """As long as dozens of replicates are not collapsed: their share is no less than four times p (1 - p)."""
-        return self.replicates * theory["variance"] >= 10
+        return {"variance": self.replicates * theory["variance"] >= 10}
 
     def timescale(self, course, values):
         return timescale(course, np.array([1 - self.p, self.p]), values["collapsed"])

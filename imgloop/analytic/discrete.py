@@ -23,8 +23,8 @@ class Discrete(System):
     p: list | None = None
 
     quantities: ClassVar[dict[str, Quantity]] = {
-        "heterozygosity": Quantity("heterozygosity, 1 - sum p²", short=True),
-        "squared_error": Quantity("squared error of p", short=True),
+        "heterozygosity": Quantity("heterozygosity, 1 - sum p²"),
+        "squared_error": Quantity("squared error of p"),
         "entropy": Quantity("entropy over the true entropy"),
         "survivors": Quantity("outcomes left"),
         "collapsed": Quantity("share totally collapsed", kind="share"),
@@ -76,7 +76,7 @@ class Discrete(System):
 
     def comparable(self, course, theory):
         """As long as dozens of replicates are not collapsed: their share is no less than the heterozygosity."""
-        return self.replicates * theory["heterozygosity"] >= 20
+        return dict.fromkeys(("heterozygosity", "squared_error"), self.replicates * theory["heterozygosity"] >= 20)
 
     def timescale(self, course, values):
         return timescale(course, self.law, values["collapsed"])

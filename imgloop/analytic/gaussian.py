@@ -41,10 +41,10 @@ class Gaussian(System):
     truth: Truth | None = None
 
     quantities: ClassVar[dict[str, Quantity]] = {
-        "w2": Quantity("risk: squared Wasserstein distance", skewed=True, short=True),
-        "mean_part": Quantity("its mean part", skewed=True, short=True),
-        "covariance_part": Quantity("its covariance part", skewed=True, short=True),
-        "variance": Quantity("fitted variance (trace)", skewed=True, short=True),
+        "w2": Quantity("risk: squared Wasserstein distance", skewed=True),
+        "mean_part": Quantity("its mean part", skewed=True),
+        "covariance_part": Quantity("its covariance part", skewed=True),
+        "variance": Quantity("fitted variance (trace)", skewed=True),
         "log_variance": Quantity("log of fitted variance"),
         "wide": Quantity("share with half the true sd or more", kind="bound"),
     }
@@ -133,8 +133,15 @@ class Gaussian(System):
         }
 
     def comparable(self, course, theory):
-        """t <= n: the log of a variance that t draws in turn have set has a variance of about 2 t / n."""
-        return np.arange(1, course.generations + 1) <= np.minimum.accumulate(course.chained)
+        """Moments for t <= n: the log of a variance that t draws in turn have set has a variance of about 2 t / n. The
+        log of the variance as long as sd and mean fit into one float64: a vanished sd is lost beside the mean."""
+        fits = np.arange(1, course.generations + 1)
+        short = fits <= np.minimum.accumulate(course.chained)
+        found = dict.fromkeys(("w2", "mean_part", "covariance_part", "variance"), short)
+        if theory["log_variance"] is not None:
+            spread = np.sqrt(np.cumsum(2 / course.chained))
+            found["log_variance"] = theory["log_variance"] - 6 * spread > 2 * np.log(1e-13)
+        return found
 
 
 @dataclass(frozen=True)

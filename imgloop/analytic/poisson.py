@@ -19,8 +19,8 @@ class Poisson(System):
     rate: float = 1.0
 
     quantities: ClassVar[dict[str, Quantity]] = {
-        "rate": Quantity("rate", skewed=True, short=True),
-        "squared_error": Quantity("squared error of the rate", skewed=True, short=True),
+        "rate": Quantity("rate", skewed=True),
+        "squared_error": Quantity("squared error of the rate", skewed=True),
         "alive": Quantity("share with a rate above 0", kind="share"),
     }
 
@@ -51,7 +51,7 @@ class Poisson(System):
     def comparable(self, course, theory):
         """As long as dozens of replicates are alive, where it is known how many."""
         alive = theory["alive"]
-        return np.ones(course.generations, bool) if alive is None else self.replicates * alive >= 50
+        return {} if alive is None else dict.fromkeys(("rate", "squared_error"), self.replicates * alive >= 50)
 
 
 @dataclass(frozen=True)

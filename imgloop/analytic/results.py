@@ -20,13 +20,13 @@ def standard_error(values: np.ndarray) -> np.ndarray:
 
 
 def frame(
-    facts: Sequence[Mapping], values: Mapping[str, np.ndarray], quantities: Mapping[str, Quantity], theory, short
+    facts: Sequence[Mapping], values: Mapping[str, np.ndarray], quantities: Mapping[str, Quantity], theory, comparable
 ):
     """One row a generation, as a pandas table: sizes; and for each quantity q the mean over replicates q, q_sem,
     q_median, q_theory (or q_bound, an upper bound) and q_z, their difference in standard errors.
 
-    q_theory is empty where there is no closed form; q_z is empty, too, where the mean over so many replicates of a
-    `short` quantity cannot be compared: outside `short`, bool (G,).
+    q_theory is empty where there is no closed form; q_z is empty, too, outside `comparable`, bool (G,) by quantity, and
+    where a bound is 1.
     """
     import pandas as pd
 
@@ -38,7 +38,7 @@ def frame(
         mean_theory = exact.mean(1) if exact.ndim == 2 else exact
         table[name], table[f"{name}_sem"], table[f"{name}_median"] = x.mean(1), standard_error(x), np.median(x, 1)
         table[f"{name}_bound" if q.kind == "bound" else f"{name}_theory"] = mean_theory
-        table[f"{name}_z"] = np.where(short[: len(z)], z, np.nan) if q.short else z
+        table[f"{name}_z"] = np.where(comparable.get(name, True), z, np.nan)
     return pd.DataFrame(table)
 
 
@@ -47,7 +47,8 @@ def scores(x: np.ndarray, theory: np.ndarray, kind: str) -> np.ndarray:
 
     x (G, R); theory (G,), or (G, R) where it is given each replicate's real data: then the difference has a spread of
     its own. A frequency is compared exactly: the normal quantile of its binomial tail. A value that does not vary is
-    as the theory says (0) or is not (infinite). Against a bound, only what lies above it counts; below it, z is 0.
+    as the theory says (0) or is not (infinite). Against a bound, only what lies above it counts; below it, z is 0,
+    and where the bound is 1 there is none.
     """
     if kind != "mean":
         n, p = x.shape[1], np.clip(theory, 0, 1)
@@ -55,13 +56,13 @@ def scores(x: np.ndarray, theory: np.ndarray, kind: str) -> np.ndarray:
         above = np.maximum(norm.isf(binom.sf(hits - 1, n, p)), 0)
         below = np.minimum(norm.ppf(binom.cdf(hits, n, p)), 0)
         z = np.where(hits > n * p, above, 0 if kind == "bound" else below)
-        return np.where(np.isnan(theory), np.nan, z)
-    difference = x - (theory if theory.ndim == 2 else theory[:, None])
-    mean, sem = difference.mean(1), standard_error(difference)
-    scale = np.abs(theory.mean(1) if theory.ndim == 2 else theory) + np.abs(x).mean(1)
-    tiny = 1e-12 * scale  # what rounding leaves of numbers that are equal
+        return np.where(np.isnan(theory) | ((kind == "bound") & (theory >= 1)), np.nan, z)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.isnan(mean) | np.isnan(sem), np.nan, np.where(np.abs(mean) <= tiny, 0.0, mean / sem))
+        difference = x - (theory if theory.ndim == 2 else theory[:, None])
+        mean, sem = difference.mean(1), standard_error(difference)
+        tiny = 1e-12 * np.abs(x).mean(1)  # what rounding leaves of numbers that are equal
+        z = np.where(np.abs(mean) <= tiny, 0.0, mean / np.where(sem <= tiny, 0.0, sem))
+    return np.where(np.isnan(mean) | np.isnan(sem), np.nan, z)
 
 
 def record(chain: Path) -> dict:

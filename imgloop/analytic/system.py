@@ -18,16 +18,14 @@ class Quantity:
 
     kind: `mean` compares the mean over replicates with theory, `share` a frequency of zeros and ones, `bound` a
     frequency with an upper bound. `skewed`: its distribution over replicates has a long tail, so that the median is
-    shown beside the mean. `short`: few rare replicates carry its mean after a while, so that it is compared only as
-    long as System.comparable says.
+    shown beside the mean. `log`: drawn on a logarithmic axis; `mark`: a level to draw, with its name.
     """
 
     label: str
     kind: str = "mean"
     skewed: bool = False
-    short: bool = False
-    log: bool = False  # drawn on a logarithmic axis
-    mark: tuple[str, float] | None = None  # a level to draw, with its name
+    log: bool = False
+    mark: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,10 @@ class System:
         """Samples of the first replicate as images to look at, uint8 (N, C, H, W); None where they are none."""
         return None
 
-    def comparable(self, course, theory) -> np.ndarray:
-        """Generations, bool (G,), in which so many replicates suffice to compare the mean of a `short` quantity."""
-        return np.ones(course.generations, bool)
+    def comparable(self, course, theory) -> dict[str, np.ndarray]:
+        """Generations, bool (G,), in which the mean of a quantity can be compared with theory, where not in all: after
+        a while, rare replicates may carry it, of which there are too few."""
+        return {}
 
     def timescale(self, course, values: dict[str, np.ndarray]) -> dict | None:
         """How long total collapse takes, simulated and expected, where chains were followed to it."""

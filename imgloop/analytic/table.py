@@ -171,7 +171,7 @@ class Table(Chain):
         quantities = {name: q for name, q in self.system.quantities.items() if name in arrays}
         course = self.course()
         exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
-        comparable = np.ones(kept, bool) if course is None else self.system.comparable(course, exact)
+        comparable = self.system.comparable(course, exact) if exact else {}
         frame = results.frame(self.facts, arrays, quantities, exact, comparable)
         store.write_text(self.folder / "metrics.csv", study.csv(frame))
         if self.aged:
