@@ -245,7 +245,8 @@ def curves(frame, title: str, quantities: Mapping[str, Mapping]) -> bytes:
         if quantities[name]["mark"]:
             text, level = quantities[name]["mark"]
             axis.axhline(level, color=figures.MUTED, linewidth=1, linestyle=(0, (2, 2)))
-            axis.annotate(text, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+            place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 6), "textcoords": "offset points"}
+            axis.annotate(text, (1, level), **place, ha="right", va="bottom", fontsize=8)
         note = "hollow: median" if skewed else "dotted: upper bound" if bound else ""
         figures.dressed(axis, quantities[name]["label"], note)
     return figures.finished(figure, conditions)
