@@ -115,6 +115,17 @@ class Chain:
     def rng(self, t: int, purpose: str) -> np.random.Generator:
         return np.random.default_rng(self.seed(t, purpose))
 
+    def check_study(self) -> None:
+        """Raise UserError where the study holds chains of another kind, with which these cannot be compared."""
+        from imgloop.study import chains, is_table
+
+        others = [c for c in chains(self.study) if is_table(c) != self.settings.solvable]
+        if others:
+            raise UserError(
+                f"{self.study} holds {others[0].parent.name}: solvable systems and trained models are not compared in "
+                "one study; give study=NEW."
+            )
+
     # -- opening -----------------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -178,6 +178,7 @@ class Settings:
         for key in flat(c):
             if key.split(".")[0] not in known:
                 raise UserError(f"{key.split('.')[0]} is not a setting; the settings are {', '.join(sorted(known))}.")
+        self.check_solvable()
         for group in ("data", "model", "paradigm", "features", "trainer"):
             extra = set(c[group] or {}) - set(self.defaults[group] or {})
             if extra:
@@ -202,11 +203,6 @@ class Settings:
             not re.fullmatch(r"[\w.,=+-]+", str(c["study"])) or str(c["study"]).startswith(".")
         ):
             raise UserError(f"study={c['study']}: use letters, digits and any of _.,=+- for the study's name.")
-        if self.choices["data"] == "law" and self.replicates is None:
-            raise UserError(
-                f"data=law is the true law of a solvable system, such as model=gaussian; model={self.choices['model']} "
-                "learns from images: choose another data."
-            )
         for name in MIXING:
             if c[name] != self.defaults[name] and name not in c["paradigm"]:
                 users = [
@@ -219,6 +215,23 @@ class Settings:
                     f"{', '.join(users)}."
                 )
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
+
+    def check_solvable(self) -> None:
+        """Raise UserError for a setting that a solvable system has no use for: none is silently without effect."""
+        c, d, name = self.config, self.defaults, f"model={self.choices['model']}"
+        if not self.solvable:
+            if self.choices["data"] == "law":
+                raise UserError(
+                    f"data=law is the true law of a solvable system, such as model=gaussian; {name} learns from "
+                    "images: choose another data."
+                )
+            return
+        for group in ("features", "trainer", "tier"):
+            if self.choices.get(group) != self.usual[group] or c.get(group) != d.get(group):
+                raise UserError(f"{group} has no effect on {name}, which is solved and measures itself: leave it out.")
+        for key in ("start", "keep_models", "threads", "train"):
+            if c[key] != d[key]:
+                raise UserError(f"{key} has no effect on {name}, which is solved in one step: leave it out.")
 
     @staticmethod
     def check_kind(name: str, value, default) -> None:
@@ -248,9 +261,9 @@ class Settings:
         return None if value is None else Schedule.of("n_samples", value, 1)
 
     @property
-    def replicates(self) -> int | None:
-        """How many replicates a solvable system runs side by side; None for models that are trained."""
-        return self.config["model"].get("replicates")
+    def solvable(self) -> bool:
+        """Whether the model is a solvable system, which runs replicates side by side; others are trained."""
+        return "replicates" in self.config["model"]
 
     @property
     def identity(self) -> dict[str, Any]:

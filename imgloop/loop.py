@@ -27,6 +27,7 @@ def run(settings: Settings) -> Result:
 
     paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
     chain = chain_of(settings)
+    chain.check_study()
     with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display:
         chain.display = display
         if not chain.remaining(generations):
@@ -41,7 +42,7 @@ def run(settings: Settings) -> Result:
 
 def chain_of(settings: Settings) -> Chain:
     """A folder a generation for models that are trained, a table of replicates for those that can be solved."""
-    if settings.replicates is None:
+    if not settings.solvable:
         return Chain(settings)
     from imgloop.analytic.table import Table
 

@@ -103,7 +103,7 @@ class Paradigm:
         n = sizes[REAL] if self.n_initial is None else self.n_initial(t)
         if n > sizes[REAL]:
             raise UserError(
-                f"n_initial={n}, but there are {sizes[REAL]} real training images: give at most that many, or "
+                f"n_initial={n}, but there are {sizes[REAL]} real training samples: give at most that many, or "
                 "raise data.n."
             )
         return n
@@ -142,7 +142,7 @@ class Replace(Paradigm):
         real = self.real(sizes, t, replicates)
         if n_real > len(real):
             raise UserError(
-                f"real_fraction={self.real_fraction(t):g} of {len(newest)} samples needs {n_real} real images in "
+                f"real_fraction={self.real_fraction(t):g} of {len(newest)} samples needs {n_real} real ones in "
                 f"generation {t}, but R has {len(real)}: lower real_fraction or n_samples, or raise n_initial."
             )
         return joined(drawn(real, n_real, rng), drawn(newest, len(newest) - n_real, rng))
@@ -203,7 +203,7 @@ class Fresh(Paradigm):
         first, n = used + sum(wanted[:-1]), wanted[-1]
         if first + n > sizes[REAL]:
             raise UserError(
-                f"paradigm=fresh has used {min(first, sizes[REAL])} of {sizes[REAL]} real training images before "
+                f"paradigm=fresh has used {min(first, sizes[REAL])} of {sizes[REAL]} real training samples before "
                 f"generation {t} and "
                 f"needs {n} more that are new: lower n_initial, n_real or generations (with equal shares, n_initial at "
                 f"most {sizes[REAL] // (t + 1)} for {t + 1} generations)."
@@ -229,6 +229,8 @@ class Edit(Paradigm):
         for s in range(1, t + 1):
             share = 0.1 if self.edit_fraction is None else self.edit_fraction(s)
             edited = np.arange(first, first + int(share * n + 1e-9)) % n
+            if s == 1 and share > 0 and not len(edited):
+                raise UserError(f"edit_fraction={share:g} of {n} rows edits none: raise edit_fraction or n_initial.")
             if edited.max(initial=-1) >= sizes[s - 1]:
                 raise UserError(
                     f"paradigm=edit overwrites rows of a data set of {n} with those at the same places of the newest "

@@ -99,10 +99,12 @@ def read_json(path: Path):
         raise damaged(path, f"cannot be read ({e})") from e
 
 
-def damaged(path: Path, what: str) -> UserError:
+def damaged(path: Path, what: str, instead: str | None = None) -> UserError:
+    """The error of a file that is not what was written; `instead` of restoring it, how else to mend that."""
+    instead = instead or "delete the generation's folder and all later ones to compute them again"
     return UserError(
-        f"{path} {what}: the run folder is damaged. Restore the file, or delete the generation's folder "
-        "and all later ones to compute them again, or start afresh with overwrite=true."
+        f"{path} {what}: the run folder is damaged. Restore the file, or {instead}, or start afresh with "
+        "overwrite=true."
     )
 
 

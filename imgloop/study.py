@@ -39,7 +39,7 @@ HEADLINE = (
 
 def is_table(chain: Path) -> bool:
     """Whether the chain is that of a solvable system: one table of replicate by generation."""
-    return (Path(chain) / "replicates.safetensors").exists()
+    return (Path(chain) / "record.json").exists()
 
 
 def generations(chain: Path) -> list[Path]:
@@ -72,7 +72,9 @@ def table(chain: Path, protocol: str | None = None):
     import pandas as pd
 
     if is_table(chain):
-        return pd.read_csv(Path(chain) / "metrics.csv")
+        from imgloop.analytic import results
+
+        return pd.read_csv(results.intact(chain, "metrics"))
     names = protocols(chain)
     protocol = protocol or (names[-1] if names else None)
     frame = pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=list(COLUMNS))

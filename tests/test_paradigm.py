@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, hypergeom
 
@@ -17,6 +17,7 @@ from imgloop.paradigm import (
     Accumulate,
     AccumulateSubsample,
     Augment,
+    Edit,
     Fresh,
     Paradigm,
     RealOnly,
@@ -706,3 +707,190 @@ def test_twin_fresh_rows_seen_before():
 def test_the_base_class_is_no_rule():
     with pytest.raises(NotImplementedError):
         Paradigm()(SIZES, 1, rng())
+
+
+# Editing: a data set of |R| places, overwritten in turn by the rows at the same places of the newest pool
+
+SHARES = st.one_of(
+    st.none(),
+    st.floats(0, 1),
+    st.lists(st.sampled_from([0.0, 0.1, 0.29, 0.5, 1 / 3, 1.0]), min_size=7, max_size=7),
+    st.fixed_dictionaries(
+        {"start": st.sampled_from([0.9, 0.5, 0.3]), "factor": st.sampled_from([1.0, 0.7, 0.5])},
+        optional={"max": st.sampled_from([0.4, 0.8])},
+    ),
+)
+
+
+def edited(share, n: int, t: int) -> int:
+    """Rows that generation t overwrites, in plain arithmetic; a product such as 0.29 · 100 counts as 29."""
+    if isinstance(share, dict):
+        share = min(share["start"] * share["factor"] ** t, share.get("max", 1))
+    elif isinstance(share, list):
+        share = share[t]
+    return math.floor((0.1 if share is None else share) * n + 1e-9)
+
+
+def law_edit(rule, share, n, t, real, pools, replicates=1):
+    """Place i holds row i; a cursor that goes round the places one by one says by whom it was written last."""
+    owner, cursor = [REAL] * n, 0
+    for s in range(1, t + 1):
+        for _ in range(edited(share, n, s)):
+            owner[cursor % n] = s - 1
+            cursor += 1
+    sizes = {REAL: real, **dict(enumerate(pools[:t]))}
+    mix = rule(MappingProxyType(sizes), t, rng(t), replicates)
+    law_shape(mix, sizes, replicates)
+    law_no_repeat(mix)
+    law_counts(mix, Counter(owner))
+    for r in range(replicates):
+        assert mix.row[:, r].tolist() == list(range(n)) and mix.origin[:, r].tolist() == owner
+    assert mix.weight is None
+    return mix
+
+
+@st.composite
+def edits(draw):
+    n = draw(st.integers(1, 60))
+    pools = draw(st.lists(st.integers(n, n + 9), min_size=6, max_size=6))
+    return n, n + draw(st.integers(0, 9)), pools, draw(st.integers(1, 6)), draw(st.sampled_from([1, 1, 3]))
+
+
+def edits_some(share, n: int) -> bool:
+    """Whether the first edit changes a row, or is to change none: a share that rounds to no row is refused."""
+    return edited(share, n, 1) > 0 or share == 0 or (isinstance(share, list) and share[1] == 0)
+
+
+@pytest.mark.parametrize("share, n", [(None, 9), (0.1, 4), ({"start": 0.2, "factor": 0.5}, 9)])
+def test_a_share_that_rounds_to_no_row_is_refused(share, n):
+    with pytest.raises(UserError, match=f"of {n} rows edits none: raise"):
+        Edit(edit_fraction=share)({REAL: n, 0: n}, 1, rng())
+
+
+@any_case
+@given(edits(), SHARES)
+def test_edit_overwrites_the_places_of_its_data_set_in_turn(case, share):
+    n, real, pools, t, replicates = case
+    assume(edits_some(share, n))
+    law_edit(Edit(n_initial=n, edit_fraction=share), share, n, t, real, pools, replicates)
+
+
+@any_case
+@given(cases(), SHARES)
+def test_edit_is_r_in_generation_0_and_draws_nothing(case, share):
+    assume(edits_some(share, case.initial))
+    rule = Edit(n_initial=case.n_initial, edit_fraction=share)
+    law_initial(rule, case.sizes, case.initial, case.replicates)
+    sizes = {s: max(case.sizes.values()) for s in case.sizes}
+    law_pure(rule, sizes, case.t, case.replicates)
+    a, b = (rule(sizes, case.t, rng(seed), case.replicates) for seed in (1, 2))
+    assert (a.origin == b.origin).all() and (a.row == b.row).all()
+
+
+@any_case
+@given(edits(), SHARES)
+def test_a_generation_changes_the_places_that_it_overwrites_and_no_other(case, share):
+    n, real, pools, t, _ = case
+    assume(edits_some(share, n))
+    rule, sizes = Edit(n_initial=n, edit_fraction=share), {REAL: real, **dict(enumerate(pools))}
+    before, after = (rule(sizes, s, rng()).origin[:, 0] for s in (t - 1, t))
+    changed, k = np.flatnonzero(before != after), edited(share, n, t)
+    assert len(changed) == k and (after[changed] == t - 1).all()
+    gaps = np.diff(np.append(changed, changed[:1] + n)) if k else np.array([], int)
+    assert k in (0, 1, n) or (gaps > 1).sum() <= 1  # next to one another, if need be round the end
+
+
+@pytest.mark.parametrize(
+    "share, n, generations, kept",
+    [
+        (0.25, 8, 6, [8, 6, 4, 2, 0, 0]),
+        (0.3, 10, 5, [10, 7, 4, 1, 0]),
+        (None, 20, 4, [20, 18, 16, 14]),
+        (1, 5, 3, [5, 0, 0]),
+        (0, 5, 3, [5, 5, 5]),
+        ([0, 0.5, 0, 0.5], 6, 4, [6, 3, 3, 0]),
+        ({"start": 0.8, "factor": 0.5}, 100, 6, [100, 60, 40, 30, 25, 23]),  # 40, 20, 10, 5, and 2 of 2.5
+        (0.29, 100, 4, [100, 71, 42, 13]),
+    ],
+)
+def test_the_real_share_of_an_edited_data_set_by_generation(share, n, generations, kept):
+    rule, sizes = Edit(edit_fraction=share), {REAL: n, **{s: n for s in range(generations)}}
+    assert [rule(sizes, t, rng()).shares().get(REAL, 0) * n for t in range(generations)] == pytest.approx(kept)
+
+
+def test_edit_goes_round_and_begins_again():
+    rule, sizes = Edit(edit_fraction=0.4), {REAL: 5, 0: 5, 1: 5, 2: 5}
+    owners = [rule(sizes, t, rng()).origin[:, 0].tolist() for t in range(4)]
+    assert owners == [[-1] * 5, [0, 0, -1, -1, -1], [0, 0, 1, 1, -1], [2, 0, 1, 1, 2]]
+
+
+def test_a_share_that_shrinks_geometrically_leaves_real_rows_for_ever():
+    rule, n = Edit(edit_fraction={"start": 0.8, "factor": 0.5}), 1000
+    sizes = {REAL: n, **{s: n for s in range(40)}}
+    shares = [rule(sizes, t, rng()).shares()[REAL] for t in (10, 20, 39)]
+    assert 0.2 <= shares[0] and shares[1] == shares[2]
+
+
+def test_edit_asks_of_a_pool_only_the_places_that_it_overwrites():
+    rule = Edit(n_initial=10, edit_fraction=0.4)
+    assert len(rule({REAL: 12, 0: 4}, 1, rng())) == 10  # places 0 to 3
+    assert len(rule({REAL: 12, 0: 4, 1: 8}, 2, rng())) == 10  # places 4 to 7
+    for sizes, t in (({REAL: 12, 0: 3}, 1), ({REAL: 12, 0: 4, 1: 7}, 2), ({REAL: 12, 0: 4, 1: 8, 2: 9}, 3)):
+        with pytest.raises(UserError, match=rf"edit .*of 10 .*left {sizes[t - 1]}: raise n_samples or lower n_initial"):
+            rule(sizes, t, rng())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, float("nan"), "half", True, [], [0, 2], {"factor": 0.5}, {"start": 2}])
+def test_a_share_of_edits_is_between_0_and_1(share):
+    with pytest.raises(UserError, match=r"\bedit_fraction\b.*\.$"):
+        Edit(edit_fraction=share)
+
+
+def test_a_schedule_of_edits_that_grows_beyond_all_is_told_when_it_does():
+    rule, sizes = Edit(edit_fraction={"start": 0.4, "factor": 2}), {REAL: 10, 0: 10, 1: 10}
+    assert len(rule(sizes, 1, rng())) == 10
+    with pytest.raises(UserError, match=r"edit_fraction=1\.6: give a number from 0 to 1"):
+        rule(sizes, 2, rng())
+
+
+class EditFirst(Edit):
+    """Begins at the first place in every generation."""
+
+    def later(self, sizes, t, rng, replicates):
+        n = self.initial(sizes, 0)
+        origin = np.full((n, replicates), REAL, np.int32)
+        for s in range(1, t + 1):
+            origin[: int(self.edit_fraction(s) * n)] = s - 1
+        return Mix(origin, every(REAL, n, replicates).row)
+
+
+class EditShifted(Edit):
+    """Writes the rows of the next place."""
+
+    def later(self, sizes, t, rng, replicates):
+        mix = super().later(sizes, t, rng, replicates)
+        return Mix(mix.origin, (mix.row + 1) % len(mix))
+
+
+class EditAdds(Edit):
+    """Adds the edited rows and keeps those that they should overwrite."""
+
+    def later(self, sizes, t, rng, replicates):
+        mix = super().later(sizes, t, rng, replicates)
+        return joined(every(REAL, self.initial(sizes, 0), replicates), mix)
+
+
+class EditUp(Edit):
+    """Rounds the number of edits up."""
+
+    def later(self, sizes, t, rng, replicates):
+        n = self.initial(sizes, 0)
+        share = [0.0] + [min(math.ceil(self.edit_fraction(s) * n) / n, 1) for s in range(1, t + 1)]
+        return Edit(n_initial=n, edit_fraction=share).later(sizes, t, rng, replicates)
+
+
+@pytest.mark.parametrize("rule", [EditFirst, EditShifted, EditAdds, EditUp])
+def test_twin_edits_in_the_wrong_place_order_or_number(rule):
+    case = (0.35, 10, 4, 12, [10, 11, 12, 10])
+    law_edit(Edit(n_initial=10, edit_fraction=0.35), *case)
+    broken(law_edit, rule(n_initial=10, edit_fraction=0.35), *case)

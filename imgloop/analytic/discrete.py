@@ -33,7 +33,10 @@ class Discrete(System):
     def __post_init__(self):
         super().__post_init__()
         if self.p is not None:
-            p = np.asarray(self.p, float)
+            try:
+                p = np.asarray(self.p, float)
+            except (TypeError, ValueError):
+                p = np.zeros(0)
             if p.ndim != 1 or len(p) < 2 or not (p >= 0).all() or abs(p.sum() - 1) > 1e-6 or (p == 1).any():
                 raise UserError(
                     f"model.p={self.p}: give two or more probabilities below 1 that sum to 1, for example [0.7,0.3]."

@@ -56,15 +56,21 @@ class Gaussian(System):
         if self.truth is None:
             object.__setattr__(self, "truth", Truth(np.zeros(self.dimension), np.eye(self.dimension)))
 
-    def check(self, sizes):
-        if min(sizes) < 2:
-            t = int(np.argmin(sizes))
+    @property
+    def width(self) -> int:
+        return self.dimension
+
+    def check(self, trained, drawn, real):
+        if min(trained) < 2:
+            t = int(np.argmin(trained))
             raise UserError(
-                f"Generation {t} would fit a variance to {sizes[t]} row: with n = 1 it is 0, or undefined where it is "
+                f"Generation {t} would fit a variance to {trained[t]} row: with n = 1 it is 0, or none where "
                 "unbiased; raise data.n, n_initial or n_samples to 2 or more."
             )
 
     def images(self, x, n_initial):
+        if self.dimension != 1:
+            raise UserError(f"model.dimension={self.dimension}: images have as many as pixels; leave it out.")
         image, x = x.shape[1:], x.reshape(len(x), -1) / 255.0
         real = x[:n_initial]
         truth = Truth(real.mean(0), np.atleast_2d(np.cov(real.T, bias=True)), image)

@@ -44,11 +44,20 @@ class Regression(System):
     def beta(self) -> np.ndarray:
         return np.full(self.dimension, self.dimension**-0.5)
 
-    def check(self, sizes):
-        if min(sizes) <= self.dimension + 1:
-            t = int(np.argmin(sizes))
+    @property
+    def width(self) -> int:
+        return self.dimension + 1
+
+    def check(self, trained, drawn, real):
+        if self.design == "fixed" and max(drawn) > real:
             raise UserError(
-                f"Generation {t} would fit {self.dimension} coefficients to {sizes[t]} rows: the expected risk is "
+                f"model.design=fixed draws a target for each of its {real} rows of x, and n_samples={max(drawn)} asks "
+                "for more: lower n_samples, raise data.n, or use model.design=resampled."
+            )
+        if min(trained) <= self.dimension + 1:
+            t = int(np.argmin(trained))
+            raise UserError(
+                f"Generation {t} would fit {self.dimension} coefficients to {trained[t]} rows: the expected risk is "
                 f"finite only for more than {self.dimension + 1} rows (T > d + 1); raise data.n, n_initial or "
                 "n_samples, or lower model.dimension."
             )
@@ -64,7 +73,13 @@ class Regression(System):
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         rows = np.ascontiguousarray(data.samples().swapaxes(0, 1))  # (R, n, d + 1)
         x, y = rows[..., :-1], rows[..., -1:]
-        weights = np.linalg.solve(x.swapaxes(1, 2) @ x, x.swapaxes(1, 2) @ y)[..., 0]
+        try:
+            weights = np.linalg.solve(x.swapaxes(1, 2) @ x, x.swapaxes(1, 2) @ y)[..., 0]
+        except np.linalg.LinAlgError as e:
+            raise UserError(
+                f"A mix of {len(data)} rows holds fewer than {self.dimension} different x, since with a fixed design "
+                "pools share them: give more rows, or use model.design=resampled."
+            ) from e
         real = data.pools[REAL].x if self.design == "fixed" else None
         return Fitted(weights, self, previous.first if previous else self.expected(len(data)), real)
 
@@ -109,11 +124,6 @@ class Fitted:
         rng = np.random.default_rng(seed)
         if self.real is None:
             x = rng.standard_normal((n, *self.weights.shape))
-        elif n > len(self.real):
-            raise UserError(
-                f"model.design=fixed draws a target for each of its {len(self.real)} rows of x, and n_samples={n} asks "
-                "for more: lower n_samples, raise data.n, or use model.design=resampled."
-            )
         else:
             x = self.real[:n, :, :-1]
         return self.system.rows(x, np.einsum("nrd,rd->nr", x, self.weights), rng)

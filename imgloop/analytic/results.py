@@ -16,7 +16,8 @@ from imgloop.study import chains, csv, load_study
 def standard_error(values: np.ndarray) -> np.ndarray:
     """Of the mean over the last axis, (G, R) -> (G,); NaN for one replicate."""
     n = values.shape[-1]
-    return values.std(-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[:-1], np.nan)
+    with np.errstate(invalid="ignore"):  # the log of a variance that is 0 has none
+        return values.std(-1, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[:-1], np.nan)
 
 
 def frame(
@@ -65,16 +66,39 @@ def scores(x: np.ndarray, theory: np.ndarray, kind: str) -> np.ndarray:
     return np.where(np.isnan(mean) | np.isnan(sem), np.nan, z)
 
 
+FILES = {"replicates": "replicates.safetensors", "metrics": "metrics.csv"}
+AGAIN = "run the chain again"
+
+
 def record(chain: Path) -> dict:
-    return store.read_json(Path(chain) / "record.json")
+    """record.json of a chain; raises UserError where it is not one."""
+    path = Path(chain) / "record.json"
+    found = store.read_json(path)
+    if not isinstance(found, dict) or not {"complete", "generations", "quantities", "metrics_hash"} <= set(found):
+        raise store.damaged(path, "is no record of a solvable system's chain", AGAIN)
+    return found
+
+
+def intact(chain: Path, name: str) -> Path:
+    """The chain's file of this name, as it was written; raises UserError where it is missing or another."""
+    path = Path(chain) / FILES[name]
+    if not path.exists():
+        raise store.damaged(path, "is missing", AGAIN)
+    if store.file_hash(path) != record(chain)[f"{name}_hash"]:
+        raise store.damaged(path, "is not what was written (its hash differs from record.json)", AGAIN)
+    return path
+
+
+def whole(chain: Path) -> bool:
+    """Whether all files of a chain are as they were written."""
+    hashes = record(chain)
+    paths = {name: Path(chain) / file for name, file in FILES.items()}
+    return all(path.exists() and store.file_hash(path) == hashes[f"{name}_hash"] for name, path in paths.items())
 
 
 def replicates(chain: Path) -> dict[str, np.ndarray]:
     """Each quantity of a chain, float64 (G, R); raises UserError where the file is not what was written."""
-    path = Path(chain) / "replicates.safetensors"
-    if store.file_hash(path) != record(chain)["replicates_hash"]:
-        raise store.damaged(path, "is not what was written (its hash differs from record.json)")
-    return store.open_arrays(path)
+    return store.open_arrays(intact(chain, "replicates"))
 
 
 def pooled(frame):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import ClassVar
@@ -52,8 +53,14 @@ class System:
             if f.type == "float" and (isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(value)):
                 raise UserError(f"model.{f.name}={value}: give a number.")
 
-    def check(self, sizes) -> None:
-        """Raise UserError where a training set is too small for the fit to exist; `sizes` by generation."""
+    @property
+    def width(self) -> int:
+        """Numbers in a row of a pool."""
+        return 1
+
+    def check(self, trained: Sequence[int], drawn: Sequence[int], real: int) -> None:
+        """Raise UserError where the fit does not exist: rows that generations are fitted to, rows that they draw, and
+        real rows."""
 
     def pictures(self, pool: Pool) -> np.ndarray | None:
         """Samples of the first replicate as images to look at, uint8 (N, C, H, W); None where they are none."""
@@ -70,10 +77,8 @@ class System:
 
     def images(self, x: np.ndarray, n_initial: int) -> tuple[System, Pool]:
         """The system whose truth is real images, uint8 (N, C, H, W), the first `n_initial` of which are R; and their
-        pool. Only some can."""
-        raise UserError(
-            f"model={type(self).__name__.lower()} draws its real data from its own true law: use data=law, not images."
-        )
+        pool. Only some have it."""
+        raise NotImplementedError
 
 
 def only_in(name: str, value: float, low: float, high: float = np.inf, why: str = "") -> None:

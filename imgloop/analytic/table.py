@@ -17,7 +17,7 @@ import numpy as np
 
 from imgloop import figures, store, study
 from imgloop.analytic import results, theory
-from imgloop.analytic.system import Law
+from imgloop.analytic.system import Law, System
 from imgloop.chain import LATENTS, Chain, drawn_sizes, versions
 from imgloop.config import MIXING, build
 from imgloop.errors import UserError
@@ -32,32 +32,19 @@ class Table(Chain):
 
     def __init__(self, settings):
         super().__init__(settings)
-        self.check_unused()
-        self.replicates = settings.replicates
+        self.replicates = settings.config["model"]["replicates"]
         self.values: dict[str, list[np.ndarray]] = {}
         self.rows: dict[int, int] = {}  # of every pool, in memory or not
         self.facts: list[dict] = []
         self.aged: list[tuple[int, np.ndarray]] = []  # of a system on images: what the same latents became
         self.absorbed, self.saved, self.newest = False, time.monotonic(), None
 
-    def check_unused(self) -> None:
-        """Raise UserError for a setting that a solvable system has no use for: none is silently without effect."""
-        c, d = self.settings.config, self.settings.defaults
-        name = f"model={self.settings.choices['model']}"
-        for key in ("start", "keep_models", "threads", "train"):
-            if c[key] != d[key]:
-                raise UserError(f"{key} has no effect on {name}, which is solved in one step: leave it out.")
-        for group in ("features", "trainer"):
-            if c[group] != d[group]:
-                raise UserError(f"{group} has no effect on {name}, which measures itself: leave it out.")
-
     # -- where it stands ---------------------------------------------------------------------------------------------
 
     @property
     def stored(self) -> dict | None:
         """record.json, where the chain has one."""
-        path = self.folder / "record.json"
-        return store.read_json(path) if path.exists() else None
+        return results.record(self.folder) if study.is_table(self.folder) else None
 
     @property
     def done(self) -> int:
@@ -67,7 +54,7 @@ class Table(Chain):
         """All generations, since a chain goes on by replay; none where they are there, or nothing can change."""
         stored = self.stored
         enough = stored and stored["complete"] and (stored["generations"] >= generations or stored["absorbed"])
-        return range(0) if enough and not self.facts else range(generations)
+        return range(0) if enough and not self.facts and results.whole(self.folder) else range(generations)
 
     def nothing_to_do(self) -> str:
         stored = self.stored
@@ -87,19 +74,24 @@ class Table(Chain):
         c = self.settings.config
         system, source = build(c["model"]), build(c["data"])
         if isinstance(source, Law):
-            real = source.pool(system, self.rng(0, "real"))
+            n = source.n
+        elif type(system).images is System.images:
+            raise UserError(
+                f"model={self.settings.choices['model']} draws its real data from its own true law: use data=law; of "
+                "the solvable systems only model=gaussian takes images."
+            )
         else:
             images = source.load(cache, self.display.reading("reading images")).train.x
-            system, real = system.images(images, paradigm.initial({REAL: len(images)}, 0))
-        self.pools, self.rows = {REAL: real}, {REAL: len(real)}
+            n, initial = len(images), paradigm.initial({REAL: len(images)}, 0)
+            system, real = system.images(images, initial)
         self.paradigm, self.generations, self.system = paradigm, generations, system
-        drawn = drawn_sizes(self.settings, paradigm.initial(self.rows, 0))
-        sizes, trained = dict(self.rows), []
-        for t in range(generations):
-            trained.append(len(paradigm(sizes, t, self.rng(t, "mix"))))
-            sizes[t] = drawn(t)
-        system.check(trained)
-        self.check_memory(sizes, trained)
+        drawn = drawn_sizes(self.settings, paradigm.initial({REAL: n}, 0))
+        sizes = {REAL: n} | {t: drawn(t) for t in range(generations)}
+        self.check_memory(sizes)
+        system.check(self.trained(sizes), [sizes[t] for t in range(generations)], n)
+        if isinstance(source, Law):
+            real = source.pool(system, self.rng(0, "real"))
+        self.pools, self.rows = {REAL: real}, {REAL: n}
         if self.stored and self.stored["versions"] != versions():
             self.display.say(f"{self.folder} was made with other versions of packages: its values may change")
         self.tell = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
@@ -116,16 +108,30 @@ class Table(Chain):
         given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}
         return theory.Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
 
-    def check_memory(self, sizes: dict[int, int], trained: list[int]) -> None:
+    def trained(self, sizes: dict[int, int]) -> list[int]:
+        """Rows that generations are fitted to, from sizes alone; raises UserError for a mix that cannot be made.
+
+        Where mixes reach back to any pool, all but the first and the last are taken for granted: they only grow.
+        """
+        last, rows = self.generations - 1, []
+        for t in range(self.generations):
+            if not self.paradigm.keeps_all or t < 50 or t == last:
+                rows.append(len(self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))))
+            if self.stop():
+                self.stop.forget()
+        return rows
+
+    def check_memory(self, sizes: dict[int, int]) -> None:
         """Raise UserError where pools and mixes would not fit into this machine's memory."""
-        row = 8 * int(np.prod(self.pools[REAL].x.shape[1:]))
-        kept = sum(sizes.values()) if self.paradigm.keeps_all else self.rows[REAL] + 2 * max(sizes.values())
-        needed = row * (kept + 3 * max(trained)) + 24 * self.replicates * max(trained)
+        newest = max(n for s, n in sizes.items() if s != REAL)
+        rows = sum(sizes.values()) if self.paradigm.keeps_all else sizes[REAL] + 2 * newest  # kept; a mix has no more
+        needed = self.replicates * rows * 8 * (2 * self.system.width + 3)
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > 0.8 * there:
             raise UserError(
-                f"{self.replicates:,} replicates of up to {max(trained):,} rows need about {needed / 2**30:.0f} GiB of "
-                f"memory, and this machine has {there / 2**30:.0f}: lower model.replicates, n_samples or generations."
+                f"{self.replicates:,} replicates of up to {rows:,} rows need about {needed / 2**30:,.0f} GiB of "
+                f"memory, and this machine has {there / 2**30:.0f}: lower model.replicates, data.n, n_samples or "
+                "generations."
             )
 
     @contextmanager
@@ -162,9 +168,9 @@ class Table(Chain):
 
     def save(self, complete: bool) -> None:
         """Write what there is: replicates.safetensors, metrics.csv, and record.json last, which makes them count."""
-        if not self.facts:
-            return
         kept = len(self.facts)
+        if kept == 0 or (not complete and self.done >= kept):  # a replay has not yet come to where the table ends
+            return
         arrays = {name: np.stack(values[:kept]).astype(np.float64) for name, values in self.values.items()}
         path = self.folder / "replicates.safetensors"
         store.write_arrays(path, arrays)
@@ -194,6 +200,7 @@ class Table(Chain):
                 | {"real": self.seed(0, "real")},
                 "real": store.array_hash(self.pools[REAL].x[:, :1]),
                 "replicates_hash": store.file_hash(path),
+                "metrics_hash": store.file_hash(self.folder / "metrics.csv"),
                 "versions": versions(),
                 "machine": {"machine": platform.machine(), "processors": os.cpu_count()},
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
