@@ -296,6 +296,10 @@ class Chain:
                 self.seconds["train"] = seconds
             return f
 
+    def starts_from_weights(self, t: int) -> bool:
+        """Whether generation t starts from a fitted model: the previous one's, or for t = 0 one that is given."""
+        return self.start_folder is not None if t == 0 else self.settings.config["start"] in STARTS[1:]
+
     def first_key(self, data: TrainingSet) -> str:
         """All that the bits of generation 0's weights depend on: chains with equal keys share them."""
         c = self.settings.config

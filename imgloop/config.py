@@ -253,7 +253,7 @@ class Settings:
 
     @property
     def images(self) -> Schedule:
-        return Schedule.of("train.images", self.config["train"]["images"], 1)
+        return Schedule.of("train.images", self.config["train"]["images"], 0)
 
     @property
     def n_samples(self) -> Schedule | None:

@@ -73,11 +73,16 @@ class Plan:
         few = Pool(real.x[:512], None if real.y is None else real.y[:512])
         data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
         batch = getattr(model, "batch", 64)
-        if min(self.images) < batch:
-            raise UserError(
-                f"train.images={min(self.images)} is less than one batch of {batch}: raise train.images or lower "
-                "model.batch."
-            )
+        for t, images in enumerate(self.images, self.first):
+            if 0 < images < batch:
+                raise UserError(
+                    f"train.images={images} is less than one batch of {batch}: raise train.images or lower model.batch."
+                )
+            if images == 0 and not chain.starts_from_weights(t):
+                raise UserError(
+                    f"train.images=0 would leave generation {t} untrained: give it images, or weights to start from "
+                    "(start=weights, or start=PATH for generation 0)."
+                )
         with tempfile.TemporaryDirectory() as tmp:
 
             def fit(images: int):

@@ -325,13 +325,13 @@ def test_keep_models_prunes_weights_and_nothing_else(tmp_path):
 
 
 def test_a_nan_loss_stops_says_the_step_and_keeps_what_exists(tmp_path, monkeypatch):
-    from imgloop.models.diffusion import FlowMatching
+    from imgloop.models.diffusion import Denoising
 
     folder = chain(tmp_path, "generations=1").folder
-    before, loss = hashes(folder), FlowMatching.loss
+    before, loss = hashes(folder), Denoising.loss
     # Only the chain's own fit of generation 1 fails, not the warm-up that is timed beforehand.
     monkeypatch.setattr(
-        FlowMatching, "loss", lambda self, k: loss(self, k) * (float("nan") if (self.batches.t, k) == (1, 7) else 1)
+        Denoising, "loss", lambda self, k: loss(self, k) * (float("nan") if (self.batches.t, k) == (1, 7) else 1)
     )
     with pytest.raises(UserError, match=r"loss became nan at step 8 of 10 in generation 1: lower model\.lr"):
         chain(tmp_path, "generations=2")

@@ -1,8 +1,5 @@
-"""Diffusion by flow matching: the loss, the training module, the samplers and the generator that a fit returns.
-
-x_s = (1 - s) x_0 + s e interpolates data x_0 (s = 0) and noise e (s = 1); the network learns the velocity v = e - x_0
-(Lipman et al. 2023, rectified flow of Liu et al. 2023; s is the sigma of diffusers' FlowMatchEulerDiscreteScheduler).
-"""
+"""Diffusion: the training module, and the generator that a fit returns. What is learnt is in objectives.py, how it is
+sampled in samplers.py."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import copy
 import io
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -21,31 +17,35 @@ from torch import Tensor, nn
 from imgloop import store
 from imgloop.errors import UserError
 from imgloop.models.networks import build_network
+from imgloop.models.objectives import OBJECTIVES
+from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.task import Task, silent
 from imgloop.train import Batches, TrainerSettings, fit
 
 CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
-RISK_LEVELS = 8  # noise levels of the held-out denoising loss, evenly spaced in (0, 1)
-SAMPLERS = {"euler": 1, "heun": 2}
+RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 
 
-def velocity(network: nn.Module, x: Tensor, s: Tensor, y: Tensor | None) -> Tensor:
-    """v(x, s): the network's output for x (B, C, H, W), s (B,) in [0, 1], labels y (B,) or None. Both networks
-    serve."""
-    out = network(x, s * 1000, y)
-    return getattr(out, "sample", out)
-
-
-class FlowMatching(L.LightningModule):
+class Denoising(L.LightningModule):
     """The training of one generation: network and its moving average, whose batches and noise are functions of the
     step."""
 
-    def __init__(self, network: nn.Module, batches: Batches, steps: int, lr: float, ema: float, time: str):
+    def __init__(
+        self,
+        network: nn.Module,
+        objective,
+        batches: Batches,
+        steps: int,
+        lr: float,
+        ema: float,
+        drop: tuple[float, int] = (0.0, 0),
+    ):
         super().__init__()
         self.automatic_optimization = False
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.batches, self.steps, self.lr, self.decay, self.time = batches, steps, lr, ema, time
+        self.objective, self.batches, self.steps, self.lr, self.decay = objective, batches, steps, lr, ema
+        self.drop, self.null = drop  # share of labels that training hides, for guidance, and what stands for them
         self.called, self.recent_loss = (
             (network,),
             math.nan,
@@ -95,13 +95,16 @@ class FlowMatching(L.LightningModule):
         return loss.detach()
 
     def loss(self, k: int) -> Tensor:
-        """|v(x_s, s) - (e - x_0)|^2, mean over batch and pixels, for batch k with its own noise e and levels s."""
+        """Mean squared error of the network's output for batch k, noised with its own noise and levels."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
         like = {"generator": g, "device": x.device, "dtype": x.dtype}
         e = torch.randn(x.shape, **like)
-        s = torch.sigmoid(torch.randn(len(x), **like)) if self.time == "logit_normal" else torch.rand(len(x), **like)
-        return (velocity(self.called[0], interpolate(x, e, s), s, y) - (e - x)).square().mean()
+        s = self.objective.levels(len(x), like)
+        if y is not None and self.drop:
+            y = torch.where(torch.rand(len(y), **like) < self.drop, self.null, y)
+        inputs = self.objective.inputs(self.objective.noised(x, e, s), s)
+        return (output(self.called[0], *inputs, y) - self.objective.target(x, e, s)).square().mean()
 
     def lr_factor(self, k: int) -> float:
         """Linear warm-up over the first twentieth, then a cosine to zero."""
@@ -109,34 +112,10 @@ class FlowMatching(L.LightningModule):
         return (k + 1) / warm if k < warm else 0.5 + 0.5 * math.cos(math.pi * (k - warm) / (self.steps - warm))
 
 
-def interpolate(x: Tensor, e: Tensor, s: Tensor) -> Tensor:
-    """x_s = (1 - s) x_0 + s e."""
-    s = s.view(-1, *[1] * (x.ndim - 1))
-    return torch.lerp(x, e, s)
-
-
-@torch.inference_mode()
-def integrate(network: nn.Module, x: Tensor, y: Tensor | None, sampler: str, steps: int) -> Tensor:
-    """Follow dx/ds = v(x, s) from noise x at s = 1 to data at s = 0 in even steps.
-
-    `euler` costs `steps` evaluations; `heun` (second order) 2 steps - 1, its last step being an Euler step, as in
-    Karras et al. 2022, algorithm 1.
-    """
-    grid = torch.linspace(1, 0, steps + 1).tolist()
-    for s, after in pairwise(grid):
-        v = velocity(network, x, x.new_full((len(x),), s), y)
-        ahead = x + (after - s) * v
-        if sampler == "heun" and after > 0:
-            v = (v + velocity(network, ahead, x.new_full((len(x),), after), y)) / 2
-            ahead = x + (after - s) * v
-        x = ahead
-    return x
-
-
 class DiffusionGenerator:
-    """A fitted flow: samples, saves, and gives its denoising loss on real data.
+    """A fitted model: samples, saves, and gives its denoising loss on real data.
 
-    `description` is JSON-able and holds all that loading needs: network, shape, sampler, label frequencies.
+    `description` is JSON-able and holds all that loading needs: network, shape, objective, sampler, label frequencies.
     """
 
     absorbed = False
@@ -144,12 +123,14 @@ class DiffusionGenerator:
     def __init__(self, network: nn.Module, description: dict, device: str = "cpu", training: dict | None = None):
         self.network = network.eval().to(device)
         self.description, self.device, self.training = description, device, training
+        told = dict(description["objective"])
+        self.objective = OBJECTIVES[told.pop("kind")](**told)
 
     @property
     def nfe(self) -> int:
         """Network evaluations a sample."""
-        steps = self.description["sampler_steps"]
-        return steps if self.description["sampler"] == "euler" else 2 * steps - 1
+        d = self.description
+        return evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
 
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
@@ -164,12 +145,13 @@ class DiffusionGenerator:
         out = np.empty((n, *shape), np.uint8)
         for first in range(0, n, CHUNK):
             g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
-            x = torch.randn((CHUNK, *shape), generator=g).to(self.device)
+            x = torch.randn((CHUNK, *shape), generator=g).to(self.device) * d["bias"] ** 0.5
             count = min(CHUNK, n - first)
             labels = None
             if y is not None:
                 labels = torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(self.device)
-            x = integrate(self.network, x, labels, d["sampler"], d["sampler_steps"])
+            predict = guided(self.network, labels, d["guidance"], len(frequencies or ()))
+            x = draw(self.objective, predict, x, d["sampler"], d["sampler_steps"])
             out[first : first + count] = x[:count].clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
             progress(first + count, n)
         return Pool(out, y)
@@ -182,11 +164,12 @@ class DiffusionGenerator:
         for first in range(0, len(real), CHUNK):
             x = torch.from_numpy(np.array(real.x[first : first + CHUNK])).to(self.device).float().div_(127.5).sub_(1)
             y = torch.from_numpy(np.array(real.y[first : first + CHUNK])).to(self.device) if conditional else None
-            for level in range(RISK_LEVELS):
+            for level, value in enumerate(self.objective.quantiles(RISK_LEVELS)):
                 g = torch.Generator().manual_seed(store.seed_of(seed, "risk", first // CHUNK, level))
                 e = torch.randn((CHUNK, *x.shape[1:]), generator=g)[: len(x)].to(self.device)
-                s = x.new_full((len(x),), (level + 0.5) / RISK_LEVELS)
-                error = velocity(self.network, interpolate(x, e, s), s, y) - (e - x)
+                s = x.new_full((len(x),), float(value))
+                inputs = self.objective.inputs(self.objective.noised(x, e, s), s)
+                error = output(self.network, *inputs, y) - self.objective.target(x, e, s)
                 out[first : first + len(x), level] = error.square().flatten(1).mean(1).double().cpu().numpy()
         return out
 
@@ -195,14 +178,7 @@ class DiffusionGenerator:
         folder = Path(folder)
         store.write_json(folder / "imgloop.json", {"kind": "diffusion", **self.description})
         if self.description["network"] == "unet2d":
-            from diffusers import DDPMPipeline, FlowMatchEulerDiscreteScheduler
-
-            scheduler = FlowMatchEulerDiscreteScheduler()
-            if self.description["label_frequencies"] is None:
-                DDPMPipeline(self.network, scheduler).save_pretrained(folder)
-            else:  # no stock pipeline passes labels to a flow
-                self.network.save_pretrained(folder / "unet")
-                scheduler.save_pretrained(folder / "scheduler")
+            self.save_pipeline(folder)
         else:
             store.write_arrays(
                 folder / "network.safetensors", {k: v.cpu().numpy() for k, v in self.network.state_dict().items()}
@@ -212,6 +188,24 @@ class DiffusionGenerator:
             torch.save(self.training, state)
             store.write_bytes(folder / "training.pt", state.getvalue())
 
+    def save_pipeline(self, folder: Path) -> None:
+        """The layout that diffusers loads by itself: a stock pipeline that samples this model, or where there is none
+        (a flow with labels) network and scheduler."""
+        from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline
+
+        d, labelled = self.description, self.description["label_frequencies"] is not None
+        scheduler = self.objective.scheduler(d["sampler"])
+        path_by_path = d["objective"]["kind"] == "flow" and d["sampler"] != "dpmpp"  # such a scheduler scales no input
+        if path_by_path and labelled:
+            self.network.save_pretrained(folder / "unet")
+            scheduler.save_pretrained(folder / "scheduler")
+        elif path_by_path:
+            DDPMPipeline(self.network, scheduler).save_pretrained(folder)
+        elif d["sampler"] == "ddim" and not labelled:
+            DDIMPipeline(self.network, scheduler).save_pretrained(folder)
+        else:
+            ConsistencyModelPipeline(self.network, scheduler).save_pretrained(folder)
+
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> DiffusionGenerator:
         """The generator saved in `folder`; raises UserError, naming the file, where one is missing or damaged."""
@@ -219,9 +213,7 @@ class DiffusionGenerator:
         d = store.read_json(folder / "imgloop.json")
         if d.pop("kind", None) != "diffusion":
             raise UserError(f"{folder / 'imgloop.json'} does not describe a diffusion model.")
-        network = build_network(
-            d["network"], d["size"], d["channels"], tuple(d["widths"]), len(d["label_frequencies"] or ())
-        )
+        network = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
         try:
             if d["network"] == "unet2d":
                 network = type(network).from_pretrained(folder / "unet", low_cpu_mem_usage=False)
@@ -246,60 +238,102 @@ class Diffusion:
         batch: int = 64,
         lr: float = 3e-3,
         ema: float = 0.999,
+        objective: str = "flow",
         time: str = "logit_normal",
-        sampler: str = "heun",
-        sampler_steps: int = 8,
+        prediction: str | None = None,
+        sampler: str | None = None,
+        sampler_steps: int | None = None,
+        bias: float = 1.0,
         labels: str = "training",
+        guidance: float = 1.0,
+        label_drop: float = 0.1,
         trainer: TrainerSettings | dict | None = None,
     ):
-        for name, value, low in (("batch", batch, 1), ("sampler_steps", sampler_steps, 1)):
+        for name, value, allowed in (
+            ("objective", objective, tuple(OBJECTIVES)),
+            ("time", time, ("logit_normal", "uniform")),
+            ("prediction", prediction, (None, "v", "epsilon")),
+            ("labels", labels, ("training", "real")),
+        ):
+            if value not in allowed:
+                raise UserError(
+                    f"model.{name}={value}: choose one of {', '.join('null' if a is None else a for a in allowed)}."
+                )
+        for name, value, usual, of in (
+            ("time", time, "logit_normal", "flow"),
+            ("prediction", prediction, None, "ddpm"),
+        ):
+            if value != usual and objective != of:
+                raise UserError(
+                    f"model.{name} has no effect with model.objective={objective}; it is a setting of {of}."
+                )
+        samplers = OBJECTIVES[objective].samplers
+        if sampler not in (None, *samplers):
+            raise UserError(
+                f"model.sampler={sampler}: model.objective={objective} is sampled by {', '.join(samplers)}; choose one."
+            )
+        self.sampler = sampler or samplers[0]
+        self.sampler_steps = STEPS[self.sampler] if sampler_steps is None else sampler_steps
+        for name, value, low in (("batch", batch, 1), ("sampler_steps", self.sampler_steps, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"model.{name}={value}: give a whole number of at least {low}.")
         if not isinstance(lr, int | float) or not 0 < lr < 1 or not 0 <= ema < 1:
             raise UserError(f"model.lr={lr} and model.ema={ema}: lr must lie in (0, 1) and ema in [0, 1).")
-        for name, value, allowed in (
-            ("time", time, ("uniform", "logit_normal")),
-            ("sampler", sampler, tuple(SAMPLERS)),
-            ("labels", labels, ("training", "real")),
-        ):
-            if value not in allowed:
-                raise UserError(f"model.{name}={value}: choose one of {', '.join(allowed)}.")
+        if not 0 < bias < math.inf or not 0 <= guidance < math.inf or not 0 <= label_drop < 1:
+            raise UserError(
+                f"model.bias={bias}, model.guidance={guidance} and model.label_drop={label_drop}: bias must be above "
+                "0, guidance at least 0, label_drop in [0, 1)."
+            )
+        if not conditional:
+            for name, value, usual in (
+                ("labels", labels, "training"),
+                ("guidance", guidance, 1),
+                ("label_drop", label_drop, 0.1),
+            ):
+                if value != usual:
+                    raise UserError(
+                        f"model.{name} has no effect without labels: add model.conditional=true, or leave it out."
+                    )
+        elif guidance != 1 and label_drop == 0:
+            raise UserError(
+                "model.guidance needs a model that knows images without labels: give model.label_drop above 0."
+            )
         if widths is not None and not (isinstance(widths, list | tuple) and all(type(w) is int for w in widths)):
             raise UserError(f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.")
         self.network, self.widths, self.conditional, self.batch = network, widths, bool(conditional), batch
-        self.lr, self.ema, self.time, self.sampler, self.sampler_steps, self.labels = (
-            lr,
-            ema,
-            time,
-            sampler,
-            sampler_steps,
-            labels,
-        )
+        self.lr, self.ema, self.labels, self.bias, self.guidance = lr, ema, labels, bias, guidance
+        self.label_drop = label_drop if conditional else 0.0
+        self.told = {"kind": objective} | {
+            "flow": {"time": time},
+            "edm": {},
+            "ddpm": {"prediction": prediction or "v"},
+        }[objective]
+        self.objective = OBJECTIVES[objective](**{k: v for k, v in self.told.items() if k != "kind"})
         self.trainer = trainer if isinstance(trainer, TrainerSettings) else TrainerSettings(**(trainer or {}))
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:
         """Train on `data` for the task's images; `start` says whether from `previous` (its averaged weights) or
         anew."""
         n, channels, size, _ = (len(data), *data.gather(np.arange(1)).shape[1:])
-        steps, device = max(1, -(-task.images // self.batch)), self.trainer.device
+        steps, device = -(-task.images // self.batch), self.trainer.device
         frequencies = self.label_frequencies(data)
+        embeddings = len(frequencies) + (self.label_drop > 0) if frequencies else 0  # the last means no label
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
-            network = build_network(
-                self.network, size, channels, self.widths and tuple(self.widths), len(frequencies or ())
-            )
+            network = build_network(self.network, size, channels, self.widths and tuple(self.widths), embeddings)
         batches = Batches(
             data, task.seed, task.t, self.batch, device, self.trainer.resident_gib * 2**30, self.conditional
         )
         if self.trainer.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        module = FlowMatching(network, batches, steps, self.lr, self.ema, self.time)
+        drop = (self.label_drop, len(frequencies or ()))
+        module = Denoising(network, self.objective, batches, steps, self.lr, self.ema, drop)
         if self.trainer.compile:
             module.called = (torch.compile(network),)
         if previous is not None:
             self.check_start(previous, network, task)
             module.start_from(previous, task.start == "weights_and_optimizer")
-        optimizers = fit(module, task, steps, self.batch, self.trainer)
+        optimizers = fit(module, task, steps, self.batch, self.trainer) if steps else [module.optimizer_state]
         training = None
         if task.start == "weights_and_optimizer":
             training = {
@@ -313,8 +347,12 @@ class Diffusion:
             "size": size,
             "channels": channels,
             "widths": widths,
+            "embeddings": embeddings,
+            "objective": self.told,
             "sampler": self.sampler,
             "sampler_steps": self.sampler_steps,
+            "bias": self.bias,
+            "guidance": self.guidance,
             "label_frequencies": frequencies,
             "labels": self.labels,
             "trained_images": steps * self.batch,
@@ -325,8 +363,13 @@ class Diffusion:
     def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task) -> None:
         """Raise UserError where the weights to start from are of another network, or lack what `start` asks for."""
         there, here = previous.network.state_dict(), network.state_dict()
+        d = previous.description
+        if d["objective"] != self.told:
+            raise UserError(
+                f"The model to start from was trained with objective {d['objective']}, here it is {self.told}: give "
+                "the same model.objective, model.prediction and model.time."
+            )
         if {k: v.shape for k, v in there.items()} != {k: v.shape for k, v in here.items()}:
-            d = previous.description
             raise UserError(
                 f"The model to start from is {d['network']} {d['widths']} for {d['size']}-pixel images with "
                 f"{d['channels']} channels, "

@@ -12,8 +12,8 @@ from imgloop.errors import UserError
 
 # Channels a resolution level by image size; each further level halves the resolution.
 PRESETS = {
-    "compact": {8: (16, 32), 16: (32, 64, 64), 32: (32, 64, 96)},
-    "unet2d": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 128)},
+    "compact": {8: (16, 32), 16: (32, 64, 64), 32: (32, 64, 96), 64: (32, 64, 96, 128)},
+    "unet2d": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 128), 64: (32, 64, 128, 128)},
 }
 GROUPS = 8  # of every GroupNorm
 

@@ -1,0 +1,240 @@
+"""Three objectives of diffusion and their samplers against closed forms and diffusers' own loops."""
+
+import numpy as np
+import pytest
+import torch
+from test_diffusion import fitted, training_set
+
+from imgloop.errors import UserError
+from imgloop.models import load
+from imgloop.models.diffusion import Denoising, Diffusion
+from imgloop.models.objectives import DDPM, EDM, OBJECTIVES, Flow
+from imgloop.models.samplers import draw, evaluations, guided
+from imgloop.pool import REAL
+
+EACH = {"flow": Flow(), "edm": EDM(), "v": DDPM("v"), "epsilon": DDPM("epsilon")}
+PAIRS = [(name, sampler) for name, o in EACH.items() for sampler in o.samplers]
+MEAN, SD = 0.3, 0.5
+
+
+def scales(objective, s):
+    """Signal and noise of x at level s, from what the objective does to images of ones and of zeros."""
+    one, zero = torch.ones(len(s), 1, 1, 1, dtype=torch.double), torch.zeros(len(s), 1, 1, 1, dtype=torch.double)
+    return objective.noised(one, zero, s), objective.noised(zero, one, s)
+
+
+class Exact(torch.nn.Module):
+    """The network that cannot be bettered on data N(mean, sd^2): E[target | x], for any objective whose target is
+    linear in x_0 and e; it undoes the scaling of the network's input by finding the level of its clock."""
+
+    def __init__(self, objective, mean=MEAN, sd=SD):
+        super().__init__()
+        self.objective, self.mean, self.sd = objective, mean, sd
+
+    def forward(self, x, clock, label=None):
+        o = self.objective
+        s = {"Flow": lambda c: c / 1000, "EDM": lambda c: (4 * c).exp(), "DDPM": lambda c: c}[type(o).__name__](clock)
+        s = s.double()
+        a, b = scales(o, s)
+        one, zero = torch.ones_like(a), torch.zeros_like(a)
+        x = x.double() / (o.inputs(one, s)[0])
+        gain = a * self.sd**2 / (a**2 * self.sd**2 + b**2)
+        clean = self.mean + gain * (x - a * self.mean)  # E[x_0 | x]
+        noise = b / (a**2 * self.sd**2 + b**2) * (x - a * self.mean)  # E[e | x]
+        return clean * o.target(one, zero, s) + noise * o.target(zero, one, s)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_perfect_output_gives_back_the_image_and_the_levels_are_those_of_the_objective(name):
+    o = EACH[name]
+    g = torch.Generator().manual_seed(0)
+    x, e = (torch.randn(256, 1, 4, 4, generator=g, dtype=torch.double) for _ in range(2))
+    s = o.levels(256, {"generator": g, "device": "cpu", "dtype": torch.double})
+    noised = o.noised(x, e, s)
+    low = s < s.quantile(0.9)  # near pure noise the image is all but gone
+    assert torch.allclose(o.denoised(noised, o.target(x, e, s), s)[low], x[low], atol=1e-5)
+    assert (s.min() >= 0) and len(s.unique()) > 50 and len(o.quantiles(8).unique()) == 8
+    scaled, clock = o.inputs(noised, s)
+    assert scaled.shape == x.shape and clock.shape == (256,)
+
+
+@pytest.mark.parametrize("name, sampler", PAIRS)
+def test_samplers_draw_the_law_of_gaussian_data(name, sampler):
+    """With the exact network, latents e become mean + sd e as steps grow."""
+    o, e = EACH[name], torch.randn(512, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    errors = []
+    for steps in (16, 64):
+        x = draw(o, guided(Exact(o), None, 1, 0), e, sampler, steps).double()
+        errors.append((x - (MEAN + SD * e)).abs().mean().item())
+    assert errors[1] < 0.6 * errors[0] or errors[1] < 0.01, errors
+    assert errors[1] < (0.02 if sampler in ("heun", "dpmpp") else 0.06), errors
+
+
+@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2)])
+def test_flow_samplers_converge_at_their_order(sampler, order):
+    e = torch.randn(64, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    predict = guided(Exact(Flow()), None, 1, 0)
+    errors = [(draw(Flow(), predict, e, sampler, n) - (MEAN + SD * e)).abs().mean().item() for n in (16, 32, 64)]
+    rates = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert errors[-1] < (0.02, 0.001)[order - 1] and np.all(np.abs(rates - order) < 0.35), (errors, rates)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_loss_is_least_at_the_exact_network(name):
+    class Gaussian:
+        seed, t = 0, 0
+
+        def __call__(self, k):
+            g = torch.Generator().manual_seed(k)
+            return MEAN + SD * torch.randn(4096, 1, 2, 2, generator=g, dtype=torch.double), None
+
+    def loss(mean, sd):
+        o = EACH[name]
+        return Denoising(Exact(o, mean, sd), o, Gaussian(), 10, 1e-3, 0.9).loss(0).item()
+
+    assert loss(MEAN, SD) < min(loss(0.2, SD), loss(MEAN, 0.6), loss(MEAN, 0.4))
+
+
+# Agreement with diffusers
+
+
+def test_edm_is_the_preconditioning_and_the_euler_loop_of_diffusers():
+    from diffusers import EDMEulerScheduler
+
+    o, e = EDM(), torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    scheduler = EDMEulerScheduler()
+    scheduler.set_timesteps(12)
+    assert np.allclose(scheduler.sigmas.numpy(), o.grid(12), rtol=1e-5)
+    network = Exact(o)
+    theirs = e * o.sigma_max
+    for t in scheduler.timesteps:
+        out = network(scheduler.scale_model_input(theirs, t), t.expand(8)).float()
+        theirs = scheduler.step(out, t, theirs).prev_sample
+    assert torch.allclose(draw(o, lambda *a: network(*a).float(), e, "euler", 12), theirs, atol=1e-5)
+
+
+PIPELINES = [
+    ("flow", "euler", {}, "DDPMPipeline"),
+    ("flow", "dpmpp", {}, "ConsistencyModelPipeline"),
+    ("edm", "dpmpp", {}, "ConsistencyModelPipeline"),
+    ("edm", "euler", {"conditional": True}, "ConsistencyModelPipeline"),
+    ("ddpm", "ddim", {}, "DDIMPipeline"),
+    ("ddpm", "ddim", {"prediction": "epsilon"}, "DDIMPipeline"),
+    ("ddpm", "ddim", {"conditional": True}, "ConsistencyModelPipeline"),
+    ("ddpm", "dpmpp", {"conditional": True}, "ConsistencyModelPipeline"),
+]
+
+
+@pytest.mark.parametrize("objective, sampler, more, kind", PIPELINES)
+def test_diffusers_loads_a_saved_generation_and_draws_the_same(tmp_path, objective, sampler, more, kind):
+    """DiffusionPipeline.from_pretrained, no code of ours: its loop over its scheduler ends where our sampler does."""
+    from diffusers import DiffusionPipeline
+
+    data = training_set(labels=np.arange(64) % 3) if more.get("conditional") else None
+    f = fitted(tmp_path, data, network="unet2d", objective=objective, sampler=sampler, sampler_steps=6, **more)
+    f.save(tmp_path / "model")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
+    assert type(pipeline).__name__ == kind
+    e = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2]) if more.get("conditional") else None
+    ours = draw(f.objective, guided(f.network, y, 1, 0), e, sampler, 6)
+    scheduler = pipeline.scheduler
+    if kind == "DDPMPipeline":
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6).tolist())  # its own choice is uneven
+        theirs = e
+    else:
+        scheduler.set_timesteps(6)
+        theirs = e * (f.objective.sigma_max if (objective, sampler) == ("edm", "euler") else scheduler.init_noise_sigma)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            scaled = theirs if kind == "DDPMPipeline" else scheduler.scale_model_input(theirs, t)
+            theirs = scheduler.step(pipeline.unet(scaled, t, class_labels=y).sample, t, theirs).prev_sample
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_ddpm_at_the_last_level_holds_no_signal_with_v_and_some_with_epsilon():
+    last = torch.tensor([999.0])
+    assert scales(DDPM("v"), last)[0].item() == 0 < scales(DDPM("epsilon"), last)[0].item()
+
+
+# Guidance, bias, steps
+
+
+def test_guidance_moves_away_from_the_unlabelled_output():
+    def network(x, clock, y):
+        return x * 0 + y.view(-1, 1, 1, 1).float()
+
+    x, y = torch.zeros(2, 1, 1, 1), torch.tensor([0, 1])
+    assert guided(network, y, 1, 3)(x, torch.zeros(2)).flatten().tolist() == [0, 1]
+    assert guided(network, y, 2, 3)(x, torch.zeros(2)).flatten().tolist() == [-3, -1]  # 3 + 2 (y - 3)
+    assert guided(network, y, 0, 3)(x, torch.zeros(2)).flatten().tolist() == [3, 3]
+    assert [evaluations("heun", 8), evaluations("ddim", 25, 2.0)] == [15, 50]
+
+
+@pytest.mark.parametrize("name", ["flow", "edm", "v"])
+def test_bias_scales_the_variance_of_what_is_drawn(name):
+    o, e = EACH[name], torch.randn(2000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    drawn = [draw(o, guided(Exact(o), None, 1, 0), e * b**0.5, o.samplers[0], 32).var().item() for b in (1, 0.5)]
+    assert drawn[1] / drawn[0] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_each_objective_trains_saves_loads_and_gives_its_risk(tmp_path, objective, conditional):
+    data = training_set(labels=np.arange(64) % 3)
+    more = {"guidance": 2.0} if conditional else {}
+    f = fitted(tmp_path, data, objective=objective, conditional=conditional, **more)
+    f.save(tmp_path / "model")
+    g = load(tmp_path / "model")
+    assert np.array_equal(f.sample(6, seed=1).x, g.sample(6, seed=1).x) and f.nfe == g.nfe
+    risk = f.risk(data.pools[REAL], 0)
+    assert np.array_equal(risk, g.risk(data.pools[REAL], 0)) and risk.shape == (64, 8) and np.isfinite(risk).all()
+
+
+CHANGES = [
+    {"objective": "edm"},
+    {"objective": "ddpm"},
+    {"time": "uniform"},
+    {"sampler": "euler"},
+    {"sampler": "dpmpp"},
+    {"sampler_steps": 3},
+    {"bias": 0.5},
+    {"conditional": True},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_no_knob_is_without_effect(tmp_path, change):
+    data = training_set(labels=np.arange(64) % 3)
+    usual, changed = fitted(tmp_path / "a", data), fitted(tmp_path / "b", data, **change)
+    assert not np.array_equal(usual.sample(4, seed=1).x, changed.sample(4, seed=1).x)
+
+
+@pytest.mark.parametrize("change", [{"guidance": 2.0}, {"label_drop": 0.5}, {"labels": "real"}], ids=str)
+def test_no_knob_of_conditional_models_is_without_effect(tmp_path, change):
+    data = training_set(labels=np.minimum(np.arange(64) % 9, 3))
+    part = type(data)(data.pools, type(data.mix)(data.mix.origin[:20], data.mix.row[:20]))  # other class frequencies
+    usual, changed = (fitted(tmp_path / str(i), part, conditional=True, **c) for i, c in enumerate(({}, change)))
+    a, b = usual.sample(40, seed=1), changed.sample(40, seed=1)
+    assert not np.array_equal(a.x, b.x)
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"objective": "score"}, "flow, edm, ddpm"),
+        ({"objective": "ddpm", "sampler": "heun"}, "ddim, dpmpp"),
+        ({"sampler": "ddim"}, "heun, euler, dpmpp"),
+        ({"objective": "edm", "time": "uniform"}, "setting of flow"),
+        ({"prediction": "v"}, "setting of ddpm"),
+        ({"guidance": 2.0}, "conditional=true"),
+        ({"label_drop": 0.5}, "conditional=true"),
+        ({"labels": "real"}, "conditional=true"),
+        ({"conditional": True, "guidance": 2.0, "label_drop": 0}, "label_drop above 0"),
+        ({"bias": 0}, "above 0"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        Diffusion(**settings)
