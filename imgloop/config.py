@@ -300,7 +300,7 @@ class Settings:
     def study(self) -> Path:
         """The study's folder: `study`, or <data>-<model>, to which a folder of images adds its name; a model with its
         own true law is named alone."""
-        root = self.config["data"].get("root")
+        root = self.config["data"].get("root") if self.choices["data"] == "folder" else None
         stem = "" if root is None else "-" + re.sub(r"[^A-Za-z0-9_.+-]+", "_", Path(str(root)).stem)
         data = "" if self.choices["data"] == "law" else f"{self.choices['data']}{stem}-"
         name = self.config["study"] or f"{data}{self.choices['model']}"

@@ -142,7 +142,7 @@ class Plan:
         data = f"{facts['label']}: {len(real.train):,} training images, {len(real.heldout):,} held out"
         close = (
             f" ({facts['near_duplicates']} of them nearly equal to a training image)"
-            if facts.get("near_duplicates")
+            if facts.get("near_duplicates") and facts.get("available")  # of drawn data, plain backgrounds are alike
             else ""
         )
         resumed = f", from generation {self.first}" if self.first else ""

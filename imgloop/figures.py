@@ -78,6 +78,7 @@ PANELS = (
     ("recall", "recall", "share of real data among samples"),
     ("variance_ratio", "variance ratio", "generated over real; 1 is equal"),
     ("mode_kl", "class mix, KL", "0 is the real mix (nats)"),
+    ("rule_violations", "rule violations", "share of samples that no rule of the data allows"),
     ("risk", "held-out risk", "denoising loss on real data"),
     ("real_share", "real share", "of the training set"),
 )

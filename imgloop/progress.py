@@ -159,6 +159,7 @@ class Display:
                 ("recall", "recall"),
                 ("variance_ratio", "variance"),
                 ("modes_covered", "modes"),
+                ("rule_violations", "against the rules"),
                 ("risk", "risk"),
             )
             if scores.values.get(key) is not None

@@ -21,6 +21,7 @@ SCORES = (  # what an evaluator measures, by column name
     "mode_kl",
     "variance_ratio",
     "effective_rank",
+    "rule_violations",
     "risk",
 )
 SIZES = ("generation", "n_train", "n_pool", "real_share")
@@ -33,6 +34,7 @@ HEADLINE = (
     "modes_covered",
     "mode_kl",
     "variance_ratio",
+    "rule_violations",
     "risk",
 )  # of the comparison table
 

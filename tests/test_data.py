@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +283,38 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind):
     assert image[0, :, 0].tolist() == [0, 1, 4, 117, 255]
 
 
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG file of packed rows, deflated; `depth` bits a sample, `colour` 0 grey, 2 RGB, 4 grey+alpha, 6 RGBA."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    middle = (chunk(b"tRNS", transparent) if transparent else b"") + chunk(b"IDAT", rows)
+    return b"\x89PNG\r\n\x1a\n" + head + middle + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "colour, sample, transparent, expected",
+    [
+        (0, [32768], [], [128, 128, 128]),
+        (2, [65535, 32768, 257], [], [255, 128, 1]),
+        (4, [32768, 65535], [], [128, 128, 128]),
+        (4, [0, 0], [], [255, 255, 255]),
+        (6, [65535, 32768, 257, 65535], [], [255, 128, 1]),
+        (6, [65535, 0, 0, 32768], [], [255, 127, 127]),
+        (0, [32768], [32768], [255, 255, 255]),  # the level or colour that stands for transparent
+        (0, [32768], [32767], [128, 128, 128]),
+        (2, [65535, 32768, 257], [65535, 32768, 257], [255, 255, 255]),
+        (2, [65535, 32768, 257], [65535, 32768, 65535], [255, 128, 1]),
+    ],
+)
+def test_sixteen_bit_png_of_every_colour_type(colour, sample, transparent, expected):
+    row = b"\0" + struct.pack(f">{len(sample)}H", *sample) * 8
+    data = png(8, 8, 16, colour, zlib.compress(row * 8), struct.pack(f">{len(transparent)}H", *transparent))
+    assert pixel(decode(data, "x", 8, 3)) == expected
+
+
 def test_ranges_that_are_not_known_are_refused():
     with pytest.raises(Broken, match="range"):
         decode(encoded(Image.fromarray(np.full((8, 8), 70000, np.int32)), "TIFF"), "x", 8, 1)
@@ -294,13 +328,20 @@ def test_exif_orientation_turns_the_image_upright():
     exif[0x0112] = 6  # shown after a quarter turn clockwise
     turned = decode(encoded(image, exif=exif), "x", 8, 3)
     assert (turned == np.rot90(np.asarray(image), -1).transpose(2, 0, 1)).all()
+    sides = Image.fromarray(np.repeat(np.array([[255] * 8 + [0] * 8], np.uint8), 8, 0))  # white left, black right
+    photo = decode(encoded(sides, "JPEG", exif=exif, quality=95), "x", 8, 1)[0]
+    assert photo[:3].min() > 250 and photo[-3:].max() < 5  # white above, black below
 
 
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "lime", "blue")]
-    for kind in ("GIF", "PNG", "TIFF"):
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert pixel(decode(data, "x", 8, 3)) == [255, 0, 0], kind
+    for kind, options in {"GIF": {}, "PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}, "MPO": {"quality": 95}}.items():
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)  # MPO: phones' JPEG
+        assert np.abs(np.subtract(pixel(decode(data, "x", 8, 3)), [255, 0, 0])).max() <= 1, kind
+    clear = Image.new("P", (8, 8), 1)
+    assert pixel(decode(encoded(clear, "GIF", transparency=1), "x", 8, 3)) == [255, 255, 255]
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert pixel(decode(encoded(clear, "WEBP", lossless=True, exact=True), "x", 8, 3)) == [255, 255, 255]
 
 
 def test_centre_square_untouched_at_size_and_antialiased_below():
@@ -319,6 +360,9 @@ def test_decode_refuses_what_is_small_broken_or_a_bomb(monkeypatch):
     for data in (b"", b"text", whole[: len(whole) // 2], whole[:30], encoded(noise(0, (64, 64)))[:200]):
         with pytest.raises(Broken):
             decode(data, "x", 8, 3)
+    for kind in ("GIF", "BMP", "TIFF", "WEBP", "PPM"):
+        with pytest.raises(Broken):
+            decode(encoded(noise(0, (64, 64)), kind)[:-100], "x", 8, 3)
     for kind in ("EPS", "SGI"):  # for EPS Pillow would start Ghostscript; SGI it would read
         with pytest.raises(Broken, match="known format"):
             decode(encoded(noise(0), kind), "x.png", 8, 3)
@@ -328,6 +372,41 @@ def test_decode_refuses_what_is_small_broken_or_a_bomb(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(UserError, match=r"x\.png.*bomb"):
         decode(encoded(noise(0)), "x.png", 8, 3)
+
+
+def test_a_bomb_of_30000_by_30000_pixels_is_refused_by_name_before_it_is_unpacked(tmp_path):
+    row = b"\0" + bytes(30_000 // 8)
+    deflate = zlib.compressobj(9)
+    rows = b"".join([deflate.compress(row * 3000) for _ in range(10)] + [deflate.flush()])
+    root = put(tmp_path / "d", *names(3, "a", "b"))
+    (root / "b/bomb.png").write_bytes(png(30_000, 30_000, 1, 0, rows))
+    assert (root / "b/bomb.png").stat().st_size < 200_000
+    for settings in ({}, {"skip_broken": True}):
+        with pytest.raises(UserError, match=r"b/bomb\.png is larger .*bomb"):
+            load(root, **settings)
+
+
+def test_content_counts_not_the_name_and_what_is_no_image_is_named(tmp_path):
+    root = put(tmp_path / "d", *names(6, "a", "b"))
+    png_bytes = (root / "a/001.png").read_bytes()
+    (root / "a/001.png").rename(root / "a/001.jpg")
+    (root / "b/photo.GIF").write_bytes(encoded(noise(5), "BMP"))
+    seen = {x.tobytes() for pool in (load(root).train, load(root).heldout) for x in pool.x}
+    assert len(seen) == 13 and np.asarray(Image.open(io.BytesIO(png_bytes))).transpose(2, 0, 1).tobytes() in seen
+    for name, data in {"empty.png": b"", "page.jpg": b"<html>404</html>", "vector.png": b"<svg/>"}.items():
+        (root / "a" / name).write_bytes(data)
+        with pytest.raises(UserError, match=rf"a/{name} .*cannot be decoded \(no image of a known format\)"):
+            load(root)
+        (root / "a" / name).unlink()
+
+
+def test_image_kinds_that_are_not_read_are_told(tmp_path):
+    root = put(tmp_path / "d", *names(300, "a"), *names(300, "b"))
+    for name in ("a/1.heic", "a/2.HEIC", "b/1.avif", "b/notes.txt"):
+        (root / name).write_bytes(b"x")
+    facts = load(root, heldout=200).facts
+    assert facts["warning"].startswith("1 .avif, 2 .heic in data.root=") and "left out" in facts["warning"]
+    assert facts["ignored"] == {".avif": 1, ".heic": 2, ".txt": 1}
 
 
 # Layouts

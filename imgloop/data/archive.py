@@ -6,12 +6,15 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
+
+from imgloop.data.classes import rows_of
 from imgloop.data.decode import SUFFIXES, Broken, short_side
 from imgloop.errors import UserError
 
@@ -154,6 +157,19 @@ def layout(root: Path, archive: Archive, labels: bool = True) -> Layout:
         tests[0],
         {name: len(chosen[name]) for name in tests[1:]},
     )
+
+
+def chosen_layout(places: Layout, kept: Sequence[int]) -> Layout:
+    """The same layout with the `kept` classes alone, labelled in their order; a single class has no labels."""
+
+    def part(whole: Part | None) -> Part | None:
+        if whole is None or whole.labels is None:
+            return whole
+        rows, labels = rows_of(np.asarray(whole.labels, np.int64), kept, len(places.classes))
+        return Part([whole.members[i] for i in rows], None if len(kept) == 1 else labels.tolist())
+
+    classes = None if len(kept) == 1 else tuple(places.classes[k] for k in kept)
+    return replace(places, train=part(places.train), test=part(places.test), classes=classes)
 
 
 def _classes(root, where, paths, depth, labels) -> tuple[str, ...] | None:

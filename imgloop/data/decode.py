@@ -47,6 +47,16 @@ def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
         raise
     except Exception as e:  # Pillow's decoders raise nearly anything on damaged data; the reason goes to the user
         raise Broken(str(e) or type(e).__name__) from e
+    return _square(image, size, channels)
+
+
+def reduced(image: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """A decoded image uint8 (3, H, W) as uint8 (channels, size, size), just as `decode` makes it of a file."""
+    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    return _square(picture if channels == 3 else picture.convert("L"), size, channels)
+
+
+def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: no resampling by a half
     image = image.crop((left, top, left + side, top + side))
@@ -85,9 +95,15 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise Broken("integer pixels outside 16 bits, whose range is not known")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        clear = values == image.info.get("transparency", -1)  # a level that stands for transparent
+        image = Image.fromarray(np.where(clear, 255, np.rint(values / 257)).astype(np.uint8))
     elif image.mode == "F":
         raise Broken("floating-point pixels, whose range is not known")
+    key = image.info.get("transparency")
+    if (
+        image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255
+    ):  # of a 16-bit file, whose pixels Pillow halves
+        image.info["transparency"] = tuple(v >> 8 for v in key)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from imgloop.data.archive import Archive, Layout, Member, layout, opened
+from imgloop.data.archive import Archive, Layout, Member, chosen_layout, layout, opened
+from imgloop.data.cache import kept, parted, read_part, write_labels, write_part
+from imgloop.data.classes import chosen
 from imgloop.data.decode import Broken, TooSmall, decode
-from imgloop.data.real import (
-    RealData,
-    check_integer,
-    check_switch,
-    order,
-    pair_facts,
-    size_facts,
-    sizes,
-    split,
-)
+from imgloop.data.real import RealData, check_channels, check_choice, check_integer, check_switch, order, sizes
 from imgloop.errors import UserError
-from imgloop.pool import Pool
-from imgloop.store import content_key, once, open_arrays, read_json, write_arrays, write_json
+from imgloop.store import content_key, once, read_json, write_json
 
-FORMAT = 1  # of the cache: raise it when decoding or splitting gives other bytes
+FORMAT = 2  # of the cache: raise it when decoding or splitting gives other bytes
 BLOCK = 128  # files in memory at once
 TOLD = 512  # files between two reports of progress
 THREADS = min(4, os.cpu_count() or 1)  # Pillow decodes and resizes outside of the interpreter's lock
 NAMED = 5  # skipped files that the facts name
-HEADER = 1016  # bytes of safetensors header, reserved before the number of images is known
+# Kinds of image that are not read: where a folder holds some, a run says so at its start.
+OTHER_IMAGES = (
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jxl",
+    ".psd",
+    ".svg",
+    ".tga",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".exr",
+    ".dcm",
+)
 
 
 @dataclass(frozen=True)
@@ -56,18 +62,22 @@ class Folder:
     seed: int = 0
     skip_broken: bool = False
     labels: bool = True
+    classes: Sequence[str | int] | None = None
+    imbalance: float | None = None
+
+    mend_broken: ClassVar[str] = "replace it, or use data.skip_broken=true to go on without such files"
 
     def __post_init__(self):
         if not isinstance(self.root, str | Path) or not str(self.root):
             raise UserError(f"data.root={self.root!r} is not possible; give the path of a folder or a .zip of images.")
         check_integer("size", self.size, 4, 1024)
-        if type(self.channels) is not int or self.channels not in (1, 3):
-            raise UserError(f"data.channels={self.channels!r} is not possible; use 3 for colour or 1 for grey.")
+        check_channels(self.channels)
         check_integer("n", self.n, 1, optional=True)
         check_integer("heldout", self.heldout, 1, optional=True)
         check_integer("seed", self.seed, 0)
         check_switch("skip_broken", self.skip_broken)
         check_switch("labels", self.labels)
+        check_choice(self.classes, self.imbalance)
 
     def load(self, cache: Path, progress: Callable[[int, int], None] | None = None) -> RealData:
         """The split images, memory-mapped from a folder below `cache` that is made once for equal files and settings.
@@ -76,9 +86,10 @@ class Folder:
         """
         root = Path(os.path.expanduser(self.root))
         with opened(root) as archive:
-            places = layout(root, archive, self.labels)
+            places = self.places(root, archive)
             # Too few images: said now, not after a long decoding.
-            sizes(len(places.train.members), places.test and len(places.test.members), self.n, self.heldout)
+            n = self.n if self.imbalance is None else None
+            sizes(len(places.train.members), places.test and len(places.test.members), n, self.heldout)
             # Images are stored in the order of the split: pools are slices of a map, however large the data.
             key = content_key(
                 [
@@ -90,35 +101,42 @@ class Folder:
                     self.labels,
                     self.seed,
                     [(m.name, m.size, m.stamp) for m in archive.members],
+                    *([] if self.classes is None else [self.classes]),
                 ]
             )
             folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, archive, places, progress))
-        pools = {
-            name: Pool(
-                _cached(open_arrays, folder / f"{name}.safetensors")["x"],
-                None if part.labels is None else _cached(open_arrays, folder / f"{name}_labels.safetensors")["y"],
-            )
-            for name, part in _parts(places)
-        }
-        skipped = _cached(read_json, folder / "skipped.json")
-        train, heldout = split(pools["train"], pools.get("test"), self.n, self.heldout)
-        pair = folder / f"split-{len(train)}-{len(heldout)}.json"
-        if not pair.exists():
-            write_json(pair, pair_facts(train, heldout))
+        pools = {name: read_part(folder, name, part.labels is not None) for name, part in _parts(places)}
+        skipped = kept(read_json, folder / "skipped.json")
+        train, heldout, facts = parted(
+            folder, pools["train"], pools.get("test"), self.n, self.heldout, places.classes, self.imbalance
+        )
         facts = {
-            "label": f"folder {root.resolve().name}",
+            "label": self.label(root, archive),
             "source": self._source(places),
             "available": sum(map(len, pools.values())),
             "seed": self.seed,
-        }
-        facts |= size_facts(train, heldout, places.classes) | _cached(read_json, pair)
-        facts |= {
+            **({} if self.imbalance is None else {"imbalance": self.imbalance}),
+            **facts,
             "ignored": archive.ignored,
             "unused": places.unused,
             "skipped": len(skipped),
             "skipped_first": skipped[:NAMED],
         }
+        if others := {kind: count for kind, count in archive.ignored.items() if kind in OTHER_IMAGES}:
+            told = ", ".join(f"{count} {kind}" for kind, count in others.items())
+            left_out = f"{told} in data.root={self.root} left out: such files are not read."
+            facts["warning"] = " ".join(filter(None, [facts.get("warning"), left_out]))
         return RealData(train, heldout, places.classes, facts)
+
+    def places(self, root: Path, archive: Archive) -> Layout:
+        """What the files' places mean, with the chosen classes alone; raises UserError."""
+        places = layout(root, archive, self.labels)
+        wanted = chosen(places.classes, self.classes)
+        return places if wanted is None else chosen_layout(places, wanted)
+
+    def label(self, root: Path, archive: Archive) -> str:
+        """What the images are called in tables and figures."""
+        return f"folder {root.resolve().name}"
 
     def _source(self, places: Layout) -> str:
         what = "images" if places.classes is None else f"images of {len(places.classes)} classes"
@@ -137,18 +155,22 @@ class Folder:
 
         for name, part in _parts(places):
             drawn = order(len(part.members), self.seed)
-            kept = []  # positions in `drawn` of the files that could be decoded
-            blocks = self._images([part.members[i] for i in drawn], archive, kept, skipped, tick)
-            _write_images(folder / f"{name}.safetensors", blocks, (self.channels, self.size, self.size))
+            decoded = []  # positions in `drawn` of the files that could be decoded
+            blocks = self._images([part.members[i] for i in drawn], archive, decoded, skipped, tick)
+            write_part(folder, name, blocks, (self.channels, self.size, self.size))
             if part.labels is not None:
-                labels = np.asarray(part.labels, np.int64)[drawn[kept]]
-                write_arrays(folder / f"{name}_labels.safetensors", {"y": labels})
+                write_labels(folder, name, np.asarray(part.labels, np.int64)[drawn[decoded]])
         write_json(folder / "skipped.json", skipped)
 
     def _images(
-        self, members: list[Member], archive: Archive, kept: list[int], skipped: list[str], tick: Callable[[int], None]
+        self,
+        members: list[Member],
+        archive: Archive,
+        decoded: list[int],
+        skipped: list[str],
+        tick: Callable[[int], None],
     ) -> Iterator[np.ndarray]:
-        """Images uint8 (C, H, W) one by one; their positions in `members` go to `kept`, broken files to `skipped`."""
+        """Images uint8 (C, H, W) one by one; positions in `members` go to `decoded`, broken files to `skipped`."""
 
         def image(item: tuple[Member, bytes | Broken]) -> np.ndarray | Broken | TooSmall:
             member, data = item
@@ -169,13 +191,12 @@ class Folder:
                         raise self._too_small(member, result, archive)
                     if isinstance(result, Broken) and not self.skip_broken:
                         raise UserError(
-                            f"{member.name} in data.root={self.root} cannot be decoded ({result}); "
-                            "replace it, or use data.skip_broken=true to go on without such files."
+                            f"{member.name} in data.root={self.root} cannot be decoded ({result}); {self.mend_broken}."
                         )
                     if isinstance(result, Broken):
                         skipped.append(f"{member.name}: {result}")
                     else:
-                        kept.append(position)
+                        decoded.append(position)
                         yield result
                 tick(len(block))
 
@@ -199,25 +220,3 @@ def _bytes(archive: Archive, member: Member) -> bytes | Broken:
         return archive.read(member)
     except Broken as e:
         return e
-
-
-def _cached(read: Callable, path: Path):
-    try:
-        return read(path)
-    except UserError as e:
-        raise UserError(f"The cache of decoded images {path.parent} is damaged; delete it and run again.") from e
-
-
-def _write_images(path: Path, images: Iterator[np.ndarray], shape: tuple[int, int, int]) -> None:
-    """Images of one shape, uint8, as tensor "x" of a safetensors file; one at a time in memory."""
-    with open(path, "wb") as f:
-        f.write(bytes(8 + HEADER))
-        count = 0
-        for image in images:
-            f.write(np.ascontiguousarray(image).data)
-            count += 1
-        entry = {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, count * int(np.prod(shape))]}
-        f.seek(0)
-        f.write(struct.pack("<Q", HEADER) + json.dumps({"x": entry}).encode().ljust(HEADER))
-        f.flush()
-        os.fsync(f.fileno())

@@ -1,4 +1,4 @@
-"""The rules of `shapes`: which mode an image shows, and whether it keeps every rule, for any uint8 image."""
+"""The rules of `shapes` as a judge: which mode an image shows, and whether it keeps every rule, for any uint8 image."""
 
 from __future__ import annotations
 
@@ -6,105 +6,210 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imgloop.data.shapes import CELL, COLOURS, GREY, HALF_WIDTH, KINDS, MODES, UPPER, coverage
+from imgloop.data.shapes import CELL, COLOURS, GREY, HALF_WIDTH, KINDS, MARGIN, MODES, UPPER, coverage
 
-# Tolerances: grey levels, 32nds of the side, shares. What they admit is measured in tests/test_sources.py.
-GREY_OFF = 15.0  # background outside of its range, or coloured
-COLOUR_OFF = 40.0  # a channel of the colour from the palette's
-SIZE_OFF = 0.5  # half-width outside of its range, and between two shapes
-EDGE_OFF = 0.5  # over the edge of the cell that a shape keeps 1 from
-DIFFERENT = 48.0  # from the ideal drawing, mean of 3 x 3 pixels, in any channel
-KIND_RATIO = 0.5  # squared distance to the nearest kind over that to the second nearest
-RULES = ("background", "number", "colour", "kind", "pair", "half", "size", "place", "drawing")
-AREA = np.array([np.pi, 3.24, 2.0, 2.3616], np.float32)  # of each kind, over the square of the half-width
-CENTROID = np.array([0, 0, 1 / 3, 0], np.float32)  # below the centre, over the half-width
-CHUNK = 512  # images at once
+# An image is valid if some drawing of the law is within these tolerances of it: for blur, noise and small errors of a
+# generator. Lengths are 32nds of the side, colours grey levels; what they admit is measured in tests/test_sources.py.
+GREY_OFF = 15.0  # background beyond its range, or a channel from the mean of three
+STRENGTH = (0.75, 1.25)  # contrast of the shapes with the background, over that of the palette's colour
+HUE_OFF = 32.0  # a channel of the colour from the palette's, contrast set aside
+KIND_SURE = 0.4  # 1: the kind's own drawing, 0: half-way to another kind, by squared distances
+FIT_OFF = (0.02, 0.5)  # squared distance to the kind's drawing over the area; the second as a share of what noise adds
+SIZE_OFF = 0.6  # half-width beyond its range, and between the two shapes
+PLACE_OFF = 0.8  # beyond the margin of the cell
+NOISE_MOST = 25.0  # standard deviation of white noise
+DRAWING_OFF = (30.0, 1.2)  # from the drawing, mean of 3 x 3 pixels, any channel: the first, and the second x the noise
+RULES = ("background", "number", "colour", "kind", "pair", "half", "size", "place", "noise", "drawing")
+
+AREA = np.array([np.pi, 3.24, 2.0, 2.3616], np.float32)[:, None]  # of each kind, over half-width squared
+CENTROID = np.array([0, 0, 1 / 3, 0], np.float32)[:, None]  # below the centre, over half-width
+SIZES = range(16, 65, 2)
+PIXELS = 1 << 18  # judged at once
+ROUNDS = 3  # of fitting colour, places and sizes in turn
+PAIRS = np.full((len(COLOURS), len(KINDS)), -1)
+for _mode, (_colour, _kind) in enumerate(MODES):
+    PAIRS[list(COLOURS).index(_colour), KINDS.index(_kind)] = _mode
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`mode` int64 (N,): the mode whose kind and colour an image shows, -1 for none. `valid` bool (N,): it keeps every
-    rule, and then it has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none."""
+    """What `judge` finds of N images.
+
+    `mode` int64 (N,): the mode whose kind and colour the image shows, -1 where it shows none. `valid` bool (N,): it
+    keeps every rule, and has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none.
+    """
 
     mode: np.ndarray
     valid: np.ndarray
     broken: np.ndarray
 
 
-def _box(a: np.ndarray) -> np.ndarray:
-    """Means of 3 x 3 pixels over the last two axes, edges repeated."""
-    for axis in (-1, -2):
-        first = np.take(a, [0], axis)
-        last = np.take(a, [-1], axis)
-        padded = np.concatenate([first, a, last], axis)
-        n = a.shape[axis]
-        cut = [slice(None)] * a.ndim
-        parts = []
-        for k in range(3):
-            cut[axis] = slice(k, k + n)
-            parts.append(padded[tuple(cut)])
-        a = (parts[0] + parts[1] + parts[2]) / 3
+def judge(x: np.ndarray) -> Judgement:
+    """Judge images uint8 (N, 3, S, S), S an even number from 16 to 64; any content. Raises ValueError for others.
+
+    Colour, places, sizes and kinds are fitted, the drawing with these is compared with the image, and the rules are
+    checked on the fit; the thresholds are the constants above.
+    """
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != 3 or x.shape[2] != x.shape[3] or x.shape[2] not in SIZES:
+        raise ValueError(f"images of shapes are uint8 (N, 3, S, S), S even from 16 to 64, not {x.dtype} {x.shape}")
+    step = max(1, PIXELS // x.shape[2] ** 2)
+    found = [_judge(x[i : i + step].astype(np.float32)) for i in range(0, len(x), step)]
+    mode, broken = np.concatenate([np.empty((2, 0), np.int64), *found], 1)
+    return Judgement(mode, broken < 0, broken)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The drawing nearest to each of N images; M shapes are in cells, and `left` is what the drawing leaves."""
+
+    grey: np.ndarray  # (N, 3) of the background
+    colour: np.ndarray  # (N, 3) of the shapes, over the background
+    image: np.ndarray  # (M,)
+    cell: np.ndarray  # (M,) upper left, upper right, lower left, lower right
+    kind: np.ndarray  # (M,)
+    x: np.ndarray  # (M,) centre within the cell, as `y` and half-width `s` in 32nds of the side
+    y: np.ndarray
+    s: np.ndarray
+    error: np.ndarray  # (M,) squared distance of the coverage to the kind's drawing, over the area
+    noise: np.ndarray  # (M,) what the image's white noise adds to that
+    sure: np.ndarray  # (M,) 1: the kind's own drawing, 0: half-way to another kind
+    left: np.ndarray  # (N,) most of |image - drawing|, means of 3 x 3 pixels, any channel
+    grain: np.ndarray  # (N,) standard deviation of the image's white noise
+
+    def worst(self, value: np.ndarray) -> np.ndarray:
+        """The largest `value` (M,) of each image's shapes, (N,); -inf where it has none."""
+        out = np.full(len(self.grey), -np.inf)
+        np.maximum.at(out, self.image, value)
+        return out
+
+
+def _judge(x: np.ndarray) -> np.ndarray:
+    """Mode and broken rule, int64 (2, N), of images fp32 (N, 3, S, S)."""
+    fit = _fitted(x)
+    worst, each = fit.worst, np.arange(len(x))
+    palette = np.array(list(COLOURS.values()), np.float32) - fit.grey[:, None]  # (N, 6, 3)
+    contrast = np.einsum("nc,nkc->nk", fit.colour, palette) / np.square(palette).sum(2)
+    off = np.abs(fit.colour[:, None] - contrast[:, :, None] * palette).max(2)
+    name = np.where(contrast > 0, off, np.inf).argmin(1)
+    off, contrast = off[each, name], contrast[each, name]
+    count = np.bincount(fit.image, minlength=len(x))
+    kind = np.maximum(worst(fit.kind), 0).astype(int)
+    pair = np.where(count > 0, PAIRS[name, kind], -1)
+    mean, half_range = fit.grey.mean(1), np.ptp(GREY) / 2
+    edge = CELL / 2 - MARGIN
+    breaks = [
+        (np.abs(fit.grey - mean[:, None]).max(1) > GREY_OFF) | (np.abs(mean - np.mean(GREY)) > half_range + GREY_OFF),
+        (count < 1) | (count > 2),
+        (off > HUE_OFF) | (contrast < STRENGTH[0]) | (contrast > STRENGTH[1]),
+        (worst(fit.kind) + worst(-fit.kind) != 0)
+        | (worst(-fit.sure) > -KIND_SURE)
+        | (worst(fit.error - fit.noise * (1 + FIT_OFF[1])) > FIT_OFF[0]),
+        pair < 0,
+        worst((fit.cell >= 2) != (name >= len(UPPER))[fit.image]) > 0,
+        (worst(fit.s) > HALF_WIDTH[1] + SIZE_OFF)
+        | (worst(-fit.s) > SIZE_OFF - HALF_WIDTH[0])
+        | (worst(fit.s) + worst(-fit.s) > SIZE_OFF),
+        worst(np.maximum(np.abs(fit.x - CELL / 2), np.abs(fit.y - CELL / 2)) + fit.s) > edge + PLACE_OFF,
+        fit.grain > NOISE_MOST,
+        fit.left > DRAWING_OFF[0] + DRAWING_OFF[1] * fit.grain,
+    ]
+    broken = np.where(np.any(breaks, 0), np.argmax(breaks, 0), -1)
+    return np.stack([np.where(np.any(breaks[2:4], 0), -1, pair), broken])
+
+
+def _fitted(x: np.ndarray) -> _Fit:
+    """The nearest drawing of images fp32 (N, 3, S, S): colour, places and sizes in turn, every kind tried."""
+    n, size = len(x), x.shape[-1]
+    unit, half = size / 32, size // 2
+    grey = np.median(x.reshape(n, 3, -1), axis=2)  # shapes cover at most a quarter
+    x = x - grey[:, :, None, None]
+    strength = np.sqrt(np.square(_box(x)).sum(1))
+    weight = np.where(strength > 40, strength, 0) ** 4  # the inside of shapes counts, edges hardly
+    colour = np.einsum("nhw,nchw->nc", weight, x) / np.maximum(weight.sum((1, 2)), 1)[:, None]
+
+    grid = np.arange(half, dtype=np.float32) + 0.5
+    for turn in range(ROUNDS):
+        # How much of each pixel is covered, by projection on the colour; its moments in each cell that holds a shape.
+        cover = np.einsum("nc,nchw->nhw", colour, x) / np.maximum(np.square(colour).sum(1), 1)[:, None, None]
+        inside = _box((_box(cover) > 0.3).astype(np.float32)) > 0
+        part = _cells(np.where(inside, cover, 0))
+        area = part.sum((2, 3))
+        image, cell = np.nonzero(area > 8 * unit**2)
+        part, area = part[image, cell], area[image, cell]
+        centre_x = np.einsum("mhw,w->m", part, grid) / area
+        centre_y = np.einsum("mhw,h->m", part, grid) / area
+        s = np.sqrt(area / AREA)  # (4, M): as each kind
+        places = np.stack([np.broadcast_to(centre_x, s.shape), centre_y - CENTROID * s, s])  # (3, 4, M)
+        target = _cells(cover)[image, cell]
+        if turn == ROUNDS - 1:
+            places = _refined(places, target)
+        drawn = _drawings(places, half)
+        # As sharp as drawn, blurred, or in between, whichever is nearest: what blurs moderately breaks no rule.
+        blur = _soft(drawn, max(1, round(unit**2))) - drawn
+        share = ((target - drawn) * blur).sum((2, 3)) / np.maximum(np.square(blur).sum((2, 3)), 1e-6)
+        drawn += np.clip(share, 0, 1)[..., None, None] * blur
+        error, every = np.square(drawn - target).sum((2, 3)), np.arange(len(area))
+        kind = error.argmin(0)
+        best = drawn[kind, every]
+        template = np.zeros((n, 4, half, half), np.float32)
+        template[image, cell] = best
+        template = _joined(template)
+        colour = np.einsum("nhw,nchw->nc", template, x) / np.maximum(np.square(template).sum((1, 2)), 1)[:, None]
+
+    apart = np.square(drawn - best).sum((2, 3))  # between the drawings of two kinds
+    sure = (error - error[kind, every]) / np.maximum(apart, 1e-6)
+    sure[kind, every] = np.inf
+    x -= template[:, None] * colour[:, :, None, None]
+    smooth = _box(x)
+    grain = np.median(np.abs(x - smooth).reshape(n, -1), 1) * 1.5725  # 1 / 0.6745 x sqrt(9 / 8)
+    noise = half**2 * (grain**2 / np.maximum(np.square(colour).sum(1), 1))[image] / area
+    left = np.abs(smooth).max((1, 2, 3))
+    centre_x, centre_y, s = places[:, kind, every] / unit
+    error = error[kind, every] / area
+    return _Fit(grey, colour, image, cell, kind, centre_x, centre_y, s, error, noise, sure.min(0), left, grain)
+
+
+def _drawings(fit: np.ndarray, half: int) -> np.ndarray:
+    """Coverage (4, M, half, half) of M cells by each kind, from centres and half-widths `fit` (3, 4, M)."""
+    return np.stack([coverage(np.full(fit.shape[2], k), *fit[:, k], half) for k in range(len(KINDS))])
+
+
+def _refined(fit: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """`fit` (3, 4, M) after one Gauss-Newton step towards the coverage `target` (M, half, half), of half a pixel at
+    most."""
+    (count, half, _), step = target.shape, np.float32(0.1)
+    drawn = _drawings(fit, half)
+    moved = [_drawings(fit + step * np.eye(3, dtype=np.float32)[i, :, None, None], half) for i in range(3)]
+    slopes = ((np.stack(moved, 2) - drawn[:, :, None]) / step).reshape(len(KINDS), count, 3, half**2)
+    left = (target - drawn).reshape(len(KINDS), count, half**2, 1)
+    move = np.linalg.solve(slopes @ slopes.swapaxes(2, 3) + 1e-3 * np.eye(3, dtype=np.float32), slopes @ left)
+    return fit + np.clip(move[..., 0], -0.5, 0.5).transpose(2, 0, 1)
+
+
+def _cells(a: np.ndarray) -> np.ndarray:
+    """(N, S, S) as its four cells (N, 4, S/2, S/2): upper left, upper right, lower left, lower right."""
+    n, size = len(a), a.shape[-1]
+    return a.reshape(n, 2, size // 2, 2, size // 2).swapaxes(2, 3).reshape(n, 4, size // 2, size // 2)
+
+
+def _joined(a: np.ndarray) -> np.ndarray:
+    """The inverse of `_cells`."""
+    n, half = len(a), a.shape[-1]
+    return a.reshape(n, 2, 2, half, half).swapaxes(2, 3).reshape(n, 2 * half, 2 * half)
+
+
+def _soft(a: np.ndarray, times: int) -> np.ndarray:
+    """Blurred over the last two axes by 1, 2, 1 in each direction, so many times: a variance of half a pixel each."""
+    for axis in (-1, -2) * times:
+        a = a.swapaxes(axis, -1)
+        a = np.concatenate([a[..., :1], a, a[..., -1:]], -1)
+        a = ((a[..., :-2] + a[..., 2:]) / 4 + a[..., 1:-1] / 2).swapaxes(axis, -1)
     return a
 
 
-def _judge(x, debug=False):
-    n, _, size, _ = x.shape
-    unit, half = size / 32, size // 2
-    f = x.astype(np.float32)
-    ground = np.median(f.reshape(n, 3, -1), axis=2)  # shapes cover at most a third
-    diff = f - ground[:, :, None, None]
-    smooth = _box(diff)
-    strength = np.sqrt(np.square(smooth).sum(1))  # (n, H, W)
-    weight = np.where(strength > 40, strength, 0) ** 4
-    colour = np.einsum("nhw,nchw->nc", weight, diff) / np.maximum(weight.sum((1, 2)), 1e-9)[:, None]
-
-    # cells (n, 4, half, half)
-    def cells(a):
-        return a.reshape(*a.shape[:-2], 2, half, 2, half).swapaxes(-3, -2).reshape(*a.shape[:-2], 4, half, half)
-
-    def joined(a):
-        return a.reshape(*a.shape[:-3], 2, 2, half, half).swapaxes(-3, -2).reshape(*a.shape[:-3], size, size)
-
-    grid = np.arange(half, dtype=np.float32) + 0.5
-    for _ in range(2):
-        norm = np.maximum(np.square(colour).sum(1), 1.0)
-        cover = np.einsum("nc,nchw->nhw", colour, diff) / norm[:, None, None]
-        soft = _box(cover)
-        wide = _box((soft > 0.3).astype(np.float32)) > 0
-        c = cells(np.where(wide, cover, 0))
-        area = c.sum((-1, -2))
-        occupied = area > 8 * unit**2
-        i, q = np.nonzero(occupied)
-        a = np.maximum(area[i, q], 1e-6)
-        cx = np.einsum("mhw,w->m", c[i, q], grid) / a
-        cy = np.einsum("mhw,h->m", c[i, q], grid) / a
-        s = np.sqrt(a / AREA[:, None])  # (4, m)
-        target = _box(cells(cover)[i, q])
-        shapes = np.stack([coverage(np.full(len(i), k), cx, cy - CENTROID[k] * s[k], s[k], half) for k in range(4)])
-        error = np.square(_box(shapes) - target).sum((-1, -2))  # (4, m)
-        best = error.argmin(0)
-        m = np.arange(len(i))
-        template = np.zeros((n, 4, half, half), np.float32)
-        template[i, q] = shapes[best, m]
-        template = joined(template)
-        colour = np.einsum("nhw,nchw->nc", template, diff) / np.maximum(np.square(template).sum((1, 2)), 1)[:, None]
-    residual = np.abs(_box(diff - template[:, None] * colour[:, :, None, None])).max((1, 2, 3))
-    two = np.sort(error, 0)
-    ratio = two[0] / np.maximum(two[1], 1e-9)
-    s = s[best, m] / unit
-    cy = cy / unit - CENTROID[best] * s
-    cx = cx / unit
-    if debug:
-        return dict(
-            ground=ground,
-            colour=colour + ground,
-            residual=residual,
-            ratio=ratio,
-            s=s,
-            cx=cx,
-            cy=cy,
-            best=best,
-            i=i,
-            q=q,
-            two=two,
-        )
+def _box(a: np.ndarray) -> np.ndarray:
+    """Means of 3 x 3 pixels over the last two axes, those at the border repeated beyond it."""
+    a = np.concatenate([a[..., :1], a, a[..., -1:]], -1)
+    a = a[..., :-2] + a[..., 1:-1] + a[..., 2:]
+    a = np.concatenate([a[..., :1, :], a, a[..., -1:, :]], -2)
+    return (a[..., :-2, :] + a[..., 1:-1, :] + a[..., 2:, :]) / 9

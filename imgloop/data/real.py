@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imgloop.data.classes import long_tail
 from imgloop.data.duplicates import NEAR, duplicates
 from imgloop.errors import UserError
 from imgloop.pool import Pool
@@ -63,19 +64,38 @@ def sizes(available: int, test: int | None, n: int | None, heldout: int | None) 
     return left if n is None else n, heldout
 
 
-def split(pool: Pool, test: Pool | None, n: int | None, heldout: int | None) -> tuple[Pool, Pool]:
+def split(
+    pool: Pool,
+    test: Pool | None,
+    n: int | None,
+    heldout: int | None,
+    classes: Sequence[str] | None = None,
+    imbalance: float | None = None,
+) -> tuple[Pool, Pool]:
     """Training and held-out pools as slices, without a copy, of pools that are already in the order of `order`.
 
     Held-out: the first images of the test part, or else of `pool`. Training: the first `n` of the rest, so that a
-    smaller `n` is a prefix of a larger one.
+    smaller `n` is a prefix of a larger one; with `imbalance`, of the rows of the rest that `long_tail` leaves, which
+    are copied.
     """
-    n, heldout = sizes(len(pool), None if test is None else len(test), n, heldout)
+    count, heldout = sizes(len(pool), None if test is None else len(test), n if imbalance is None else None, heldout)
     skip = heldout if test is None else 0
-    return _part(pool, skip, skip + n), _part(pool if test is None else test, 0, heldout)
+    held = _part(pool if test is None else test, slice(0, heldout))
+    if imbalance is None:
+        return _part(pool, slice(skip, skip + count)), held
+    if classes is None:
+        raise UserError(f"data.imbalance={imbalance:g} needs classes, and these images have none; leave it out.")
+    rows = long_tail(pool.y[skip:], classes, imbalance)
+    if n is not None and n > len(rows):
+        raise UserError(
+            f"data.n={n} is more than the {len(rows)} training images that data.imbalance={imbalance:g} leaves; "
+            "lower one of them, or use data.n=null for all."
+        )
+    return _part(pool, skip + rows[:n]), held
 
 
-def _part(pool: Pool, begin: int, end: int) -> Pool:
-    return Pool(pool.x[begin:end], None if pool.y is None else np.asarray(pool.y[begin:end]))
+def _part(pool: Pool, rows: slice | np.ndarray) -> Pool:
+    return Pool(pool.x[rows], None if pool.y is None else np.asarray(pool.y[rows]))
 
 
 def pair_facts(train: Pool, heldout: Pool) -> dict:
@@ -98,6 +118,8 @@ def size_facts(train: Pool, heldout: Pool, classes: Sequence[str] | None) -> dic
         "shape": [int(k) for k in train.x.shape[1:]],
         "classes": None if classes is None else list(classes),
     }
+    if train.y is not None:
+        facts["class_counts"] = np.bincount(train.y, minlength=len(classes)).tolist()  # of the training part
     if len(heldout) < TAIL_IMAGES:
         facts["warning"] = (
             f"{len(heldout)} held-out images: tail scores need {TAIL_IMAGES} and stay empty; "
@@ -116,6 +138,35 @@ def check_integer(name: str, value, low: int, high: int | None = None, optional:
             f"data.{name}={value!r} is not possible; use an integer {allowed}"
             f"{', or null for the default' if optional else ''}."
         )
+
+
+def check_choice(classes, imbalance) -> None:
+    """Raise UserError unless `classes` is None or a list of names and numbers, and `imbalance` None or 1 or more."""
+    kinds = isinstance(classes, list | tuple) and all(
+        isinstance(c, str | int) and c is not True and c is not False for c in classes
+    )
+    if classes is not None and not (kinds and len(classes)):
+        raise UserError(
+            f"data.classes={classes!r} is not possible; give a list of class names or numbers, for example [0,3], or "
+            "null for all."
+        )
+    if imbalance is None:
+        return
+    check_number("imbalance", imbalance, 1, " (largest over smallest class), or null to leave the classes as they are")
+    if classes is not None and len(classes) == 1:
+        raise UserError(f"data.imbalance={imbalance:g} has no effect on one class; leave it out.")
+
+
+def check_number(name: str, value, low: float, more: str = "") -> None:
+    """Raise UserError unless `value` is a finite number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < float("inf"):
+        raise UserError(f"data.{name}={value!r} is not possible; use a number of {low:g} or more{more}.")
+
+
+def check_channels(value) -> None:
+    """Raise UserError unless `value` is 1 or 3."""
+    if type(value) is not int or value not in (1, 3):
+        raise UserError(f"data.channels={value!r} is not possible; use 3 for colour or 1 for grey.")
 
 
 def check_switch(name: str, value) -> None:

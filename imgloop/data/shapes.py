@@ -1,27 +1,26 @@
-"""Drawn images that keep rules: one or two shapes on grey, so that `judge` can decide mode and validity of any image."""
+"""Drawn images that keep rules, one or two shapes on grey: `judge` decides mode and validity of any image by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from imgloop.data.drawn import drawn
-from imgloop.data.real import RealData, check_integer
+from imgloop.data.drawn import drawn, uniform
+from imgloop.data.real import RealData, check_integer, check_number
 from imgloop.errors import UserError
-from imgloop.store import seed_of
 
 FORMAT = 1  # raise it when equal settings draw other images: a test holds the hash of the first rows
 KINDS = ("disc", "square", "triangle", "cross")
 COLOURS = {  # RGB; the first three are drawn in the upper half of the image, the others in the lower half
-    "red": (225, 50, 50),
-    "yellow": (225, 205, 50),
-    "magenta": (215, 70, 205),
-    "green": (50, 190, 70),
-    "cyan": (60, 200, 215),
-    "blue": (70, 90, 230),
+    "red": (225, 45, 45),
+    "yellow": (225, 210, 45),
+    "magenta": (215, 60, 215),
+    "green": (50, 195, 55),
+    "cyan": (50, 210, 215),
+    "blue": (65, 75, 235),
 }
 UPPER = ("red", "yellow", "magenta")
 # Sixteen of the 24 pairs, the most frequent first; every kind and colour occurs in several, and none of the others may.
@@ -50,7 +49,6 @@ HALF_WIDTH = (4.0, 6.0)
 CELL, MARGIN = 16.0, 1.0
 GREY = (30.0, 80.0)  # of the background
 JITTER = 12.0  # of each channel of the colour
-BLOCK = 1024  # rows drawn from one stream of random numbers
 NUMBERS = 12  # random numbers a row
 
 
@@ -123,7 +121,7 @@ class Scene:
         row = (names >= len(UPPER))[:, None]
         x = CELL * (column + 0.5) + room * (2 * u[:, 8:10] - 1)
         y = CELL * (row + 0.5) + room * (2 * u[:, 10:12] - 1)
-        return cls(mode, grey, colour, s, two, x, y)
+        return cls(mode.astype(np.int64), grey, colour, s, two, x, y)
 
     def draw(self, size: int) -> np.ndarray:
         """Images uint8 (N, 3, size, size)."""
@@ -132,18 +130,52 @@ class Scene:
         cover = coverage(kind, self.x[:, 0] * unit, self.y[:, 0] * unit, self.s * unit, size)
         two = self.two
         cover[two] += coverage(kind[two], self.x[two, 1] * unit, self.y[two, 1] * unit, self.s[two] * unit, size)
-        grey, colour = self.grey[:, None, None, None], self.colour[:, :, None, None]
-        return np.rint(grey + cover[:, None] * (colour - grey)).astype(np.uint8)
+        grey = self.grey[:, None].astype(np.float32)
+        contrast = self.colour.astype(np.float32) - grey
+        return np.rint(grey[..., None, None] + cover[:, None] * contrast[..., None, None]).astype(np.uint8)
 
 
-def rows(seed: int, part: str, begin: int, end: int, size: int, tail: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows begin..end - 1 of a part ("train" or "heldout"): uint8 (N, 3, size, size) and modes int64 (N,).
+@dataclass(frozen=True)
+class Shapes:
+    """One or two shapes as uint8 (N, 3, size, size), labelled by mode, colour and kind: drawn, endless, checkable.
 
-    Row i is a function of (seed, part, i, size, tail) alone.
+    The rules: a grey background; one shape or two, of one kind, colour and size, one of MODES; red, yellow and
+    magenta in the upper half, green, cyan and blue in the lower, each within a quarter of the image. Row i of either
+    part is a function of (seed, i). Settings as in conf/data/shapes.yaml; raises UserError for others.
     """
-    blocks = range(begin // BLOCK, -(-end // BLOCK))
-    u = np.concatenate(
-        [np.random.default_rng(seed_of(seed, "shapes", part, b)).random((BLOCK, NUMBERS)) for b in blocks]
-    )
-    scene = Scene.of(u[begin - blocks.start * BLOCK :][: end - begin], tail)
-    return scene.draw(size), scene.mode.astype(np.int64)
+
+    size: int = 32
+    tail: float = 10
+    n: int = 10_000
+    heldout: int = 2000
+    seed: int = 0
+
+    def __post_init__(self):
+        check_integer("size", self.size, 16, 64)
+        if self.size % 2:
+            raise UserError(f"data.size={self.size} is not possible; use an even number from 16 to 64.")
+        check_number("tail", self.tail, 1, " (most over least frequent mode)")
+        check_integer("n", self.n, 1)
+        check_integer("heldout", self.heldout, 1)
+        check_integer("seed", self.seed, 0)
+
+    def rows(self, part: str, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows begin..end - 1 of "train" or "heldout": uint8 (N, 3, size, size) and modes int64 (N,)."""
+        scene = Scene.of(uniform((self.seed, "shapes", part), begin, end, NUMBERS), self.tail)
+        return scene.draw(self.size), scene.mode
+
+    def load(self, cache: Path, progress: Callable[[int, int], None] | None = None) -> RealData:
+        """Both parts, memory-mapped from a folder below `cache`; `progress(done, total)` is called while drawing."""
+        key = ["shapes", FORMAT, self.size, self.tail, self.seed]
+        shape = (3, self.size, self.size)
+        train, heldout, found = drawn(cache, key, self.rows, shape, CLASSES, self.n, self.heldout, progress)
+        facts = {
+            "label": "shapes",
+            "source": f"drawn: one or two shapes by rules, {self.size}x{self.size}",
+            "available": None,
+            "seed": self.seed,
+            "rules": "shapes",
+            "mode_frequencies": frequencies(self.tail).tolist(),
+            **found,
+        }
+        return RealData(train, heldout, CLASSES, facts)

@@ -11,6 +11,7 @@ import numpy as np
 
 from imgloop import store
 from imgloop.config import build
+from imgloop.data import judge_of
 from imgloop.errors import UserError
 from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import RealMoments, frechet_distance
@@ -65,8 +66,9 @@ class Evaluator:
         self.moments, self.manifold = RealMoments.of(heldout.x), RealManifold.of(heldout.x, max(K_PRECISION, K_DENSITY))
         self.class_shares = None
         if heldout.logits is not None:
-            labels = np.concatenate([real.train.y, real.heldout.y])
+            labels = real.train.y if real.facts.get("imbalance") else np.concatenate([real.train.y, real.heldout.y])
             self.class_shares = class_counts(labels, len(real.classes)) / len(labels)
+        self.judge = judge_of(real.facts)
         self.protocol = {
             "features": extractor.name,
             "extractor": extractor.key,
@@ -161,6 +163,10 @@ class Evaluator:
             notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
             if modes.reason:
                 notes["modes_covered"] = modes.reason
+        if self.judge is not None:
+            judged = self.judge(pool.x)
+            values["rule_violations"] = 1 - float(judged.valid.mean())
+            notes["modes_by_rule"] = len(np.unique(judged.mode[judged.valid]))
         if hasattr(f, "risk"):
             risk = np.asarray(f.risk(self.real.heldout, SEED)).reshape(len(self.real.heldout), -1)
             values["risk"] = float(risk.mean())
