@@ -43,6 +43,17 @@ def job(cfg) -> None:
 
 
 def main() -> None:
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("imgloop: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our lines has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def command() -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -58,8 +69,6 @@ def main() -> None:
         from imgloop.mistakes import sentence
 
         sys.exit(f"imgloop: {sentence(e, sys.argv[1:])}")
-    except KeyboardInterrupt:
-        sys.exit("imgloop: interrupted")
 
 
 if __name__ == "__main__":

@@ -140,15 +140,39 @@ class Chain:
                 busy=f"Another process is running the chain in {self.folder}: wait for it, or "
                 "choose another study=NAME.",
             ):
+                self.restore()
                 if self.settings.config["overwrite"]:
-                    store.remove(*(p for p in self.folder.iterdir() if p.name != ".lock"))
+                    self.set_aside()
                 if self.done:
                     self.check_config()
                 store.remove(*self.folder.glob(".gen*.part"))
                 yield self
         finally:
+            if self.folder.is_dir():
+                self.restore()
             if not (self.folder / "config.yaml").exists():
                 store.remove_unused(self.folder, below=self.study.parent)
+
+    @property
+    def aside(self) -> Path:
+        return self.folder / ".replaced"
+
+    def set_aside(self) -> None:
+        """overwrite=true: what is there makes room, and goes when the new chain begins; not if a setting is wrong."""
+        old = [p for p in self.folder.iterdir() if p.name != ".lock"]
+        if old:
+            self.aside.mkdir()
+            for p in old:
+                p.rename(self.aside / p.name)
+
+    def restore(self) -> None:
+        """Bring back what was set aside for a chain that did not begin."""
+        if self.aside.is_dir():
+            if not (self.folder / "config.yaml").exists():
+                store.remove(*(p for p in self.folder.iterdir() if p.name not in (".lock", self.aside.name)))
+                for p in self.aside.iterdir():
+                    p.rename(self.folder / p.name)
+            store.remove(self.aside)
 
     def check_config(self) -> None:
         """Raise UserError, naming the settings, where the folder's config differs from ours in what changes results."""

@@ -187,10 +187,12 @@ class Settings:
                     f"{', '.join(k for k in self.defaults[group] if k != '_target_')}."
                 )
             for key, default in (self.defaults[group] or {}).items():
+                if key == "_target_" and c[group].get(key) != default:
+                    raise UserError(f"{group}._target_ names code and is no setting: choose an option of {group}.")
                 self.check_kind(f"{group}.{key}", c[group].get(key), default)
         for name, low in (("generations", 1), ("keep_models", 0), ("threads", 1)):
             if c[name] is not None and not low <= c[name] <= 100_000:
-                raise UserError(f"{name}={c[name]}: give a whole number of at least {low}.")
+                raise UserError(f"{name}={c[name]}: give a whole number of at least {low} and at most 100,000.")
         if c["threads"] is not None and c["threads"] > (os.cpu_count() or 1):
             raise UserError(
                 f"threads={c['threads']}: this machine has {os.cpu_count()} processors; give at most that many."

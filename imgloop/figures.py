@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,7 +100,8 @@ def sheet(count: int, title: str, conditions: Sequence[str]):
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis in axes[count:]:
         axis.set_visible(False)
-    figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=11, va="top")
+    fitting = textwrap.shorten(title, int(12.5 * width), placeholder=" ...")
+    figure.text(0.1 / width, 1 - 0.1 / height, fitting, fontsize=11, va="top")
     return figure, axes[:count]
 
 
@@ -135,7 +137,7 @@ def finished(figure, conditions: Sequence[str]) -> bytes:
 
 def look(i: int) -> dict:
     """Colour, line style and marker of condition `i`, each of which tells it from its neighbours."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[i % 8]}
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[(i + i // 8) % 8]}
 
 
 def curves(frame, title: str, reference: dict[str, float] | None = None) -> bytes:

@@ -153,8 +153,7 @@ def load_study(path: str | Path, protocol: str | None = None):
     found = chains(path)
     if not found:
         raise UserError(
-            f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
-            "outputs/digits-diffusion."
+            f"{path} holds no chain (CONDITION/seedK): give a study's folder, for example outputs/digits-diffusion."
         )
     if protocol is None:
         have = [protocols(c) for c in found]
@@ -194,7 +193,7 @@ def compare(study: Path) -> None:
 def spread(study: Path) -> str:
     """What the ± of a study's comparison is."""
     tables = any(map(is_table, chains(study)))
-    return "standard error over replicates" if tables else "standard deviation over seeds"
+    return "standard error; compared while it can be" if tables else "standard deviation over seeds"
 
 
 def comparison_lines(study: Path) -> list[str]:

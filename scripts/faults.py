@@ -35,6 +35,16 @@ def reused_latents():
     return patch.object(Chain, "seed", of)
 
 
+def reused_indices():
+    """Every generation draws the same rows: the seed of its mix ignores t."""
+    seed = Chain.seed
+
+    def of(chain, t, purpose):
+        return seed(chain, None if purpose == "mix" else t, purpose)
+
+    return patch.object(Chain, "seed", of)
+
+
 def real_dropped():
     """R is in no mix after generation 0."""
     real = Paradigm.real
@@ -232,6 +242,11 @@ TWINS = (
         real_again,
         "model=gaussian paradigm=replace data.n=5 generations=60 model.replicates=1000",
         "wide",
+    ),
+    Twin(
+        reused_indices,
+        "model=gaussian paradigm=replace real_fraction=0.5 data.n=10 generations=8 model.replicates=8000",
+        "mean_part",
     ),
     Twin(
         first_rows,

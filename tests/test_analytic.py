@@ -924,6 +924,26 @@ def test_a_damaged_table_is_refused_by_name_where_it_is_read(tmp_path, spoil):
     assert len(imgloop.load_study(folder.parents[1])) == 3
 
 
+def test_overwriting_with_a_wrong_setting_leaves_the_chain_as_it_was(tmp_path):
+    settings = ["model=gaussian", "paradigm=fresh", "data.n=60", "n_initial=10", "model.replicates=20"]
+    before = chain(tmp_path, *settings, "generations=6").folder
+    kept = {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"}
+    with pytest.raises(UserError, match="has used 60 of 60"):
+        chain(tmp_path, *settings, "generations=7", "overwrite=true")
+    assert {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"} == kept
+    assert len(chain(tmp_path, *settings, "generations=2", "overwrite=true").metrics) == 2
+    assert not [p for p in before.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+
+
+def test_seeds_that_were_absorbed_count_on_in_the_comparison(tmp_path):
+    settings = ["model=bernoulli", "model.replicates=20", "paradigm=replace", "data.n=5", "generations=200"]
+    ends = [len(chain(tmp_path, *settings, f"seed={s}").metrics) for s in range(3)]
+    study = next(tmp_path.glob("bernoulli"))
+    frame = pd.read_csv(study / "comparison.csv")
+    assert len(set(ends)) > 1 and len(frame) == max(ends) and (frame["seeds"] == 3).all()
+    assert frame["collapsed"].iloc[-1] == 1 and (np.diff(frame["collapsed"]) >= 0).all()
+
+
 @pytest.mark.parametrize("spoil", ["empty", "remove"])
 def test_a_damaged_config_is_refused_by_name(tmp_path, spoil):
     damaged(tmp_path, "config.yaml", spoil)

@@ -27,7 +27,7 @@ class KernelDensity(System):
 
     def __post_init__(self):
         super().__post_init__()
-        only_in("bandwidth", self.bandwidth, 0, np.inf, "since without width there is no density")
+        only_in("bandwidth", self.bandwidth, 0, 1e100, "since without width there is no density")
 
     def draw(self, n, rng):
         return Pool(rng.standard_normal((n, self.replicates, 1)))

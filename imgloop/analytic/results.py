@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def replicates(chain: Path) -> dict[str, np.ndarray]:
     return store.open_arrays(intact(chain, "replicates"))
 
 
+def carried(study: Path):
+    """The study's tables as one, chains that were absorbed carried on to its last generation, since they stay as they
+    are: columns condition, seed and those of metrics.csv, theory and z empty where carried."""
+    import pandas as pd
+
+    frame = load_study(study)
+    last, frames = int(frame["generation"].max()), []
+    absorbed = {(c.parent.name, int(c.name[4:])): record(c)["absorbed"] for c in chains(study)}
+    for key, part in frame.groupby(["condition", "seed"], sort=False):
+        more = last - int(part["generation"].max()) if absorbed[key] else 0
+        ends = frame[(frame["condition"] == key[0])]["generation"].max()  # no further than the condition's other seeds
+        more = min(more, int(ends - part["generation"].max()))
+        tail = pd.DataFrame([part.iloc[-1]] * more)
+        if more:
+            tail["generation"] = np.arange(ends - more + 1, ends + 1)
+            tail[[c for c in tail if c.endswith(("_theory", "_bound", "_z"))]] = np.nan
+        frames += [part, tail] if more else [part]
+    return pd.concat(frames, ignore_index=True)
+
+
 def pooled(frame):
     """The chains of one condition as one: means over its seeds, with their standard errors and z scores."""
     seeds = frame.groupby(["condition", "generation"], sort=False)
@@ -110,9 +131,17 @@ def pooled(frame):
         if c.endswith("_sem"):
             found[c] = seeds[c].apply(lambda v: np.sqrt((v**2).sum())) / n
         elif c.endswith("_z"):
-            found[c] = found[c] * np.sqrt(n)
+            found[c] = found[c] * np.sqrt(seeds[c].count())
     found.insert(0, "seeds", n)
-    return found.reset_index()
+    return found.reset_index().sort_values(["condition", "generation"], key=natural, kind="stable")
+
+
+def natural(column):
+    """Sorting keys in which outcomes=5 comes before outcomes=20."""
+    if column.dtype.kind in "iuf":
+        return column
+    numbered = sorted(set(column), key=lambda text: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", text)])
+    return column.map({text: i for i, text in enumerate(numbered)})
 
 
 def summary(frame, quantities: Mapping[str, Mapping]) -> list[dict]:
@@ -179,7 +208,7 @@ def compare(study: Path) -> None:
 
     study = Path(study)
     with store.lock(study / "shared" / ".comparison.lock"):
-        frame, quantities = pooled(load_study(study)), {}
+        frame, quantities = pooled(carried(study)), {}
         for chain in chains(study):
             quantities |= record(chain)["quantities"]
         store.write_text(study / "comparison.csv", csv(frame))
@@ -194,7 +223,11 @@ def compare(study: Path) -> None:
 
 def timescales(study: Path) -> list[dict]:
     """What the chains that were followed to total collapse say of its time, by draws and outcomes."""
-    found = [{"path": c, "model": record(c)["model"], **(record(c)["timescale"] or {})} for c in chains(study)]
+    found = [
+        {"condition": c.parent.name, "seed": c.name[4:], "path": c, "model": told["model"], **(told["timescale"] or {})}
+        for c in chains(study)
+        for told in [record(c)]
+    ]
     return sorted((f for f in found if "draws" in f), key=lambda f: (f["draws"], f["outcomes"]))
 
 
@@ -266,7 +299,7 @@ def curves(frame, title: str, quantities: Mapping[str, Mapping]) -> bytes:
                 )
         if quantities[name]["log"]:
             axis.set_yscale("log")
-        if quantities[name]["mark"]:
+        if quantities[name]["mark"] and any(c.startswith("accumulate") for c in conditions):
             text, level = quantities[name]["mark"]
             axis.axhline(level, color=figures.MUTED, linewidth=1, linestyle=(0, (2, 2)))
             place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 6), "textcoords": "offset points"}

@@ -58,6 +58,11 @@ class System:
         """Numbers in a row of a pool."""
         return 1
 
+    @property
+    def state(self) -> int:
+        """Numbers that a fit holds for each replicate, besides its training set."""
+        return 1
+
     def check(self, trained: Sequence[int], drawn: Sequence[int], real: int) -> None:
         """Raise UserError where the fit does not exist: rows that generations are fitted to, rows that they draw, and
         real rows."""
@@ -84,7 +89,8 @@ class System:
 def only_in(name: str, value: float, low: float, high: float = np.inf, why: str = "") -> None:
     """Raise UserError unless low < value < high."""
     if not low < value < high:
-        span = f"above {low:g}" if high == np.inf else f"between {low:g} and {high:g}"
+        span = f"between {low:g} and {high:g}" if high < 1e9 else f"above {low:g}"
+        span += f" and below {high:g}" if 1e9 <= high < np.inf else ""
         raise UserError(f"model.{name}={value:g}: give a number {span}{why and ', ' + why}.")
 
 

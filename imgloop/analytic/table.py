@@ -111,11 +111,12 @@ class Table(Chain):
     def trained(self, sizes: dict[int, int]) -> list[int]:
         """Rows that generations are fitted to, from sizes alone; raises UserError for a mix that cannot be made.
 
-        Where mixes reach back to any pool, all but the first and the last are taken for granted: they only grow.
+        Where mixes reach back to any pool, those after the first 500 but the last are taken for granted: asking for
+        each takes as long as its pools are many.
         """
         last, rows = self.generations - 1, []
         for t in range(self.generations):
-            if not self.paradigm.keeps_all or t < 50 or t == last:
+            if not self.paradigm.keeps_all or t < 500 or t == last:
                 rows.append(len(self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))))
             if self.stop():
                 self.stop.forget()
@@ -125,7 +126,7 @@ class Table(Chain):
         """Raise UserError where pools and mixes would not fit into this machine's memory."""
         newest = max(n for s, n in sizes.items() if s != REAL)
         rows = sum(sizes.values()) if self.paradigm.keeps_all else sizes[REAL] + 2 * newest  # kept; a mix has no more
-        needed = self.replicates * rows * 8 * (2 * self.system.width + 3)
+        needed = self.replicates * 8 * (rows * (2 * self.system.width + 3) + 4 * self.system.state)
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > 0.8 * there:
             raise UserError(
