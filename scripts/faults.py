@@ -311,7 +311,7 @@ TWINS = (
     Twin(
         smoothed,
         "model=discrete model.outcomes=5 paradigm=replace data.n=10 generations=6 model.replicates=1000",
-        "heterozygosity squared_error",
+        "heterozygosity squared_error entropy survivors",
     ),
     Twin(
         newest_left_out,

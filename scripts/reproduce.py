@@ -63,7 +63,7 @@ def comparisons(result: loop.Result) -> list[Comparison]:
     for name, quantity in told["quantities"].items():
         bound = quantity["kind"] == "bound"
         theory = result.metrics.get(f"{name}_bound" if bound else f"{name}_theory")
-        if theory is not None and not (bound and theory.min() >= 1):
+        if theory is not None and theory[1:].notna().any() and not (bound and theory.min() >= 1):
             z = result.metrics.get(f"{name}_z", theory * np.nan)
             last = theory.last_valid_index() if z.isna().all() else z.last_valid_index()
             at = last if z.isna().all() else z.abs().idxmax()

@@ -5,7 +5,9 @@ within four standard errors of their mean in every generation; z is printed (pyt
 purpose, and must then be rejected beyond six.
 """
 
+import math
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from types import MappingProxyType
 
 import numpy as np
@@ -321,6 +323,8 @@ def test_textbook_forms():
     same("accumulate", (scale - kept, kept))
     same("real_only", np.outer((scale / n, scale * (1 - 1 / n)), np.ones(g)))
     same("real_only", np.outer((0, scale), np.ones(g)), fixed_real=True)
+    for rule in (Course("real_only", n, (n,) * g), Course("replace", n, (n,) * g, real_fraction=(1,) * g)):
+        assert not second_moments(rule, scale, fixed_real=True).mean_square.any()  # nothing is left by rounding
 
     h2, kernels = 0.2, [scale * (1 - 1 / n)]
     for t in range(2, g + 1):
@@ -335,6 +339,21 @@ def test_textbook_forms():
     whole = second_moments(Course("edit", n, (n,) * g, edit_fraction=(1,) * g), scale)
     np.testing.assert_allclose(whole, second_moments(Course("replace", n, (n,) * g), scale), rtol=1e-12)
     assert np.ptp(second_moments(Course("edit", n, (n,) * g, edit_fraction=(0,) * g), scale), 1).max() < 1e-15
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("n, bias", [(5, 0.1), (100, 0.1), (5, 1.0), (100, 0.8)])
+def test_a_variance_far_below_the_mean_keeps_its_digits(n, bias, unbiased):
+    sizes = np.array([n, *np.random.default_rng(n).integers(n, 2 * n, 3000)])
+    course = Course("replace", n, tuple(sizes[1:].tolist()))
+    logs = np.cumsum(np.log((sizes[:-1] - 1) / (sizes[:-1] - unbiased))) + np.log(bias) * np.arange(3000)
+    found = second_moments(course, 1.0, bias=bias, unbiased=unbiased).variance
+    seen = logs > -600  # beyond that it underflows
+    np.testing.assert_allclose(found[seen], np.exp(logs[seen]), rtol=3e-13 * max(1, -logs[seen][-1]))
+    assert (found >= 0).all()
+    equal = second_moments(Course("replace", n, (n,) * 3000), 1.0, bias=bias, unbiased=unbiased).variance
+    exact = bias ** np.arange(3000.0) * ((n - 1) / (n - unbiased)) ** np.arange(1.0, 3001)
+    np.testing.assert_allclose(equal[seen], exact[seen], rtol=1e-12)
 
 
 @pytest.mark.parametrize("settings", [{}, {"unbiased": True}, {"bias": 1.2}, {"bias": 0.7, "kernel": 0.1}])
@@ -405,9 +424,57 @@ def test_gaussian_textbook_forms():
     np.testing.assert_allclose(mean, 2 * k / n, rtol=1e-12)
     np.testing.assert_allclose(covariance, 4 * (1 - c4**k), rtol=1e-6)
     assert theory.log_variance(course, 10) is None  # a singular covariance
-    for rule in ("real_fraction", "accumulate", "augment", "fresh", "edit", "real_only"):
-        assert theory.log_variance(COURSES[rule], 1) is theory.standard_deviation(COURSES[rule]) is None
-        assert theory.wasserstein(COURSES[rule], 1.0) is None
+    part = theory.log_variance(Course("replace", 12, (14, 9, 20, 20)), 10)
+    assert np.isnan(part).tolist() == [False, False, True, True]  # nor after one
+    assert (
+        theory.standard_deviation(Course("augment", 1, (5, 5)))
+        is theory.wasserstein(Course("edit", 1, (1,)), 1)
+        is None
+    )
+
+
+@pytest.mark.parametrize("rule", COURSES)
+def test_the_fit_to_real_rows_has_the_same_law_under_every_rule(rule):
+    """It is the first of replace without real data; under real_only, every fit is, and under no other rule a later
+    one is known."""
+
+    def laws(course):
+        yield theory.log_variance(course, 2, 0.8)
+        yield theory.standard_deviation(course, 0.8, True)
+        yield theory.wasserstein(course, 1.5)[1]
+        yield theory.poisson_survival(course, 0.1)
+        yield from theory.outcomes(course, [0.5, 0.3, 0.2])
+
+    whole = COURSES[rule].paradigm in ("accumulate", "augment")  # where Poisson's survival is R's own
+    for i, (found, plain) in enumerate(zip(laws(COURSES[rule]), laws(COURSES["replace"]))):
+        assert found.shape == (6,) and found[0] == plain[0] and np.isfinite(plain).all()
+        if rule == "real_only" or (i == 3 and whole):
+            assert (found == found[0]).all()
+        elif rule != "replace":
+            assert np.isnan(found[1:]).all()
+    mean, _ = theory.wasserstein(COURSES[rule], 1.5)
+    np.testing.assert_array_equal(mean, second_moments(COURSES[rule], 1.5).mean_square)
+
+
+def test_gaussian_keeps_its_digits_at_large_n():
+    """Against Gamma(k + 1/2)/Gamma(k) in whole numbers, for an odd n, and against two terms of its series."""
+    for n in (3, 21, 39, 41, 43, 101, 1001):
+        k = (n - 1) // 2  # Gamma(k + 1/2) / Gamma(k) = sqrt(pi) (2k)! / (4^k k! (k - 1)!)
+        pi = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+        with localcontext() as context:
+            context.prec = 50
+            ratio = Decimal(math.factorial(2 * k)) / (4**k * math.factorial(k) * math.factorial(k - 1)) * pi.sqrt()
+            for unbiased in (False, True):
+                sd = ratio * (Decimal(2) / (n - unbiased)).sqrt()
+                for t in range(4):
+                    spread = (Decimal(n - 1) / (n - unbiased)) ** (t + 1)
+                    exact = float(spread + 1 - 2 * sd ** (t + 1))
+                    found = theory.wasserstein(Course("replace", n, (n,) * 4), 2.0, unbiased=unbiased)[1][t]
+                    assert found == pytest.approx(2 * exact, rel=1e-11)
+    for n in (10**4, 10**6, 10**8):  # 1/(2n) + 7/(16n²) + ..., whatever the divisor
+        for unbiased in (False, True):
+            found = theory.wasserstein(Course("replace", n, (n,)), 1.0, unbiased=unbiased)[1][0]
+            assert found == pytest.approx((1 + 7 / (8 * n)) / (2 * n), rel=5 / n**2 + 1e-14)
 
 
 # Linear regression
@@ -453,6 +520,19 @@ def test_regression_fixed_design(rule):
     assert worst(f"regression, fixed, {rule}, d + 1", (excess, theory.regression(course, 4, 0.7))) > 6
 
 
+def test_regression_fixed_design_of_parts_of_it():
+    course, rng = Course("replace", 20, (17, 13, 20, 15, 18, 11)), np.random.default_rng(8)
+    real, w, excess = rng.standard_normal((REPLICATES, 20, 3)), np.zeros((REPLICATES, 3)), []
+    for n in (20, *course.drawn[:-1]):
+        x = real[:, :n]
+        y = x @ w[:, :, None] + 0.7 * rng.standard_normal((REPLICATES, n, 1))
+        w = np.linalg.solve(x.swapaxes(1, 2) @ x, x.swapaxes(1, 2) @ y)[..., 0]
+        excess.append((w**2).sum(1))
+    excess = np.array(excess)
+    assert worst("regression, parts of a fixed design", (excess, theory.regression(course, 3, 0.7))) < 4
+    assert worst("the same, all of it", (excess, theory.regression(EQUAL, 3, 0.7))) > 6
+
+
 @pytest.mark.parametrize("rule", ["replace", "accumulate", "real_only"])
 def test_regression_resampled_design(rule):
     for course in (EQUAL, UNEQUAL):
@@ -470,6 +550,10 @@ def test_regression_textbook_forms():
     resampled = theory.regression(replace(EQUAL, paradigm="accumulate"), d, 1.0, "resampled")
     np.testing.assert_allclose(resampled, d * np.cumsum(1 / (i * (i * rows - d - 1))), rtol=1e-12)
     np.testing.assert_allclose(theory.regression(EQUAL, d, 2.0), 4 * d * i / (rows - d - 1), rtol=1e-12)
+    whole = replace(EQUAL, paradigm="augment")
+    written = theory.regression(replace(whole, n_synthetic=(0, *EQUAL.drawn[:-1])), d, 1.0)
+    np.testing.assert_array_equal(written, theory.regression(whole, d, 1.0))
+    assert theory.regression(UNEQUAL, d, 1.0, gram=np.ones(2)) is None  # its fits see parts of R alone
     for course in (
         replace(UNEQUAL, paradigm="accumulate"),
         replace(EQUAL, real_fraction=(0.5,) * 6),
@@ -513,33 +597,57 @@ def test_edit_windows_go_round():
 
 @pytest.mark.parametrize("draws, time", [(10, 12.59), (50, 67.52), (200, 275.0), (1000, 1383.5)])
 def test_collapse_time(draws, time):
-    assert theory.collapse_time_two(draws, 0.5) == pytest.approx(time, abs=0.051 if draws > 50 else 0.0051)
+    assert theory.collapse_time(draws, [0.5, 0.5]) == pytest.approx(time, abs=0.051 if draws > 50 else 0.0051)
     assert theory.collapse_time_diffusion(draws, [0.5, 0.5]) == pytest.approx(2 * draws * np.log(2))
     assert theory.collapse_time_paper(draws, [0.5, 0.5]) == pytest.approx(draws * np.log(2))
 
 
 def test_collapse_time_agrees_with_its_law():
     """The expected time is the sum over t of the probability not to have collapsed, also from p that D cannot hold."""
-    for draws, p in ((1, 0.3), (7, 0.31), (12, 0.5)):
+    for draws, p in ((1, [0.3, 0.7]), (7, [0.31, 0.69]), (12, [0.5, 0.5]), (9, [0.45, 0.25, 0, 0.2, 0.1])):
         course = Course("replace", draws, (draws,) * 500)
-        later = (1 - theory.collapsed_two(course, [p, 1 - p])).sum()
-        assert theory.collapse_time_two(draws, p) == pytest.approx(1 + later)
+        later = (1 - theory.outcomes(course, p).collapsed).sum()
+        assert theory.collapse_time(draws, p) == pytest.approx(1 + later)
     many = np.full(500, 1 / 500)
+    assert theory.collapse_time(20, many) == pytest.approx(38.23, abs=0.006)
+    assert theory.collapse_time(100, many) == pytest.approx(197.54, abs=0.006)
     assert theory.collapse_time_diffusion(100, many) == pytest.approx(199.8, abs=0.05)
     assert theory.collapse_time_paper(100, many) == pytest.approx(621.5, abs=0.05)
 
 
-def test_collapse_of_two_outcomes():
+@pytest.mark.parametrize("draws, time", [(5, 8.70), (20, 38.23)])
+def test_collapse_time_of_many_outcomes(draws, time):
+    """By drawing rows from rows."""
+    rng, outcomes = np.random.default_rng(draws), 500
+    rows, taken = rng.integers(outcomes, size=(4000, draws)), np.ones(4000)
+    while (alive := np.ptp(rows, 1) > 0).any():
+        taken += alive
+        rows = np.take_along_axis(rows, rng.integers(draws, size=rows.shape), 1)
+    exact = theory.collapse_time(draws, np.full(outcomes, 1 / outcomes))
+    assert exact == pytest.approx(time, abs=0.006)
+    assert worst(f"collapse time, {draws} draws", (taken[None], np.array([exact]))) < 4
+    diffusion = theory.collapse_time_diffusion(draws, np.full(outcomes, 1 / outcomes))
+    assert worst("the diffusion's", (taken[None], np.array([diffusion]))) > 4
+
+
+@pytest.mark.parametrize("law", [[0.37, 0, 0.63], [0.3, 0.3, 0.2, 0.1, 0.1]])
+def test_outcomes_left(law):
     course, rng = Course("replace", 9, (6, 6, 6, 11, 4, 9, 7)), np.random.default_rng(2)
-    p, found = np.full(20 * REPLICATES, 0.37), []
+    law, found = np.array(law), []
+    p = np.broadcast_to(law, (20 * REPLICATES, len(law)))
     for n in (9, 6, 6, 6, 11, 4, 9):
-        p = rng.binomial(n, p) / n
-        found.append(p * (1 - p) == 0)
-    found = np.array(found, float)
-    assert worst("two outcomes", (found, theory.collapsed_two(course, [0.37, 0, 0.63]))) < 4
-    assert worst("two outcomes, one half", (found, theory.collapsed_two(course, [0.5, 0.5]))) > 6
-    assert (1 - found.mean(1) <= theory.bernoulli_bound(course, 0.37)).all()
-    assert theory.collapsed_two(course, [0.2, 0.3, 0.5]) is theory.collapsed_two(COURSES["augment"], [0.5, 0.5]) is None
+        p = rng.multinomial(n, p) / n
+        logs = np.log(p, where=p > 0, out=np.zeros(p.shape))
+        found.append((p.max(1) == 1, (p > 0).sum(1), (p * logs).sum(1) / (law * np.log(np.where(law, law, 1))).sum()))
+    found = np.array(found, float).swapaxes(0, 1)
+    exact, even = theory.outcomes(course, law), theory.outcomes(course, [0.5, 0.5])
+    assert worst(f"outcomes left of {len(law)}", *zip(found, exact)) < 4
+    assert all(worst("outcomes left, one half each", pair) > 6 for pair in zip(found, even))
+    if len(law) == 3:
+        assert (1 - found[0].mean(1) <= theory.bernoulli_bound(course, 0.37)).all()
+        np.testing.assert_allclose(exact.survivors, 2 - exact.collapsed, rtol=1e-12)
+    assert theory.outcomes(Course("replace", 9, (2001, 9)), law) == (None, None, None)
+    assert theory.outcomes(Course("replace", 9, (9, 2001)), law).entropy.shape == (2,)
 
 
 # Other fits
@@ -558,7 +666,18 @@ def test_poisson_survival():
     for survival in theory.poisson_survival(Course("replace", 5, (5,) * 9), 0.6):
         assert survival == pytest.approx(1 - np.exp(-5 * 0.6 * g))
         g = 1 - np.exp(-g)
-    assert theory.poisson_survival(COURSES["fresh"], 1.0) is None
+
+
+@pytest.mark.parametrize("rule", ["accumulate", "augment", "augment_some", "real_only"])
+def test_poisson_survives_where_the_real_rows_stay(rule):
+    system, rng = Rate(), np.random.default_rng(9)
+    draw = lambda n: rng.poisson(0.05, (n, REPLICATES, 1))  # noqa: E731
+    sets = simulate(COURSES[rule], draw, lambda x, n: system.generate(x, n, rng), rng)
+    alive = np.array([x.any((0, 2)) for x in sets], float)
+    assert (alive == alive[0]).all()
+    expected = theory.poisson_survival(COURSES[rule], 0.05)
+    assert expected.tolist() == [pytest.approx(1 - np.exp(-12 * 0.05))] * 6
+    assert worst(f"poisson survival, {rule}", (alive, expected)) < 4
 
 
 @pytest.mark.parametrize("separation", [0.0, 1.0, 4.0])
@@ -609,8 +728,9 @@ def test_bernoulli_bound(rule):
         (lambda: second_moments(Course("mystery", 9, (5, 5)), 1.0), "paradigm=mystery"),
         (lambda: theory.regression(Course("replace", 6, (6, 6)), 5, 1.0), "5 coefficients to 6 rows"),
         (lambda: theory.regression(Course("replace", 9, (6, 9)), 5, 1.0, "resampled"), r"more than 6 \(T > d \+ 1\)"),
-        (lambda: theory.collapse_time_two(0, 0.5), "draws between 1 and"),
-        (lambda: theory.collapse_time_two(10, 1.0), "strictly between 0 and 1"),
+        (lambda: theory.collapse_time(0, [0.5, 0.5]), "draws of at least 1"),
+        (lambda: theory.collapse_time(2001, [0.5, 0.5]), "at most 2000 draws"),
+        (lambda: theory.collapse_time(10, [0.5, 0.6]), "a sum of 1.1"),
         (lambda: theory.collapse_time_diffusion(0, [0.5, 0.5]), "draws of at least 1"),
         (lambda: theory.collapse_time_paper(5, [0.5, 0.6]), "a sum of 1.1"),
     ],

@@ -45,7 +45,7 @@ class Bernoulli(System):
         return {
             "p": np.full(course.generations, self.p),
             "variance": theory.second_moments(course, self.p * (1 - self.p)).variance,
-            "collapsed": theory.collapsed_two(course, law),
+            "collapsed": theory.outcomes(course, law).collapsed,
             "alive": theory.bernoulli_bound(course, self.p),
         }
 

@@ -48,6 +48,10 @@ class Discrete(System):
             raise UserError("model.outcomes=1: one outcome is collapsed from the start; give 2 or more.")
 
     @property
+    def state(self) -> int:
+        return self.outcomes
+
+    @property
     def law(self) -> np.ndarray:
         return np.full(self.outcomes, 1 / self.outcomes) if self.p is None else np.asarray(self.p, float)
 
@@ -71,23 +75,31 @@ class Discrete(System):
 
     def theory(self, course, real):
         moments = theory.second_moments(course, float(1 - (self.law**2).sum()))
+        outcomes = theory.outcomes(course, self.law)
         return {
             "heterozygosity": moments.variance,
             "squared_error": moments.mean_square,
-            "collapsed": theory.collapsed_two(course, self.law),
+            **outcomes._asdict(),
         }
 
     def comparable(self, course, theory):
-        """As long as dozens of replicates are not collapsed: their share is no less than the heterozygosity."""
-        return dict.fromkeys(("heterozygosity", "squared_error"), self.replicates * theory["heterozygosity"] >= 20)
+        """As long as dozens of replicates are not collapsed: their share is no less than the heterozygosity. Outcomes
+        left, once dozens are lost as well, or where none can be."""
+        found = dict.fromkeys(
+            ("heterozygosity", "squared_error", "entropy"), self.replicates * theory["heterozygosity"] >= 20
+        )
+        if theory["survivors"] is not None:
+            lost = (self.law > 0).sum() - theory["survivors"]
+            found["survivors"] = found["entropy"] & ((self.replicates * lost >= 20) | (lost < 1e-12))
+        return found
 
     def timescale(self, course, values):
         return timescale(course, self.law, values["collapsed"])
 
 
 def timescale(course: theory.Course, law: np.ndarray, collapsed: np.ndarray) -> dict | None:
-    """Generations until one outcome is left, counted from the true law (its first draw is 1): simulated, exact (two
-    outcomes), by diffusion, and as the paper states it; `collapsed` (G, R) is 1 from then on."""
+    """Generations until one outcome is left, counted from the true law (its first draw is 1): simulated, exact (up to
+    2,000 draws), by diffusion, and as the paper states it; `collapsed` (G, R) is 1 from then on."""
     sizes = set(course.chained[: len(collapsed)].tolist())
     if not course.plain or len(sizes) > 1 or not collapsed[-1].all():
         return None
@@ -98,7 +110,7 @@ def timescale(course: theory.Course, law: np.ndarray, collapsed: np.ndarray) -> 
         "uniform": bool(np.ptp(law[law > 0]) < 1e-9),
         "simulated": float(times.mean()),
         "sem": float(times.std(ddof=1) / np.sqrt(len(times))) if len(times) > 1 else None,
-        "exact": theory.collapse_time_two(draws, law[law > 0][0]) if (law > 0).sum() == 2 and draws <= 2000 else None,
+        "exact": theory.collapse_time(draws, law) if draws <= theory.WIDEST else None,
         "diffusion": theory.collapse_time_diffusion(draws, law),
         "paper": theory.collapse_time_paper(draws, law),
     }

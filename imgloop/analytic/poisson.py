@@ -51,7 +51,7 @@ class Poisson(System):
     def comparable(self, course, theory):
         """As long as dozens of replicates are alive, where it is known how many."""
         alive = theory["alive"]
-        return {} if alive is None else dict.fromkeys(("rate", "squared_error"), self.replicates * alive >= 50)
+        return dict.fromkeys(("rate", "squared_error"), np.isnan(alive) | (self.replicates * alive >= 50))
 
 
 @dataclass(frozen=True)

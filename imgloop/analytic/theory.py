@@ -172,8 +172,11 @@ def second_moments(
     places = g + 1 if reaching else 3  # a block's place in what follows: R and the newest pool are all, or all are kept
     square = np.zeros(places)  # E |x|² of a row, by block
     pair = np.zeros((places, places))  # E x.x' of two different rows, by their blocks
-    square[0] = variance
-    pair[0, 0] = -variance / max(course.n_initial - 1, 1) if fixed_real else 0.0
+    noise = np.zeros(places)  # square - pair within a block: kept apart, since it may be far smaller than either
+    square[0] = noise[0] = variance
+    if fixed_real:
+        pair[0, 0] = -variance / max(course.n_initial - 1, 1)
+        noise[0] *= course.n_initial / max(course.n_initial - 1, 1)
     for t, mix in enumerate(compositions(course)):
         n, rows = mix.size, mix.rows if reaching or t == 0 else mix.rows[[0, t]]
         old, new = (slice(t + 1), t + 1) if reaching else ([0, 1 + t % 2][: t + 1], 1 + (t + 1) % 2)
@@ -184,12 +187,16 @@ def second_moments(
             )
         own = np.diag(pair)[old]
         towards = pair[old][:, old] @ rows  # sum over the rows that may be drawn, a row counted as another of its block
-        squares = mix.share * rows @ square[old] + mix.fresh * variance
-        mean_square[t] = (squares + mix.pair_share * rows @ (towards - own)) / n**2
-        fitted[t] = (squares / n - mean_square[t]) * (n / (n - 1) if unbiased else 1.0)
-        pair[old, new] = pair[new, old] = (mix.share * towards + mix.kept * (square[old] - own)) / n
+        if not (fixed_real and mix.share == 1 and rows[0] == n == course.n_initial):  # R's own mean is at 0
+            squares = mix.share * rows @ square[old] + mix.fresh * variance
+            mean_square[t] = (squares + mix.pair_share * rows @ (towards - own)) / n**2
+        apart = (rows - 1) * noise[old] + (rows.sum() - rows) * square[old] - (towards - rows * own)
+        apart = mix.pair_share * apart + mix.fresh * (square[old] + variance)
+        fitted[t] = (rows @ apart + mix.fresh * (mix.fresh - 1) * variance) / (n * (n - 1 if unbiased else n))
+        pair[old, new] = pair[new, old] = (mix.share * towards + mix.kept * noise[old]) / n
         pair[new, new] = mean_square[t]
-        square[new] = mean_square[t] + (variance if constant else bias * fitted[t] + kernel)
+        noise[new] = variance if constant else bias * fitted[t] + kernel
+        square[new] = mean_square[t] + noise[new]
     return Moments(mean_square, fitted)
 
 
@@ -226,40 +233,70 @@ def accumulate_limit(n: int, variance: float) -> float:
     return variance * (1 - np.sinc(n**-0.5))
 
 
-# -- A Gaussian fitted to its own samples, without real data ----------------------------------------------------------
+# -- Laws that are known in full where a fit has seen one pool alone --------------------------------------------------
+
+
+def followed(course: Course, least: int = 1) -> np.ndarray:
+    """Rows of the fits whose law is known: all of them without real data in the mix, else that of R itself; up to the
+    first that has fewer than `least`."""
+    rows = course.chained[: course.generations if course.plain else 1]
+    return rows[: np.append(rows < least, True).argmax()]
+
+
+def throughout(course: Course, values: np.ndarray) -> np.ndarray | None:
+    """The values of the fits followed, over all generations (G,): the same again under real_only, else NaN from where
+    none is known; None where there is none at all."""
+    if not len(values):
+        return None
+    beyond = values[0] if course.paradigm == "real_only" else np.nan
+    return np.concatenate([values, np.full(course.generations - len(values), beyond)])
+
+
+# -- A Gaussian fitted to its own samples -----------------------------------------------------------------------------
 
 
 def log_variance(course: Course, d: int, bias: float = 1.0, unbiased: bool = False) -> np.ndarray | None:
-    """E of (1/d) ln det V_t / det V_0, (G,), for replace without real data and n > d throughout.
+    """E of (1/d) ln det V_t / det V_0, (G,), for replace without real data while n > d; generation 0 of every rule.
 
     V_t is a product of independent Wishart matrices about V_0 (Schaeffer et al. 2025, section 2.1).
     """
-    n = course.chained
-    if not course.plain or n.min() <= d:
-        return None
+    n = followed(course, d + 1)
     step = digamma((n[:, None] - np.arange(1, d + 1)) / 2).mean(1) + np.log(2 / (n - unbiased))
-    return np.cumsum(step) + np.log(bias) * np.arange(len(n))
+    return throughout(course, np.cumsum(step) + np.log(bias) * np.arange(len(n)))
 
 
 def standard_deviation(course: Course, bias: float = 1.0, unbiased: bool = False) -> np.ndarray | None:
-    """E sigma_t / sigma_0, (G,), in one dimension, for replace without real data: a product of chi means."""
-    n = course.chained
-    if not course.plain or n.min() < 2:
-        return None
-    step = np.sqrt(2 / (n - unbiased)) * np.exp(gammaln(n / 2) - gammaln((n - 1) / 2))
-    return np.cumprod(step) * bias ** (np.arange(len(n)) / 2)
+    """E sigma_t / sigma_0, (G,), in one dimension, for replace without real data; generation 0 of every rule: a product
+    of chi means."""
+    return throughout(course, np.exp(log_ratios(course, bias, unbiased)[0]))
 
 
 def wasserstein(
     course: Course, variance: float, bias: float = 1.0, unbiased: bool = False
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean part and covariance part, each (G,), of the expected squared 2-Wasserstein distance to the truth in one
-    dimension, for replace without real data (Schaeffer et al. 2025, section 2.1)."""
-    ratio = standard_deviation(course, bias, unbiased)
-    if ratio is None:
+    dimension (Schaeffer et al. 2025, section 2.1); the latter for replace without real data, and generation 0 of every
+    rule."""
+    deviation, spread = log_ratios(course, bias, unbiased)
+    covariance = throughout(course, variance * (np.expm1(spread) - 2 * np.expm1(deviation)))
+    if covariance is None:
         return None
-    moments = second_moments(course, variance, bias=bias, unbiased=unbiased)
-    return moments.mean_square, moments.variance + variance - 2 * variance * ratio
+    return second_moments(course, variance, bias=bias, unbiased=unbiased).mean_square, covariance
+
+
+def log_ratios(course: Course, bias: float, unbiased: bool) -> tuple[np.ndarray, np.ndarray]:
+    """ln of E sigma_t / sigma_0 and of E V_t / V_0 in one dimension, of the fits followed."""
+    n = followed(course, 2)
+    bias, divisor = np.log(bias) * np.arange(len(n)), np.zeros(len(n)) if unbiased else np.log1p(-1 / n)
+    return np.cumsum(log_chi(n) + divisor / 2) + bias / 2, np.cumsum(divisor) + bias
+
+
+def log_chi(n: np.ndarray) -> np.ndarray:
+    """ln of E sigma_t / sigma_{t-1} with divisor n - 1, about -1/(4n), to its own last digits for any n: the difference
+    of two log gamma functions, or their asymptotic series where they would cancel."""
+    x = (n - 1) / 2
+    series = (-1 / 8 + (1 / 192 - (1 / 640 - 17 / 14336 / x**2) / x**2) / x**2) / x
+    return np.where(x > 20, series, gammaln(x + 0.5) - gammaln(x) - np.log(x) / 2)
 
 
 # -- Linear regression on targets drawn from the previous fit ---------------------------------------------------------
@@ -270,16 +307,17 @@ def regression(
 ) -> np.ndarray | None:
     """Expected excess risk E |w_t - beta|², (G,), of least squares on x ~ N(0, I) in `d` columns, noise of sd `sigma`.
 
-    `design` fixed: every pool reuses the x of R; resampled: each draws its own. `gram` (R,) is tr (X'X)^-1 of each
-    replicate's R, for a fixed design: the result is then (G, R), exact given X. Raises UserError where a fit has no
-    more than d + 1 rows, so that its expected risk is infinite.
+    `design` fixed: every pool reuses the x of R, from its first row on; resampled: each draws its own. `gram` (R,) is
+    tr (X'X)^-1 of each replicate's R, for a fixed design and equal sizes: the result is then (G, R), exact given X.
+    Raises UserError where a fit has no more than d + 1 rows, so that its expected risk is infinite.
     Source: Dohmatob et al. 2024 (replace), Gerstgrasser et al. 2024 (accumulate), Schaeffer et al. 2025, appendix A;
     docs/theory.md for unequal sizes and for augment.
     """
-    chosen = course.real_fraction if course.paradigm == "replace" else course.n_synthetic
-    if course.paradigm in ("replace", "augment") and not (course.plain or chosen is None):
-        return None
     rows, i = course.chained, np.arange(1, course.generations + 1)
+    if course.paradigm == "replace" and not course.plain:
+        return None
+    if course.paradigm == "augment" and any(course.at("n_synthetic", t, rows[t]) != rows[t] for t in i[:-1]):
+        return None
     growth = {
         "replace": i,
         "accumulate": np.cumsum(i**-2.0),
@@ -289,7 +327,7 @@ def regression(
     fits = {"replace": rows, "accumulate": np.cumsum(rows)}.get(course.paradigm)
     if growth is not None and (course.paradigm == "real_only" or (design == "fixed" and (rows == rows[0]).all())):
         return sigma**2 * np.multiply.outer(growth, inverse_trace(rows[0], d) if gram is None else gram)
-    if fits is not None and design == "resampled":
+    if fits is not None and (design == "resampled" or (course.plain and gram is None)):
         return sigma**2 * np.cumsum(rows / fits * inverse_trace(fits, d))  # the newest rows' part of each fit
     return None
 
@@ -337,34 +375,48 @@ def editing(course: Course, x: np.ndarray, sigma: float) -> np.ndarray | None:
 # -- Discrete distributions: the Wright-Fisher process ----------------------------------------------------------------
 
 
-def collapsed_two(course: Course, p: np.ndarray) -> np.ndarray | None:
-    """Probability (G,) that one of two outcomes of law `p` is all that is left, exactly, for replace without real data
-    and at most 2,000 rows a fit (Markov chain of the counts)."""
-    law, rows = np.asarray(p, float), course.chained
-    law = law[law > 0]
-    if not course.plain or len(law) != 2 or rows.max() > WIDEST:
-        return None
-    collapsed, state, p = np.empty(len(rows)), np.ones(1), law[:1]  # Pr of each count, of p = count / n
+class Outcomes(NamedTuple):
+    """Of a discrete law, each (G,): the probability that one outcome is all that is left, the expected number of those
+    left, and the expected entropy over the law's; None where not known."""
+
+    collapsed: np.ndarray | None
+    survivors: np.ndarray | None
+    entropy: np.ndarray | None
+
+
+def outcomes(course: Course, p: np.ndarray) -> Outcomes:
+    """What is left of law `p`, exactly, for replace without real data; generation 0 of every rule. None where a fit
+    that counts has more than 2,000 rows.
+
+    The count of one outcome is a Markov chain whatever the others do, and all three are sums over outcomes, which
+    follow from the sum of the distributions of their counts. Source: docs/theory.md.
+    """
+    rows, law = followed(course), distribution(1, p)
+    if rows.max() > WIDEST:
+        return Outcomes(None, None, None)
+    found = np.empty((3, len(rows)))
+    p, state = np.unique(law[law > 0], return_counts=True)  # outcomes by p = count / n, here of the law itself
     for t, n in enumerate(rows):
         if t < 2 or rows[t - 2] != rows[t - 1] or rows[t - 1] != n:
             step = binom.pmf(np.arange(n + 1), n, p[:, None])
         state, p = state @ step, np.arange(n + 1) / n
-        collapsed[t] = state[0] + state[-1]
-    return collapsed
+        found[:, t] = state[-1], state[1:].sum(), state @ entr(p) / entr(law).sum()
+    return Outcomes(*(throughout(course, values) for values in found))
 
 
-def collapse_time_two(draws: int, p: float) -> float:
-    """Expected number of generations, of `draws` each, until one of two outcomes is all that is left, from probability
-    p of one: solves (I - Q) a = 1 on the counts that are neither none nor all. Raises UserError for a wrong size."""
-    if draws < 1 or draws > WIDEST or not 0 < p < 1:
-        raise UserError(
-            f"The time to collapse from p={p:g} with {draws} draws cannot be solved: p lies strictly between 0 and 1, "
-            f"draws between 1 and {WIDEST}."
-        )
+def collapse_time(draws: int, p: np.ndarray) -> float:
+    """Expected number of generations, of `draws` each, until one outcome is all that is left, from law `p`, exactly.
+
+    b(c), the expected time from a count of c on, where its outcome is the one that is left and 0 elsewhere, solves (I -
+    Q) b = c/n on the counts that are neither none nor all. Raises UserError for a wrong size. Source: docs/theory.md.
+    """
+    law, number = np.unique(distribution(draws, p), return_counts=True)
+    if draws > WIDEST:
+        raise UserError(f"The time to collapse is solved for at most {WIDEST} draws, not {draws}: lower draws.")
     count = np.arange(1, draws)
     remain = binom.pmf(count, draws, count[:, None] / draws)
-    left = np.linalg.solve(np.eye(draws - 1) - remain, np.ones(draws - 1))
-    return float(1 + binom.pmf(count, draws, p) @ left)
+    left = np.linalg.solve(np.eye(draws - 1) - remain, count / draws)
+    return float(1 + number @ binom.pmf(count, draws, law[:, None]) @ left)
 
 
 def collapse_time_diffusion(draws: int, p: np.ndarray) -> float:
@@ -395,18 +447,20 @@ def distribution(draws: int, p: np.ndarray) -> np.ndarray:
 # -- Other recursive maximum-likelihood fits --------------------------------------------------------------------------
 
 
-def poisson_survival(course: Course, rate: float) -> np.ndarray | None:
+def poisson_survival(course: Course, rate: float) -> np.ndarray:
     """Pr(rate_t > 0), (G,), exactly, for replace without real data: the counts are a branching process.
 
-    With n throughout: 1 - exp(-n rate g_k), g_1 = 1, g_{k+1} = 1 - exp(-g_k), k = t + 1 (Suresh et al. 2024).
+    With n throughout: 1 - exp(-n rate g_k), g_1 = 1, g_{k+1} = 1 - exp(-g_k), k = t + 1 (Suresh et al. 2024). Where R
+    stays whole in the mix, a rate is 0 if and only if all of R is; else generation 0 alone is known.
     """
-    if not course.plain:
-        return None
-    rows = course.chained
+    rows = followed(course)
     alive = np.ones(len(rows))  # of the offspring by generation t of one count, entry t, going back in generations
     for t in range(len(rows) - 1, 0, -1):
         alive[t:] = -np.expm1(-rows[t] / rows[t - 1] * alive[t:])
-    return -np.expm1(-rows[0] * rate * alive)
+    alive = -np.expm1(-rows[0] * rate * alive)
+    if course.paradigm in ("accumulate", "augment"):
+        return np.repeat(alive, course.generations)
+    return throughout(course, alive)
 
 
 def mixture_bound(sigma: float, threshold: float, course: Course) -> np.ndarray | None:
