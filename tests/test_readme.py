@@ -24,7 +24,8 @@ def small(arguments):
     """The command's own settings with those of TINY that it does not give, few generations and few seeds."""
     tiny = [t for t in [*TINY, "generations=2"] if t.split("=")[0] not in {a.split("=")[0] for a in arguments}]
     if any(a.startswith(("experiment=analytic", "model=gaussian")) for a in arguments):
-        return [*arguments, "model.replicates=30", "display=lines"]
+        short = [] if any(a.startswith("generations=") for a in arguments) else ["generations=20"]
+        return [*arguments, *short, "model.replicates=30", "display=lines"]
     arguments = ["train.images=640" if a.startswith("train.images=") else a for a in arguments]
     arguments = [
         re.sub(r"^generations=\d+", "generations=2", re.sub(r"range\(0,\d+\)", "range(0,2)", a)) for a in arguments

@@ -12,8 +12,9 @@ def load(folder: Path, device: str = "cpu"):
     """The generator saved in `folder`; raises UserError for a kind that is not ours, or a damaged file, which it
     names."""
     from imgloop.models.diffusion import DiffusionGenerator
+    from imgloop.models.gan import GANGenerator
 
-    kinds = {"diffusion": DiffusionGenerator}
+    kinds = {"diffusion": DiffusionGenerator, "gan": GANGenerator}
     kind = store.read_json(Path(folder) / "imgloop.json").get("kind")
     if kind not in kinds:
         raise UserError(f"{folder} holds a model of kind {kind!r}; known are {', '.join(kinds)}.")

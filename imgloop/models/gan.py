@@ -1,0 +1,357 @@
+"""A GAN by R3GAN's recipe: the relativistic loss with both gradient penalties, its training module, the generator.
+
+Generator G and discriminator D play (x real, z latent noise; Huang et al. 2024, arXiv 2501.05441, section 2)
+
+    D minimises  E softplus(D(G(z)) - D(x)) + gamma / 2 (E |grad_x D(x)|^2 + E |grad_x D(G(z))|^2)    (R1 and R2)
+    G minimises  E softplus(D(x) - D(G(z)))
+
+over pairs (x, z) that share a label where there are labels. The pairing is Jolicoeur-Martineau's (2019), R1 and R2 are
+Mescheder et al.'s (2018).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imgloop import store
+from imgloop.errors import UserError
+from imgloop.models.gan_networks import Discriminator, Generator, check_widths
+from imgloop.pool import REAL, Pool, TrainingSet
+from imgloop.task import Task, silent
+from imgloop.train import Batches, TrainerSettings, fit
+
+CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
+LATENT = 64  # dimensions of z
+ANNEALED = 0.1  # gamma and the learning rate fall to this share of themselves by a cosine, then stay
+COLLAPSED = 0.02  # generated images whose spread is below this share of the training images' are all alike
+RAN_AWAY = 2.0  # no images in [-1, 1] have a spread above 1
+MEMORY = 100  # steps over which spreads are averaged
+
+
+def penalised(discriminator: Callable, x: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of x and of fake, both (B, C, H, W), float (B,) each, and R1 + R2: the mean over pairs of
+    |grad D(x)|^2 + |grad D(fake)|^2, differentiable in the discriminator's weights."""
+    both = torch.cat((x, fake)).requires_grad_()
+    logits = discriminator(both, None if y is None else torch.cat((y, y)))
+    (gradient,) = torch.autograd.grad(logits.sum(), both, create_graph=True)
+    return *logits.chunk(2), 2 * gradient.square().flatten(1).sum(1).mean()
+
+
+class Adversarial(L.LightningModule):
+    """The training of one generation: both players and the generator's moving average; batches and noise are functions
+    of the step. One step is one update of D, then one of G, on the same real images."""
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        batches: Batches,
+        steps: int,
+        lr: float,
+        gamma: float,
+        ema: float,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = generator, discriminator
+        self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.register_buffer("spreads", torch.ones(2, dtype=torch.float64))  # recent: generated and training images'
+        self.batches, self.steps, self.lr, self.gamma, self.decay = batches, steps, lr, gamma, ema
+        self.called, self.recent_loss = (generator,), math.nan  # what training calls, compiled or not
+        self.before, self.optimizer_states = 0, None  # steps and optimisers that weights_and_optimizer goes on from
+
+    def start_from(self, previous: GANGenerator, optimizers: bool) -> None:
+        """Begin at the averaged generator of `previous` and its discriminator; with `optimizers`, go on from its raw
+        generator, average, both optimisers and the annealing."""
+        averaged = previous.network.state_dict()
+        self.ema.load_state_dict(averaged)
+        self.generator.load_state_dict(previous.training["generator"] if optimizers else averaged)
+        self.discriminator.load_state_dict(previous.discriminator.state_dict())
+        if optimizers:
+            self.before, self.optimizer_states = previous.training["steps"], previous.training["optimizers"]
+
+    def configure_optimizers(self):
+        players = (self.generator, self.discriminator)
+        optimizers = [torch.optim.Adam(p.parameters(), self.lr, betas=(0.0, 0.99), fused=True) for p in players]
+        for optimizer, state in zip(optimizers, self.optimizer_states or ()):
+            optimizer.load_state_dict(copy.deepcopy(state))  # it would go on in the very tensors it is given
+        return optimizers
+
+    def training_step(self, chunk: tuple[int, int]):
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        told = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
+        for k, figures in zip(range(*chunk), told):
+            self.check(k, *figures)
+        self.recent_loss = sum(loss_d for loss_d, *_ in told) / len(told)
+
+    def check(self, k: int, loss_d: float, loss_g: float, generated: float, real: float) -> None:
+        """Raise UserError where the players no longer play: a loss that is no number, or generated images that are all
+        alike or out of all bounds. `generated` and `real` are spreads."""
+        self.spreads.lerp_(self.spreads.new_tensor((generated, real)), 1 / MEMORY)
+        generated, real = self.spreads.tolist()
+        if not (math.isfinite(loss_d) and math.isfinite(loss_g)):
+            what = f"the losses became {loss_d:g} and {loss_g:g}"
+        elif generated < COLLAPSED * real:
+            what = f"the generator collapsed to one image (its images vary {generated / real:.1%} as much as real ones)"
+        elif generated > RAN_AWAY:
+            what = f"the generated images left all bounds (they vary {generated / real:.3g} times as much as real ones)"
+        else:
+            return
+        raise UserError(
+            f"The GAN diverged at step {k + 1} of {self.steps} in generation {self.batches.t}: {what}. Lower model.lr "
+            f"(now {self.lr:g}) or raise model.gamma (now {self.gamma:g}). Earlier generations are kept."
+        )
+
+    def step(self, k: int, optimizer_g, optimizer_d) -> Tensor:
+        """One update of each player and of the average; returns D's loss, G's loss and the spread of generated and of
+        training images, (4,) on the device."""
+        x, y = self.batches(k)
+        g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
+        z = torch.randn((2, len(x), LATENT), generator=g, device=x.device, dtype=x.dtype)
+        age = self.before + k
+        share = ANNEALED + (1 - ANNEALED) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, age / self.steps)))
+        for group in (*optimizer_g.param_groups, *optimizer_d.param_groups):
+            group["lr"] = self.lr * share
+
+        with torch.no_grad():
+            fake = self.called[0](z[0], y)
+        real_logit, fake_logit, penalty = penalised(self.discriminator, x, fake, y)
+        loss_d = F.softplus(fake_logit - real_logit).mean() + self.gamma * share / 2 * penalty
+        optimizer_d.zero_grad()
+        loss_d.backward(inputs=list(self.discriminator.parameters()))
+        optimizer_d.step()
+
+        with torch.no_grad():
+            real_logit = self.discriminator(x, y)
+        loss_g = F.softplus(real_logit - self.discriminator(self.called[0](z[1], y), y)).mean()
+        optimizer_g.zero_grad()
+        loss_g.backward(inputs=list(self.generator.parameters()))
+        optimizer_g.step()
+
+        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages forget the start
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+        return torch.stack((loss_d.detach(), loss_g.detach(), spread(fake), spread(x)))
+
+
+def spread(x: Tensor) -> Tensor:
+    """Root mean square deviation of images (B, C, H, W) from their mean image; 1e-3 where they are all alike."""
+    return x.float().var(0, unbiased=False).mean().sqrt() + 1e-3
+
+
+class GANGenerator:
+    """A fitted GAN: samples and saves; it has no likelihood and so no risk.
+
+    `description` is JSON-able and holds all that loading needs: shape, widths, bias, label frequencies.
+    """
+
+    absorbed = False
+    nfe = 1  # network evaluations a sample
+
+    def __init__(
+        self,
+        network: nn.Module,
+        discriminator: nn.Module,
+        description: dict,
+        device: str = "cpu",
+        training: dict | None = None,
+    ):
+        self.network, self.discriminator = network.eval().to(device), discriminator.eval().to(device)
+        self.description, self.device, self.training = description, device, training
+
+    @torch.inference_mode()
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
+        """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
+
+        Latents are N(0, bias^2). A class-conditional generator draws labels by its label frequencies unless `y`
+        int64 (n,) gives them.
+        """
+        d, frequencies = self.description, self.description["label_frequencies"]
+        if frequencies is not None and y is None:
+            y = np.random.default_rng(store.seed_of(seed, "labels")).choice(len(frequencies), n, p=frequencies)
+        y = None if frequencies is None else np.asarray(y, np.int64)
+        out = np.empty((n, d["channels"], d["size"], d["size"]), np.uint8)
+        for first in range(0, n, CHUNK):
+            g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
+            z = torch.randn((CHUNK, LATENT), generator=g).mul_(d["bias"]).to(self.device)
+            count = min(CHUNK, n - first)
+            labels = None
+            if y is not None:
+                labels = torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(self.device)
+            x = self.network(z, labels)[:count]
+            out[first : first + count] = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
+            progress(first + count, n)
+        return Pool(out, y)
+
+    def save(self, folder: Path) -> None:
+        """Write both players' weights (safetensors) and the description; the discriminator serves later generations
+        that start from this one."""
+        folder = Path(folder)
+        store.write_json(folder / "imgloop.json", {"kind": "gan", **self.description})
+        for name, network in (("generator", self.network), ("discriminator", self.discriminator)):
+            arrays = {k: v.cpu().numpy() for k, v in network.state_dict().items()}
+            store.write_arrays(folder / f"{name}.safetensors", arrays)
+        if self.training is not None:
+            state = io.BytesIO()
+            torch.save(self.training, state)
+            store.write_bytes(folder / "training.pt", state.getvalue())
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> GANGenerator:
+        """The generator saved in `folder`; raises UserError, naming the file, where one is missing or damaged."""
+        folder = Path(folder)
+        d = store.read_json(folder / "imgloop.json")
+        if not isinstance(d, dict) or d.pop("kind", None) != "gan":
+            raise UserError(f"{folder / 'imgloop.json'} does not describe a GAN.")
+        try:
+            players = players_of(d)
+        except (KeyError, TypeError, ValueError, RuntimeError) as e:
+            raise store.damaged(folder / "imgloop.json", f"does not describe a network ({e!r})") from e
+        for name, network in zip(("generator", "discriminator"), players):
+            path = folder / f"{name}.safetensors"
+            try:
+                network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(path).items()})
+            except RuntimeError as e:
+                raise store.damaged(path, f"holds weights that do not fit ({str(e).splitlines()[0]})") from e
+        path, training = folder / "training.pt", None
+        if path.exists():
+            try:
+                training = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as e:  # torch names a dozen kinds for a file that is cut short or not its own
+                raise store.damaged(path, f"cannot be read ({type(e).__name__})") from e
+        return cls(*players, d, device, training)
+
+
+def players_of(d: dict) -> tuple[Generator, Discriminator]:
+    """The untrained generator and discriminator that a description names."""
+    widths, classes = tuple(d["widths"]), len(d["label_frequencies"] or ())
+    return (
+        Generator(d["size"], d["channels"], widths, LATENT, d["blocks"], classes),
+        Discriminator(d["size"], d["channels"], widths, d["blocks"], classes),
+    )
+
+
+class GAN:
+    """The model as configured (conf/model/gan.yaml): fits a generation, and loads a saved one."""
+
+    def __init__(
+        self,
+        widths: list[int] | None = None,
+        blocks: int = 1,
+        conditional: bool = False,
+        labels: str = "training",
+        batch: int = 32,
+        lr: float = 2e-3,
+        gamma: float = 2.0,
+        ema: float = 0.999,
+        bias: float = 1.0,
+        trainer: TrainerSettings | dict | None = None,
+    ):
+        for name, value, low in (("batch", batch, 2), ("blocks", blocks, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise UserError(f"model.{name}={value}: give a whole number of at least {low}.")
+        for name, value, holds, allowed in (
+            ("lr", lr, lambda v: 0 < v < 1, "above 0 and below 1"),
+            ("gamma", gamma, lambda v: 0 < v < math.inf, "above 0"),
+            ("ema", ema, lambda v: 0 <= v < 1, "from 0 to below 1"),
+            ("bias", bias, lambda v: 0 < v <= 1, "above 0 and at most 1"),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+                raise UserError(f"model.{name}={value}: give a number {allowed}.")
+        if labels not in ("training", "real"):
+            raise UserError(f"model.labels={labels}: choose one of training, real.")
+        if labels != "training" and not conditional:
+            raise UserError("model.labels has no effect without labels: add model.conditional=true, or leave it out.")
+        if widths is not None and not (
+            isinstance(widths, list | tuple) and widths and all(type(w) is int and w > 0 for w in widths)
+        ):
+            raise UserError(f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.")
+        self.widths, self.blocks, self.conditional, self.labels = widths, blocks, bool(conditional), labels
+        self.batch, self.lr, self.gamma, self.ema, self.bias = batch, lr, gamma, ema, float(bias)
+        self.trainer = trainer if isinstance(trainer, TrainerSettings) else TrainerSettings(**(trainer or {}))
+
+    def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
+        """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
+        (its averaged generator and its discriminator) or anew."""
+        channels, size = data.gather(np.arange(1)).shape[1:3]
+        steps, device = -(-task.images // self.batch), self.trainer.device
+        description = {
+            "size": size,
+            "channels": channels,
+            "widths": list(check_widths(size, self.widths)),
+            "blocks": self.blocks,
+            "bias": self.bias,  # psi: latents are drawn from N(0, psi^2)
+            "label_frequencies": self.label_frequencies(data),
+            "labels": self.labels,
+            "trained_images": steps * self.batch,
+            "trained_on": len(data),
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
+            players = players_of(description)
+        batches = Batches(
+            data, task.seed, task.t, self.batch, device, self.trainer.resident_gib * 2**30, self.conditional
+        )
+        if self.trainer.channels_last:
+            players = [p.to(memory_format=torch.channels_last) for p in players]
+        module = Adversarial(*players, batches, steps, self.lr, self.gamma, self.ema)
+        if self.trainer.compile:  # the generator alone: a compiled network cannot be differentiated twice, as D must be
+            module.called = (torch.compile(module.generator),)
+        if previous is not None:
+            self.check_start(previous, players, task)
+            module.start_from(previous, task.start == "weights_and_optimizer")
+        optimizers = fit(module, task, steps, self.batch, self.trainer) if steps else module.optimizer_states
+        training = None
+        if task.start == "weights_and_optimizer":
+            training = {
+                "generator": module.generator.state_dict(),
+                "optimizers": optimizers,
+                "steps": module.before + steps,
+            }
+        return GANGenerator(module.ema, module.discriminator, description, device, training)
+
+    def check_start(self, previous: GANGenerator, players, task: Task) -> None:
+        """Raise UserError where the weights to start from are of other networks, or lack what `start` asks for."""
+        for there, here in zip((previous.network, previous.discriminator), players):
+            if {k: v.shape for k, v in there.state_dict().items()} != {
+                k: v.shape for k, v in here.state_dict().items()
+            }:
+                d = previous.description
+                raise UserError(
+                    f"The GAN to start from has widths {d['widths']} and {d['blocks']} blocks a level, for "
+                    f"{d['size']}-pixel images with {d['channels']} channels and "
+                    f"{len(d['label_frequencies'] or ()) or 'no'} classes, which is not the one configured here: give "
+                    "the same model.widths, model.blocks, data and model.conditional."
+                )
+        if task.start == "weights_and_optimizer" and previous.training is None:
+            raise UserError(
+                "start=weights_and_optimizer needs generations that were saved with their optimisers: start the "
+                "chain so, or use start=weights."
+            )
+
+    def load(self, folder: Path) -> GANGenerator:
+        return GANGenerator.load(folder, self.trainer.device)
+
+    def label_frequencies(self, data: TrainingSet) -> list[float] | None:
+        """Class frequencies by which a class-conditional generator draws its labels: of the mix, or of the real
+        data."""
+        if not self.conditional:
+            return None
+        real = data.pools[REAL].y
+        if real is None:
+            raise UserError(
+                "model.conditional=true needs labelled data: give images in one sub-folder a class, or "
+                "model.conditional=false."
+            )
+        y = data.labels() if self.labels == "training" else real
+        return (np.bincount(y, minlength=int(real.max()) + 1) / len(y)).tolist()

@@ -1,0 +1,136 @@
+"""The GAN's two players: small residual networks without normalisation, mirror images of each other.
+
+After R3GAN (Huang et al. 2024, arXiv 2501.05441, section 3): residual blocks that begin as in Fixup (Zhang et al. 2019)
+take the place of normalisation, resolutions change by linear resampling, and there are no styles, injected noise or
+batch statistics. Unlike there, blocks are two plain 3x3 convolutions (at these widths a step on a CPU costs as much as
+with grouped ones of half the weights), and dense layers follow the latents and precede the logit: without them,
+networks this small do not learn that what is drawn in one place must not be drawn in another.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imgloop.errors import UserError
+
+# Channels a resolution level by image size, full resolution first; each further level halves the resolution.
+PRESETS = {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)}
+HIDDEN = 128  # width of the dense layers between latents and images, and between images and logits
+SLOPE = 0.2  # of every leaky rectifier
+
+
+def check_widths(size: int, widths: list[int] | tuple[int, ...] | None) -> tuple[int, ...]:
+    """The widths for `size`-pixel images, None meaning the preset; raises UserError where they do not fit."""
+    if widths is None:
+        if size not in PRESETS:
+            raise UserError(
+                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS))}); "
+                "set data.size to one of them, or give model.widths, for example model.widths=[32,64]."
+            )
+        widths = PRESETS[size]
+    if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
+        raise UserError(
+            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
+            "number of pixels (2 at least): give fewer widths, or another data.size."
+        )
+    return tuple(widths)
+
+
+class Block(nn.Module):
+    """x + conv(act(conv(act(x)))): the second convolution starts at zero, the first is scaled down by the depth."""
+
+    def __init__(self, width: int, depth: int):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        start(self.conv1, gain=depth**-0.5)  # Fixup with m = 2 layers a branch: depth^(-1 / (2m - 2))
+        start(self.conv2, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, SLOPE)), SLOPE))
+
+
+def start(layer: nn.Module, gain: float) -> nn.Module:
+    """`layer` with weights of standard deviation gain * sqrt(2 / (1 + SLOPE^2) / fan_in) and no bias."""
+    if gain:
+        nn.init.kaiming_normal_(layer.weight, SLOPE)
+    with torch.no_grad():
+        layer.weight.mul_(gain) if gain else layer.weight.zero_()
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, each followed by the rectifier."""
+    layers = (start(nn.Linear(a, b), 1.0) for a, b in pairwise(widths))
+    return nn.Sequential(*(m for layer in layers for m in (layer, nn.LeakyReLU(SLOPE))))
+
+
+def change(inside: int, outside: int) -> nn.Module:
+    """A 1x1 convolution where the width changes."""
+    return nn.Identity() if inside == outside else start(nn.Conv2d(inside, outside, 1, bias=False), math.sqrt(0.5))
+
+
+class Generator(nn.Module):
+    """Latents z (B, latent), with labels y int64 (B,) where classes > 0, to images (B, channels, size, size), of which
+    [-1, 1] is the range of data (not enforced)."""
+
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], latent: int, blocks: int, classes: int = 0):
+        super().__init__()
+        self.base, depth, last = size >> (len(widths) - 1), len(widths) * blocks, widths[-1]
+        self.label = nn.Embedding(classes, latent) if classes else None
+        self.mapping = dense(latent * (2 if classes else 1), HIDDEN, HIDDEN)
+        self.enter = start(nn.Linear(HIDDEN, last * self.base**2), math.sqrt(0.5))
+        levels = list(reversed(widths))
+        self.levels = nn.ModuleList(
+            nn.Sequential(change(before, width), *(Block(width, depth) for _ in range(blocks)))
+            for before, width in zip([last, *levels], levels)
+        )
+        self.leave = start(nn.Conv2d(widths[0], channels, 3, padding=1), 0.5)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.label is not None:
+            z = torch.cat((z, self.label(y)), 1)
+        h = self.enter(self.mapping(z)).unflatten(1, (-1, self.base, self.base))
+        for i, level in enumerate(self.levels):
+            if i:
+                h = F.interpolate(h, scale_factor=2.0, mode="bilinear")
+            h = level(h)
+        return self.leave(F.leaky_relu(h, SLOPE))
+
+
+class Discriminator(nn.Module):
+    """Images (B, channels, size, size), with labels y int64 (B,) where classes > 0, to logits float32 (B,).
+
+    With classes the logit is the projection <features, embedding of y> / sqrt(width) (Miyato & Koyama 2018, without
+    its unconditional term).
+    """
+
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], blocks: int, classes: int = 0):
+        super().__init__()
+        depth, last, base = len(widths) * blocks, widths[-1], size >> (len(widths) - 1)
+        self.enter = start(nn.Conv2d(channels, widths[0], 3, padding=1), math.sqrt(0.5))
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(Block(width, depth) for _ in range(blocks)), change(width, after))
+            for width, after in zip(widths, [*widths[1:], last])
+        )
+        self.label = nn.Embedding(classes, last) if classes else None
+        self.dense = dense(last * base**2, HIDDEN)
+        self.leave = start(nn.Linear(HIDDEN, last if classes else 1), math.sqrt(0.5))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.enter(x)
+        for i, level in enumerate(self.levels):
+            if i:
+                h = F.avg_pool2d(h, 2)
+            h = level(h)
+        with torch.autocast(x.device.type, enabled=False):  # the loss is of small differences between logits
+            h = self.leave(self.dense(F.leaky_relu(h, SLOPE).flatten(1).to(self.leave.weight.dtype)))
+            if self.label is None:
+                return h.squeeze(1)
+            return (h * self.label(y)).sum(1) / math.sqrt(h.shape[1])

@@ -1,0 +1,516 @@
+"""The GAN: its loss and penalties, what a sample depends on, saving, resuming, starting from weights, divergence."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import imgloop
+from imgloop import store
+from imgloop.config import build, parsed
+from imgloop.errors import Stopped, UserError
+from imgloop.models.gan import GAN, LATENT, Adversarial, GANGenerator, penalised, spread
+from imgloop.models.gan_networks import PRESETS, Discriminator, Generator, check_widths
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.task import Task
+from imgloop.train import Batches
+
+
+def training_set(n=64, channels=1, size=8, labels=None, x=None):
+    x = np.random.default_rng(0).integers(0, 256, (n, channels, size, size), np.uint8) if x is None else x
+    return TrainingSet({REAL: Pool(x, labels)}, Mix(np.full((len(x), 1), REAL), np.arange(len(x))[:, None]))
+
+
+def fitted(tmp_path, data=None, images=96, start="scratch", t=0, previous=None, stop=lambda: False, **settings):
+    settings = {"widths": [8, 16], "batch": 16, **settings}
+    task = Task(t, 0, images, start, tmp_path / f"scratch{t}", stop=stop)
+    return GAN(**settings).fit(data or training_set(), task, previous)
+
+
+def tensors(value):
+    """Every tensor of a nested state, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [x for v in values for x in tensors(v)]
+
+
+def weights(f):
+    """All that a fitted GAN holds: averaged generator, discriminator, and what weights_and_optimizer goes on from."""
+    return [
+        t.detach().clone() for t in tensors([f.network.state_dict(), f.discriminator.state_dict(), f.training or {}])
+    ]
+
+
+def equal(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("size", list(PRESETS))
+@pytest.mark.parametrize("classes", [0, 3])
+def test_networks_have_the_shapes_they_say(size, classes):
+    widths, y = check_widths(size, None), torch.tensor([0, 2]) if classes else None
+    generator, discriminator = (
+        Generator(size, 3, widths, LATENT, 1, classes),
+        Discriminator(size, 3, widths, 1, classes),
+    )
+    x = generator(torch.randn(2, LATENT), y)
+    assert x.shape == (2, 3, size, size) and discriminator(x, y).shape == (2,)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert discriminator(x, y).dtype == torch.float32
+
+
+def test_networks_of_a_size_without_preset_and_of_several_blocks():
+    generator, discriminator = Generator(12, 1, (4, 6, 8), LATENT, 2), Discriminator(12, 1, (4, 6, 8), 2)
+    assert discriminator(generator(torch.randn(5, LATENT))).shape == (5,) and generator.base == 3
+
+
+def test_residual_branches_begin_at_zero_and_signals_neither_vanish_nor_explode():
+    torch.manual_seed(0)
+    for size, widths in PRESETS.items():
+        generator, discriminator = Generator(size, 3, widths, LATENT, 3), Discriminator(size, 3, widths, 3)
+        block = generator.levels[0][1]
+        h = torch.randn(2, widths[-1], 4, 4)
+        assert torch.equal(block(h), h)
+        x = generator(torch.randn(16, LATENT))
+        assert 0.1 < spread(x) < 2 and 0.01 < discriminator(torch.randn(16, 3, size, size)).std() < 10
+
+
+@pytest.mark.parametrize("y", [None, torch.tensor([0, 1, 1, 0])])
+def test_penalties_are_those_of_a_known_function(y):
+    """D(x) = a_y / 2 |x|^2 has the gradient a_y x: R1 + R2 = mean a^2 |x|^2 + mean a^2 |fake|^2, and 2 / a of it is
+    the derivative with respect to a."""
+    g = torch.Generator().manual_seed(0)
+    x, fake = torch.randn((2, 4, 3, 2, 2), generator=g, dtype=torch.double)
+    a = torch.tensor([1.5, 0.5], dtype=torch.double, requires_grad=True)
+
+    def discriminator(x, y):
+        return (a[0] if y is None else a[y]) / 2 * x.square().flatten(1).sum(1)
+
+    real_logit, fake_logit, penalty = penalised(discriminator, x, fake, y)
+    scale = (a[0].expand(4) if y is None else a[y]).detach()
+    squares = [v.square().flatten(1).sum(1) for v in (x, fake)]
+    assert torch.allclose(real_logit, scale / 2 * squares[0]) and torch.allclose(fake_logit, scale / 2 * squares[1])
+    assert torch.allclose(penalty, sum((scale**2 * s).mean() for s in squares))
+    (gradient,) = torch.autograd.grad(penalty, a)
+    expected = [
+        sum((2 * scale * s * (scale == v)).mean() for s in squares)
+        if (scale == v).any()
+        else torch.tensor(0.0).double()
+        for v in a.detach()
+    ]
+    assert torch.allclose(gradient, torch.stack(expected))
+
+
+def test_penalties_agree_with_finite_differences_of_the_real_discriminator():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, 1, (4, 4), 1).double()
+    for p in discriminator.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x, fake, h = *torch.randn(2, 3, 1, 4, 4, dtype=torch.double), 1e-6
+    slopes = torch.zeros(2, dtype=torch.double)
+    for i in range(16):
+        e = torch.zeros(16, dtype=torch.double).index_fill(0, torch.tensor(i), h).view(1, 1, 4, 4)
+        for j, v in enumerate((x, fake)):
+            slopes[j] += ((discriminator(v + e) - discriminator(v - e)) / (2 * h)).square().mean().detach()
+    assert torch.isclose(penalised(discriminator, x, fake, None)[2], slopes.sum(), rtol=1e-6)
+
+
+def test_one_step_is_the_two_losses_written_out(tmp_path):
+    """Against the paper's equations by torch.autograd alone, with plain gradient steps: D first, then G, one label a
+    pair."""
+    torch.manual_seed(0)
+    data = training_set(labels=np.arange(64) % 3)
+    generator, discriminator = Generator(8, 1, (8, 16), LATENT, 1, 3), Discriminator(8, 1, (8, 16), 1, 3)
+    batches = Batches(data, 5, 2, 16, labelled=True)
+    module = Adversarial(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, 0.01, 0.7, 0.9)
+    optimizers = [torch.optim.SGD(p.parameters()) for p in (module.generator, module.discriminator)]
+    loss_d, loss_g, generated, real = module.step(0, *optimizers)
+
+    x, y = batches(0)
+    g = torch.Generator().manual_seed(store.seed_of(5, 2, "noise", 0))
+    z = torch.randn((2, 16, LATENT), generator=g)
+    optimizers = [torch.optim.SGD(p.parameters(), 0.01) for p in (generator, discriminator)]
+    x, fake = x.requires_grad_(), generator(z[0], y).detach().requires_grad_()
+    difference = discriminator(x, y) - discriminator(fake, y)
+    r1, r2 = (
+        torch.autograd.grad(discriminator(v, y).sum(), v, create_graph=True)[0].square().sum() / 16 for v in (x, fake)
+    )
+    expected = torch.log1p(torch.exp(-difference)).mean() + 0.7 / 2 * (r1 + r2)
+    assert torch.isclose(loss_d, expected, rtol=1e-5)
+    expected.backward()
+    optimizers[1].step()
+    expected = torch.log1p(torch.exp(discriminator(x, y) - discriminator(generator(z[1], y), y))).mean()
+    assert torch.isclose(loss_g, expected, rtol=1e-5)
+    optimizers[0].zero_grad()
+    expected.backward()
+    optimizers[0].step()
+    for ours, theirs in ((module.generator, generator), (module.discriminator, discriminator)):
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(ours.parameters(), theirs.parameters()))
+    assert torch.isclose(generated, spread(fake)) and torch.isclose(real, spread(x))
+
+
+def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_generations(tmp_path):
+    seen, step = [], Adversarial.step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spy(self, k, *optimizers):
+            out = step(self, k, *optimizers)
+            seen.append([o.param_groups[0]["lr"] for o in optimizers])
+            return out
+
+        patch.setattr(Adversarial, "step", spy)
+        first = fitted(tmp_path, images=16 * 10, start="weights_and_optimizer", lr=1e-3)
+        fitted(tmp_path, images=16 * 5, start="weights_and_optimizer", t=1, previous=first, lr=1e-3)
+        fitted(tmp_path, images=16 * 5, start="weights", t=2, previous=first, lr=1e-3)
+    rates = [r for r, _ in seen]
+    assert all(a == b for a, b in seen) and rates[0] == 1e-3 and rates == sorted(rates[:10], reverse=True) + rates[10:]
+    assert np.isclose(rates[5], 5.5e-4) and np.allclose(rates[10:15], 1e-4) and rates[15] == 1e-3
+
+
+def test_ema_is_the_average_it_should_be(tmp_path):
+    """Against the recursion written out: e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
+    seen, step = [], Adversarial.step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spy(self, k, *optimizers):
+            seen.append(self.generator.enter.weight.detach().clone())  # before the step
+            out = step(self, k, *optimizers)
+            last.append(self.generator.enter.weight.detach().clone())
+            return out
+
+        last = []
+        patch.setattr(Adversarial, "step", spy)
+        f = fitted(tmp_path, images=16 * 20, ema=0.6)
+    e = seen[0]
+    for k, w in enumerate(last):
+        d = min(0.6, (1 + k) / (10 + k))
+        e = d * e + (1 - d) * w
+    assert torch.allclose(f.network.enter.weight, e, atol=1e-6) and not torch.allclose(e, last[-1], atol=1e-6)
+    assert not f.network.enter.weight.requires_grad
+
+
+def test_sample_i_depends_on_seed_and_i_alone(tmp_path):
+    f = fitted(tmp_path)
+    many = f.sample(300, seed=7).x
+    assert np.array_equal(f.sample(5, seed=7).x, many[:5])  # not on how many are drawn
+    assert not np.array_equal(f.sample(5, seed=8).x, many[:5])
+    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300  # and no two are the same, across chunks too
+    assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8) and f.nfe == 1
+
+
+def test_fits_are_functions_of_seed_and_generation(tmp_path):
+    a, b, c = (fitted(tmp_path / name, t=t) for name, t in (("a", 0), ("b", 0), ("c", 1)))
+    assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c))
+
+
+def test_a_label_changes_a_sample_and_no_other(tmp_path):
+    f = fitted(tmp_path, training_set(labels=np.arange(64) % 3), conditional=True, images=320)
+    y = np.arange(300) % 3
+    drawn, other = f.sample(300, seed=1, y=y), f.sample(300, seed=1, y=np.where(np.arange(300) == 4, 2, y))
+    assert np.array_equal(drawn.y, y) and drawn.y.dtype == np.int64
+    assert list(np.flatnonzero((drawn.x != other.x).any((1, 2, 3)))) == [4]
+    assert np.array_equal(f.sample(6, seed=1, y=y[:6]).x, drawn.x[:6])
+    own = f.sample(3000, seed=2)
+    assert np.abs(np.bincount(own.y) / 3000 - np.array([22, 21, 21]) / 64).max() < 0.04
+    x = torch.randn(2, 1, 8, 8)
+    logits = [f.discriminator(x, torch.full((2,), k)) for k in range(3)]
+    assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[1], logits[2])
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_truncation_narrows_what_is_drawn_and_is_recorded(tmp_path, conditional):
+    data = training_set(labels=np.arange(64) % 3)
+    fits = [fitted(tmp_path / str(b), data, bias=b, conditional=conditional) for b in (1.0, 0.7, 0.3)]
+    assert equal(weights(fits[0]), weights(fits[2]))  # it changes what is drawn, not what is learnt
+    y = np.zeros(256, int)
+    spreads = [f.sample(256, seed=1, y=y).x.astype(float).std(0).mean() for f in fits]
+    assert spreads[1] < 0.9 * spreads[0] and spreads[2] < 0.6 * spreads[1], spreads
+    assert [f.description["bias"] for f in fits] == [1.0, 0.7, 0.3]
+    fits[2].save(tmp_path / "m")
+    loaded = GANGenerator.load(tmp_path / "m")
+    assert np.array_equal(loaded.sample(256, seed=1, y=y).x, fits[2].sample(256, seed=1, y=y).x)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, conditional):
+    data = training_set(labels=np.arange(64) % 3)
+    f = fitted(tmp_path, data, conditional=conditional, start="weights_and_optimizer")
+    f.save(tmp_path / "model")
+    g = GAN().load(tmp_path / "model")
+    assert equal(weights(f), weights(g)) and f.description == g.description and f.training["steps"] == 6
+    a, b = f.sample(10, seed=1), g.sample(10, seed=1)
+    assert np.array_equal(a.x, b.x) and (a.y is None) == (not conditional)
+    assert store.read_json(tmp_path / "model" / "imgloop.json")["kind"] == "gan"
+
+
+@pytest.mark.parametrize("name", ["imgloop.json", "generator.safetensors", "discriminator.safetensors", "training.pt"])
+@pytest.mark.parametrize("how", ["cut", "missing", "foreign"])
+def test_damaged_and_foreign_files_are_named(tmp_path, name, how):
+    fitted(tmp_path, start="weights_and_optimizer").save(tmp_path / "model")
+    path = tmp_path / "model" / name
+    if how == "missing" and name == "training.pt":
+        path.unlink()
+        assert GANGenerator.load(tmp_path / "model").training is None  # start=weights keeps none
+        return
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif name.endswith("json"):
+        path.write_text('{"kind": "gan", "size": 8, "widths": "all"}')
+    elif name.endswith("pt"):
+        torch.save({"x": Mix}, path)  # a class: nothing but tensors and numbers is ever read
+    else:
+        store.write_arrays(path, {"enter.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        GANGenerator.load(tmp_path / "model")
+
+
+def test_other_kinds_are_refused(tmp_path):
+    store.write_json(tmp_path / "imgloop.json", {"kind": "diffusion"})
+    with pytest.raises(UserError, match="does not describe a GAN"):
+        GANGenerator.load(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["scratch", "weights_and_optimizer"])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start):
+    """Both players, average, optimisers and the watch for divergence; and only the rest of the batches is seen."""
+    previous = fitted(tmp_path, start="weights_and_optimizer")
+    seen, call = [], Batches.__call__
+
+    def fit(name, stop):
+        seen.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Batches, "__call__", lambda self, k: (seen.append(k), call(self, k))[1])
+            return fitted(
+                tmp_path / name,
+                images=16 * 20,
+                start=start,
+                t=1,
+                previous=previous if start != "scratch" else None,
+                stop=stop,
+                trainer={"chunk": 2},
+            )
+
+    whole = fit("whole", lambda: False)
+    for last in (6, 14):
+        with pytest.raises(Stopped):
+            fit("parts", lambda last=last: seen[-1] + 1 >= last)
+        assert seen[-1] + 1 == last
+    parts = fit("parts", lambda: False)
+    assert seen == list(range(14, 20)) and equal(weights(whole), weights(parts))
+    again = fit("parts", lambda: False)  # finished, but not yet committed
+    assert seen == [] and equal(weights(whole), weights(again))
+
+
+def test_a_checkpoint_holds_each_network_once_and_the_watch_for_divergence():
+    module = Adversarial(*players(), None, 9, 1e-3, 1.0, 0.9)
+    assert {k.split(".")[0] for k in module.state_dict()} == {"generator", "discriminator", "ema", "spreads"}
+
+
+def test_trainer_chunk_and_residence_change_no_bit(tmp_path):
+    fits = [
+        fitted(tmp_path / str(i), images=16 * 9, trainer=t)
+        for i, t in enumerate(({"chunk": 1}, {"chunk": 5}, {"resident_gib": 1.0}))
+    ]
+    assert equal(weights(fits[0]), weights(fits[1])) and equal(weights(fits[0]), weights(fits[2]))
+
+
+def test_start_policies(tmp_path):
+    """weights: raw and averaged generator begin at the previous average, beside the previous discriminator, optimisers
+    anew; with the optimisers, the raw generator, both optimisers and the annealing go on."""
+    first = fitted(tmp_path, start="weights_and_optimizer")
+    first.save(tmp_path / "m")
+    first, seen, configure = GAN().load(tmp_path / "m"), {}, Adversarial.configure_optimizers
+
+    def spy(self):
+        optimizers = configure(self)
+        seen.update(
+            {k: tensors(copy.deepcopy(getattr(self, k).state_dict())) for k in ("generator", "ema", "discriminator")},
+            states=tensors([copy.deepcopy(o.state_dict()["state"]) for o in optimizers]),
+            before=self.before,
+        )
+        return optimizers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Adversarial, "configure_optimizers", spy)
+        average = tensors(first.network.state_dict())
+        for start in ("weights", "weights_and_optimizer"):
+            second = fitted(tmp_path, start=start, t=1, previous=first)
+            assert equal(seen["ema"], average)
+            assert equal(seen["discriminator"], tensors(first.discriminator.state_dict()))
+            if start == "weights":
+                assert equal(seen["generator"], average) and seen["states"] == [] and seen["before"] == 0
+            else:
+                assert equal(seen["generator"], tensors(first.training["generator"])) and seen["before"] == 6
+                assert not equal(seen["generator"], average)
+                assert equal(seen["states"], tensors([o["state"] for o in first.training["optimizers"]]))
+                assert second.training["steps"] == 12
+            store.remove(tmp_path / "scratch1")
+    assert fitted(tmp_path, start="weights", t=2, previous=first).training is None
+
+
+def test_a_model_to_start_from_must_be_the_same(tmp_path):
+    first = fitted(tmp_path)
+    with pytest.raises(UserError, match="optimisers"):
+        fitted(tmp_path, start="weights_and_optimizer", t=1, previous=first)
+    for settings in ({"widths": [8, 8]}, {"blocks": 2}, {"conditional": True}):
+        with pytest.raises(UserError, match="start from"):
+            data = training_set(labels=np.arange(64) % 3)
+            fitted(tmp_path, data, start="weights", t=1, previous=first, **settings)
+
+
+@pytest.mark.parametrize("start", ["weights", "weights_and_optimizer"])
+def test_generations_without_images_keep_every_weight(tmp_path, start):
+    first = f = fitted(tmp_path, start=start)
+    for t in range(1, 4):
+        f = fitted(tmp_path, images=0, start=start, t=t, previous=f)
+        f.save(tmp_path / f"m{t}")
+        f = GAN().load(tmp_path / f"m{t}")
+    assert equal(weights(first), weights(f)) and f.description["trained_images"] == 0
+    assert np.array_equal(first.sample(4, seed=0).x, f.sample(4, seed=0).x)
+
+
+def players(classes=0):
+    torch.manual_seed(0)
+    return Generator(8, 1, (8, 16), LATENT, 1, classes), Discriminator(8, 1, (8, 16), 1, classes)
+
+
+def test_divergence_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"diverged at step \d+ of 40 in generation 3.*model\.lr \(now 0\.9\)"):
+        fitted(tmp_path, images=16 * 40, t=3, lr=0.9)
+
+
+@pytest.mark.parametrize(
+    "figures, what", [((np.nan, 0.7, 0.5, 0.5), "losses became nan"), ((0.7, np.inf, 1, 1), "inf")]
+)
+def test_losses_that_are_no_numbers_are_told(figures, what):
+    module = Adversarial(*players(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
+    with pytest.raises(UserError, match=what):
+        module.check(4, *figures)
+
+
+@pytest.mark.parametrize(
+    "generated, real, what", [(1e-3, 0.5, "collapsed to one image"), (8.0, 0.5, "left all bounds"), (0.2, 0.5, None)]
+)
+def test_collapse_is_told_once_it_lasts(generated, real, what):
+    """A single odd batch is none; and training images that are all alike are data, not a failure."""
+    module = Adversarial(*players(), Batches(training_set(), 0, 0, 16), 999, 1e-3, 1.0, 0.9)
+    module.check(0, 0.7, 0.7, generated, real)
+
+    def last():
+        for k in range(1, 999):
+            module.check(k, 0.7, 0.7, generated, real)
+
+    if what:
+        with pytest.raises(UserError, match=what):
+            last()
+    else:
+        last()
+    module.spreads.fill_(1.0)
+    for k in range(999):
+        module.check(k, 0.7, 0.7, 1e-3, 1e-3)
+
+
+def test_learning_reaches_both_modes_of_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    level = rng.choice([40, 200], (256, 1, 1, 1))  # dark and bright images
+    x = np.clip(level + rng.normal(0, 10, (256, 1, 8, 8)), 0, 255).astype(np.uint8)
+    f = fitted(tmp_path, training_set(x=x), images=32 * 150, batch=32, ema=0.97)
+    brightness = f.sample(256, seed=0).x.mean((1, 2, 3))
+    assert 0.2 < (brightness > 120).mean() < 0.8, brightness
+    assert np.minimum(abs(brightness - 40), abs(brightness - 200)).mean() < 25
+
+
+@pytest.mark.parametrize(
+    "settings, what",
+    [
+        ({"lr": 0}, "model.lr=0"),
+        ({"lr": "fast"}, "model.lr=fast"),
+        ({"batch": 1}, "at least 2"),
+        ({"batch": 8.5}, "model.batch"),
+        ({"blocks": 0}, "model.blocks"),
+        ({"gamma": 0}, "model.gamma=0"),
+        ({"gamma": float("nan")}, "model.gamma"),
+        ({"ema": 1}, "model.ema=1"),
+        ({"bias": 0}, "model.bias=0"),
+        ({"bias": 1.2}, "at most 1"),
+        ({"bias": True}, "model.bias"),
+        ({"labels": "none"}, "training, real"),
+        ({"labels": "real"}, "no effect"),
+        ({"widths": []}, "model.widths"),
+        ({"widths": [8, "a"]}, "model.widths"),
+        ({"widths": 8}, "model.widths"),
+    ],
+)
+def test_wrong_settings_are_sentences(settings, what):
+    with pytest.raises(UserError, match=what):
+        GAN(**settings)
+
+
+@pytest.mark.parametrize(
+    "size, widths, what", [(28, None, "no preset for 28"), (8, [8] * 4, "2 at least"), (9, [8, 8], "9-p")]
+)
+def test_widths_that_do_not_fit_are_sentences(size, widths, what):
+    with pytest.raises(UserError, match=what):
+        check_widths(size, widths)
+
+
+def test_labels_follow_the_mix_or_the_real_data(tmp_path):
+    zeros = np.zeros((30, 1, 8, 8), np.uint8)
+    real, drawn = Pool(zeros, np.arange(30) % 3), Pool(zeros, np.zeros(30, np.int64))
+    mix = Mix(np.repeat([REAL, 0], 30)[:, None], np.tile(np.arange(30), 2)[:, None])
+    data = TrainingSet({REAL: real, 0: drawn}, mix)
+    assert np.allclose(GAN(conditional=True).label_frequencies(data), [40 / 60, 10 / 60, 10 / 60])
+    assert np.allclose(GAN(conditional=True, labels="real").label_frequencies(data), [1 / 3] * 3)
+    with pytest.raises(UserError, match="labelled"):
+        GAN(conditional=True).label_frequencies(training_set())
+
+
+def test_conf_holds_the_defaults_of_the_class():
+    node = parsed(["model=gan"]).config["model"]
+    assert vars(build(node)) == vars(GAN())
+
+
+def test_chain_from_the_command_line(tmp_path):
+    """A conditional, truncated GAN through the loop; the generation without images draws from the one before it."""
+    chain = imgloop.run(
+        ["model=gan", "model.widths=[8,16]", "model.conditional=true", "model.bias=0.5", "start=weights", "threads=1"]
+        + ["train.images=[640,640,0]", "generations=3", "n_samples=48", "features=pixels", "display=none"]
+        + [f"out={tmp_path}"]
+    )
+    models = [GANGenerator.load(chain.folder / f"gen{t:03d}" / "model") for t in range(3)]
+    assert not equal(weights(models[0]), weights(models[1])) and equal(weights(models[1]), weights(models[2]))
+    record = store.read_json(chain.folder / "gen002" / "record.json")
+    assert record["nfe"] == 1 and record["images_seen"] == 0 and models[2].description["bias"] == 0.5
+    assert "risk" not in chain.metrics or chain.metrics["risk"].isna().all()
+
+
+def blobs(n):
+    """A blob at one of 5 x 5 places, a little off its middle: uint8 (n, 1, 8, 8), one mode a place."""
+    rng = np.random.default_rng(0)
+    middle = np.stack(np.divmod(rng.integers(0, 25, n), 5), 1) * 1.6 + 0.3 + rng.uniform(-0.15, 0.15, (n, 2))
+    return drawn(middle)
+
+
+def drawn(middle):
+    rows, columns = ((np.arange(8) - middle[:, i, None]) ** 2 for i in (0, 1))
+    return (255 * np.exp(-(rows[:, :, None] + columns[:, None, :]) / 0.9)).round().astype(np.uint8)[:, None]
+
+
+@pytest.mark.slow
+def test_keeps_all_modes_of_25_blobs(tmp_path):
+    x = blobs(2000)
+    templates = drawn(np.stack(np.divmod(np.arange(25), 5), 1) * 1.6 + 0.3).reshape(25, -1) / 255
+
+    def nearest(x):
+        distance = np.linalg.norm(x.reshape(len(x), 1, -1) / 255 - templates, axis=2)
+        return distance.argmin(1), distance.min(1)
+
+    assert nearest(x)[1].max() < 0.5
+    f = fitted(tmp_path, training_set(x=x), images=32 * 1000, widths=[16, 32], batch=32)
+    modes, distance = nearest(f.sample(2000, seed=0).x)
+    clean = distance < 0.5
+    assert len(np.unique(modes[clean])) == 25 and clean.mean() > 0.15, np.bincount(modes[clean], minlength=25)
