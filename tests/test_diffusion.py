@@ -154,20 +154,6 @@ def test_start_policies(tmp_path):
         model.fit(data, Task(1, 0, 64, "weights_and_optimizer", tmp_path / "x"), fitted(tmp_path / "y"))
 
 
-def test_labels_follow_the_mix_or_the_real_data(tmp_path):
-    real, drawn = (
-        Pool(np.zeros((30, 1, 8, 8), np.uint8), np.arange(30) % 3),
-        Pool(np.zeros((30, 1, 8, 8), np.uint8), np.zeros(30, np.int64)),
-    )
-    data = TrainingSet(
-        {REAL: real, 0: drawn}, Mix(np.repeat([REAL, 0], 30)[:, None], np.tile(np.arange(30), 2)[:, None])
-    )
-    assert np.allclose(Diffusion(conditional=True).label_frequencies(data), [40 / 60, 10 / 60, 10 / 60])
-    assert np.allclose(Diffusion(conditional=True, labels="real").label_frequencies(data), [1 / 3] * 3)
-    with pytest.raises(UserError, match="labelled"):
-        Diffusion(conditional=True).label_frequencies(training_set())
-
-
 def test_damaged_model_is_named(tmp_path):
     fitted(tmp_path).save(tmp_path / "model")
     path = tmp_path / "model" / "network.safetensors"

@@ -222,12 +222,12 @@ def test_a_label_changes_a_sample_and_no_other(tmp_path):
 @pytest.mark.parametrize("conditional", [False, True])
 def test_truncation_narrows_what_is_drawn_and_is_recorded(tmp_path, conditional):
     data = training_set(labels=np.arange(64) % 3)
-    fits = [fitted(tmp_path / str(b), data, bias=b, conditional=conditional) for b in (1.0, 0.7, 0.3)]
+    fits = [fitted(tmp_path / str(b), data, bias=b, conditional=conditional) for b in (1.0, 0.5, 0.1)]
     assert equal(weights(fits[0]), weights(fits[2]))  # it changes what is drawn, not what is learnt
     y = np.zeros(256, int)
     spreads = [f.sample(256, seed=1, y=y).x.astype(float).std(0).mean() for f in fits]
     assert spreads[1] < 0.9 * spreads[0] and spreads[2] < 0.6 * spreads[1], spreads
-    assert [f.description["bias"] for f in fits] == [1.0, 0.7, 0.3]
+    assert [f.description["bias"] for f in fits] == [1.0, 0.5, 0.1]
     fits[2].save(tmp_path / "m")
     loaded = GANGenerator.load(tmp_path / "m")
     assert np.array_equal(loaded.sample(256, seed=1, y=y).x, fits[2].sample(256, seed=1, y=y).x)
@@ -436,7 +436,6 @@ def test_learning_reaches_both_modes_of_the_data(tmp_path):
         ({"gamma": float("nan")}, "model.gamma"),
         ({"ema": 1}, "model.ema=1"),
         ({"bias": 0}, "model.bias=0"),
-        ({"bias": 1.2}, "at most 1"),
         ({"bias": True}, "model.bias"),
         ({"labels": "none"}, "training, real"),
         ({"labels": "real"}, "no effect"),
@@ -456,17 +455,6 @@ def test_wrong_settings_are_sentences(settings, what):
 def test_widths_that_do_not_fit_are_sentences(size, widths, what):
     with pytest.raises(UserError, match=what):
         check_widths(size, widths)
-
-
-def test_labels_follow_the_mix_or_the_real_data(tmp_path):
-    zeros = np.zeros((30, 1, 8, 8), np.uint8)
-    real, drawn = Pool(zeros, np.arange(30) % 3), Pool(zeros, np.zeros(30, np.int64))
-    mix = Mix(np.repeat([REAL, 0], 30)[:, None], np.tile(np.arange(30), 2)[:, None])
-    data = TrainingSet({REAL: real, 0: drawn}, mix)
-    assert np.allclose(GAN(conditional=True).label_frequencies(data), [40 / 60, 10 / 60, 10 / 60])
-    assert np.allclose(GAN(conditional=True, labels="real").label_frequencies(data), [1 / 3] * 3)
-    with pytest.raises(UserError, match="labelled"):
-        GAN(conditional=True).label_frequencies(training_set())
 
 
 def test_conf_holds_the_defaults_of_the_class():

@@ -4,7 +4,6 @@ sampled in samplers.py."""
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.models.generator import CHUNK, drawn, label_frequencies, load_training, save_training
 from imgloop.models.networks import build_network
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
-from imgloop.pool import REAL, Pool, TrainingSet
+from imgloop.pool import Pool, TrainingSet
 from imgloop.task import Task, silent
 from imgloop.train import Batches, TrainerSettings, fit
 
-CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 
 
@@ -137,24 +136,13 @@ class DiffusionGenerator:
 
         A class-conditional generator draws labels by its label frequencies unless `y` int64 (n,) gives them.
         """
-        d, frequencies = self.description, self.description["label_frequencies"]
-        if frequencies is not None and y is None:
-            y = np.random.default_rng(store.seed_of(seed, "labels")).choice(len(frequencies), n, p=frequencies)
-        y = None if frequencies is None else np.asarray(y, np.int64)
-        shape = (d["channels"], d["size"], d["size"])
-        out = np.empty((n, *shape), np.uint8)
-        for first in range(0, n, CHUNK):
-            g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
-            x = torch.randn((CHUNK, *shape), generator=g).to(self.device) * d["bias"] ** 0.5
-            count = min(CHUNK, n - first)
-            labels = None
-            if y is not None:
-                labels = torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(self.device)
-            predict = guided(self.network, labels, d["guidance"], len(frequencies or ()))
-            x = draw(self.objective, predict, x, d["sampler"], d["sampler_steps"])
-            out[first : first + count] = x[:count].clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
-            progress(first + count, n)
-        return Pool(out, y)
+        d = self.description
+
+        def images_of(latents: Tensor, labels: Tensor | None) -> Tensor:
+            predict = guided(self.network, labels, d["guidance"], len(d["label_frequencies"] or ()))
+            return draw(self.objective, predict, latents, d["sampler"], d["sampler_steps"])
+
+        return drawn(images_of, n, (d["channels"], d["size"], d["size"]), d, self.device, seed, y, progress)
 
     @torch.inference_mode()
     def risk(self, real: Pool, seed: int) -> np.ndarray:
@@ -183,10 +171,7 @@ class DiffusionGenerator:
             store.write_arrays(
                 folder / "network.safetensors", {k: v.cpu().numpy() for k, v in self.network.state_dict().items()}
             )
-        if self.training is not None:
-            state = io.BytesIO()
-            torch.save(self.training, state)
-            store.write_bytes(folder / "training.pt", state.getvalue())
+        save_training(folder, self.training)
 
     def save_pipeline(self, folder: Path) -> None:
         """The layout that diffusers loads by itself: a stock pipeline that samples this model, or where there is none
@@ -222,9 +207,7 @@ class DiffusionGenerator:
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
         except (RuntimeError, OSError) as e:
             raise store.damaged(folder, f"holds weights that cannot be loaded ({str(e).splitlines()[0]})") from e
-        path = folder / "training.pt"
-        training = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-        return cls(network, d, device, training)
+        return cls(network, d, device, load_training(folder))
 
 
 class Diffusion:
@@ -316,7 +299,7 @@ class Diffusion:
         anew."""
         n, channels, size, _ = (len(data), *data.gather(np.arange(1)).shape[1:])
         steps, device = -(-task.images // self.batch), self.trainer.device
-        frequencies = self.label_frequencies(data)
+        frequencies = label_frequencies(data, self.labels) if self.conditional else None
         embeddings = len(frequencies) + (self.label_drop > 0) if frequencies else 0  # the last means no label
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
@@ -385,17 +368,3 @@ class Diffusion:
 
     def load(self, folder: Path) -> DiffusionGenerator:
         return DiffusionGenerator.load(folder, self.trainer.device)
-
-    def label_frequencies(self, data: TrainingSet) -> list[float] | None:
-        """Class frequencies by which a class-conditional generator draws its labels: of the mix, or of the real
-        data."""
-        if not self.conditional:
-            return None
-        real = data.pools[REAL].y
-        if real is None:
-            raise UserError(
-                "model.conditional=true needs labelled data: give images in one sub-folder a class, or "
-                "model.conditional=false."
-            )
-        y = data.labels() if self.labels == "training" else real
-        return (np.bincount(y, minlength=int(real.max()) + 1) / len(y)).tolist()

@@ -12,7 +12,6 @@ Mescheder et al.'s (2018).
 from __future__ import annotations
 
 import copy
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +25,11 @@ from torch.nn import functional as F
 from imgloop import store
 from imgloop.errors import UserError
 from imgloop.models.gan_networks import Discriminator, Generator, check_widths
-from imgloop.pool import REAL, Pool, TrainingSet
+from imgloop.models.generator import drawn, label_frequencies, load_training, save_training
+from imgloop.pool import Pool, TrainingSet
 from imgloop.task import Task, silent
 from imgloop.train import Batches, TrainerSettings, fit
 
-CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
 LATENT = 64  # dimensions of z
 ANNEALED = 0.1  # gamma and the learning rate fall to this share of themselves by a cosine, then stay
 COLLAPSED = 0.02  # generated images whose spread is below this share of the training images' are all alike
@@ -173,25 +172,9 @@ class GANGenerator:
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 
-        Latents are N(0, bias^2). A class-conditional generator draws labels by its label frequencies unless `y`
-        int64 (n,) gives them.
+        A class-conditional generator draws labels by its label frequencies unless `y` int64 (n,) gives them.
         """
-        d, frequencies = self.description, self.description["label_frequencies"]
-        if frequencies is not None and y is None:
-            y = np.random.default_rng(store.seed_of(seed, "labels")).choice(len(frequencies), n, p=frequencies)
-        y = None if frequencies is None else np.asarray(y, np.int64)
-        out = np.empty((n, d["channels"], d["size"], d["size"]), np.uint8)
-        for first in range(0, n, CHUNK):
-            g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
-            z = torch.randn((CHUNK, LATENT), generator=g).mul_(d["bias"]).to(self.device)
-            count = min(CHUNK, n - first)
-            labels = None
-            if y is not None:
-                labels = torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(self.device)
-            x = self.network(z, labels)[:count]
-            out[first : first + count] = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
-            progress(first + count, n)
-        return Pool(out, y)
+        return drawn(self.network, n, (LATENT,), self.description, self.device, seed, y, progress)
 
     def save(self, folder: Path) -> None:
         """Write both players' weights (safetensors) and the description; the discriminator serves later generations
@@ -201,10 +184,7 @@ class GANGenerator:
         for name, network in (("generator", self.network), ("discriminator", self.discriminator)):
             arrays = {k: v.cpu().numpy() for k, v in network.state_dict().items()}
             store.write_arrays(folder / f"{name}.safetensors", arrays)
-        if self.training is not None:
-            state = io.BytesIO()
-            torch.save(self.training, state)
-            store.write_bytes(folder / "training.pt", state.getvalue())
+        save_training(folder, self.training)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> GANGenerator:
@@ -223,13 +203,7 @@ class GANGenerator:
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(path).items()})
             except RuntimeError as e:
                 raise store.damaged(path, f"holds weights that do not fit ({str(e).splitlines()[0]})") from e
-        path, training = folder / "training.pt", None
-        if path.exists():
-            try:
-                training = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as e:  # torch names a dozen kinds for a file that is cut short or not its own
-                raise store.damaged(path, f"cannot be read ({type(e).__name__})") from e
-        return cls(*players, d, device, training)
+        return cls(*players, d, device, load_training(folder))
 
 
 def players_of(d: dict) -> tuple[Generator, Discriminator]:
@@ -264,7 +238,7 @@ class GAN:
             ("lr", lr, lambda v: 0 < v < 1, "above 0 and below 1"),
             ("gamma", gamma, lambda v: 0 < v < math.inf, "above 0"),
             ("ema", ema, lambda v: 0 <= v < 1, "from 0 to below 1"),
-            ("bias", bias, lambda v: 0 < v <= 1, "above 0 and at most 1"),
+            ("bias", bias, lambda v: 0 < v < math.inf, "above 0"),
         ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
                 raise UserError(f"model.{name}={value}: give a number {allowed}.")
@@ -290,8 +264,8 @@ class GAN:
             "channels": channels,
             "widths": list(check_widths(size, self.widths)),
             "blocks": self.blocks,
-            "bias": self.bias,  # psi: latents are drawn from N(0, psi^2)
-            "label_frequencies": self.label_frequencies(data),
+            "bias": self.bias,
+            "label_frequencies": label_frequencies(data, self.labels) if self.conditional else None,
             "labels": self.labels,
             "trained_images": steps * self.batch,
             "trained_on": len(data),
@@ -341,17 +315,3 @@ class GAN:
 
     def load(self, folder: Path) -> GANGenerator:
         return GANGenerator.load(folder, self.trainer.device)
-
-    def label_frequencies(self, data: TrainingSet) -> list[float] | None:
-        """Class frequencies by which a class-conditional generator draws its labels: of the mix, or of the real
-        data."""
-        if not self.conditional:
-            return None
-        real = data.pools[REAL].y
-        if real is None:
-            raise UserError(
-                "model.conditional=true needs labelled data: give images in one sub-folder a class, or "
-                "model.conditional=false."
-            )
-        y = data.labels() if self.labels == "training" else real
-        return (np.bincount(y, minlength=int(real.max()) + 1) / len(y)).tolist()
