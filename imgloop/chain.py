@@ -17,7 +17,8 @@ from imgloop import store
 from imgloop.config import Settings, build
 from imgloop.cost import Plan
 from imgloop.errors import UserError
-from imgloop.measure import real_key, write_real
+from imgloop.fork import Fork
+from imgloop.measure import measured, real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
 from imgloop.schedule import Schedule
@@ -73,6 +74,7 @@ class Chain:
             raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.")
         if self.start_folder is not None and (self.start_folder / "model").is_dir():
             self.start_folder = self.start_folder / "model"
+        self.fork = None if settings.config["fork"] is None else Fork.of(settings.config["fork"])
 
     # -- where it stands ---------------------------------------------------------------------------------------------
 
@@ -88,11 +90,17 @@ class Chain:
 
     @property
     def done(self) -> int:
-        """How many generations exist; they are whole, since a folder is renamed into place when its generation is."""
+        """How many generations exist; they are whole, since a folder is renamed into place when its generation is.
+        Those of a fork exist before they are copied."""
         t = 0
         while self.generation(t).is_dir():
             t += 1
-        return t
+        return t if self.fork is None else max(t, self.fork.t + 1)
+
+    def found(self, t: int) -> Path:
+        """Where generation t is: in the chain's own folder or, not copied yet, in the one it is forked from."""
+        own = self.generation(t)
+        return own if self.fork is None or own.is_dir() else self.fork.generation(t)
 
     def remaining(self, generations: int) -> range:
         return range(self.done, generations)
@@ -143,7 +151,7 @@ class Chain:
                 self.restore()
                 if self.settings.config["overwrite"]:
                     self.set_aside()
-                if self.done:
+                if self.generation(0).is_dir():
                     self.check_config()
                 store.remove(*self.folder.glob(".gen*.part"))
                 yield self
@@ -214,12 +222,25 @@ class Chain:
         self.stop.forget()  # all is imported: from here on a signal may stop us anywhere
         display.start(plan.timed(model, self, evaluator), real, evaluator)
         self.begin(real)
+        if self.fork:
+            self.take_over(evaluator, trainer.device)
         return model, evaluator, drawn
 
     def begin(self, real) -> None:
         """Keep the real data and write config.yaml: from here on the folder is a chain."""
         write_real(self.shared, real)
         self.write_config()
+
+    def take_over(self, evaluator, device: str) -> None:
+        """Copy what is forked, and measure it where our protocol has not yet."""
+        from imgloop.metrics.evaluator import protocol_name
+
+        self.fork.copy(self.folder)
+        self.protocol = protocol_name(evaluator.protocol)
+        for t in range(self.fork.t + 1):
+            if not (self.generation(t) / "scores" / f"{self.protocol}.json").exists():
+                self.display.say(f"measuring generation {t} of {self.fork.folder} by {self.protocol}")
+                measured(self.generation(t), evaluator, device)
 
     def write_config(self) -> None:
         s = self.settings
@@ -234,6 +255,8 @@ class Chain:
         """Give the chain its real data and open the pools of the generations that exist, checking each."""
         self.real_key = real_key(real)
         self.pools = {REAL: real.train}
+        if self.fork:
+            self.fork.check(self.real_key, self.folder)
         for t in range(self.done):
             record = self.record(t)
             if record["real"] != self.real_key:
@@ -242,14 +265,14 @@ class Chain:
                     "(the images "
                     "changed): restore them, or give study=NEW or overwrite=true."
                 )
-            path = self.generation(t) / "pool.safetensors"
+            path = self.found(t) / "pool.safetensors"
             arrays = store.open_arrays(path)
             if store.file_hash(path) != record["pool_hash"]:
                 raise store.damaged(path, "is not what was written (its hash differs from record.json)")
-            model = self.generation(t) / "model"
+            model = self.found(t) / "model"
             if model.is_dir() and store.file_hash(model) != record["model_hash"]:
                 raise store.damaged(model, "is not what was written (its hash differs from record.json)")
-            for scores in (self.generation(t) / "scores").glob("*.json"):
+            for scores in (self.found(t) / "scores").glob("*.json"):
                 store.read_json(scores)
             self.pools[t] = Pool(arrays["x"], arrays.get("y"))
 
@@ -268,7 +291,7 @@ class Chain:
                 )
 
     def record(self, t: int) -> dict[str, Any]:
-        return store.read_json(self.generation(t) / "record.json")
+        return store.read_json(self.found(t) / "record.json")
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
@@ -386,7 +409,7 @@ class Chain:
             "images_seen": getattr(f, "description", {}).get("trained_images"),
             "start": self.settings.config["start"],
             "nfe": getattr(f, "nfe", None),
-            "labels": getattr(f, "labels", None),
+            "sampling": getattr(f, "sampling", None),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
             "real": self.real_key,

@@ -11,6 +11,7 @@ from typing import Any
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.fork import Fork
 from imgloop.schedule import Schedule
 
 # In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
@@ -26,7 +27,19 @@ MIXING = (  # the paradigms' knobs, on the top level
     "edit_fraction",
 )
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
-APART = ("seed", "generations", "study", "out", "overwrite", "threads", "features", "display", "keep_models", "trainer")
+APART = (
+    "seed",
+    "generations",
+    "study",
+    "out",
+    "overwrite",
+    "threads",
+    "features",
+    "collapse",
+    "display",
+    "keep_models",
+    "trainer",
+)
 
 
 @dataclass
@@ -45,6 +58,7 @@ class Config:
     data: Any = None
     model: Any = None
     features: Any = None
+    collapse: Any = None
     trainer: Any = None
     seed: int = 0
     generations: int = 5  # generations 0..generations - 1
@@ -56,6 +70,7 @@ class Config:
     budget: Any = None
     edit_fraction: Any = None
     start: str = "scratch"
+    fork: str | None = None
     train: Train = field(default_factory=Train)
     study: str | None = None
     out: str = "outputs"
@@ -146,7 +161,7 @@ class Settings:
 
         groups = {g: o for g, o in choices.items() if o is not None and (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
-        kept = ("experiment", "paradigm", "data", "model", "features")
+        kept = ("experiment", "paradigm", "data", "model", "features", "collapse")
         base = compose([f"{g}={groups[g]}" for g in kept if groups.get(g)])
         for name in [k for k in base if k != "hydra"]:
             if name not in cfg:
@@ -179,7 +194,7 @@ class Settings:
             if key.split(".")[0] not in known:
                 raise UserError(f"{key.split('.')[0]} is not a setting; the settings are {', '.join(sorted(known))}.")
         self.check_solvable()
-        for group in ("data", "model", "paradigm", "features", "trainer"):
+        for group in ("data", "model", "paradigm", "features", "collapse", "trainer"):
             extra = set(c[group] or {}) - set(self.defaults[group] or {})
             if extra:
                 raise UserError(
@@ -216,7 +231,24 @@ class Settings:
                     f"{name} has no effect under paradigm={self.choices['paradigm']}; it is a setting of "
                     f"{', '.join(users)}."
                 )
+        self.check_fork()
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
+
+    def check_fork(self) -> None:
+        """Raise UserError for a fork that is none, or that leaves nothing to do."""
+        c = self.config
+        if c["fork"] is None or self.solvable:
+            return
+        fork = Fork.of(c["fork"])
+        if c["generations"] <= fork.t + 1:
+            raise UserError(
+                f"generations={c['generations']} ends with what fork={c['fork']} brings: give generations="
+                f"{fork.t + 2} or more."
+            )
+        if c["start"] not in ("scratch", "weights", "weights_and_optimizer"):
+            raise UserError(
+                "start=FOLDER gives generation 0 a model, and fork=PATH@t brings generation 0 with it: leave one out."
+            )
 
     def check_solvable(self) -> None:
         """Raise UserError for a setting that a solvable system has no use for: none is silently without effect."""
@@ -231,7 +263,7 @@ class Settings:
         for group in ("features", "trainer", "tier"):
             if self.choices.get(group) != self.usual[group] or c.get(group) != d.get(group):
                 raise UserError(f"{group} has no effect on {name}, which is solved and measures itself: leave it out.")
-        for key in ("start", "keep_models", "threads", "train"):
+        for key in ("start", "fork", "keep_models", "threads", "train"):
             if c[key] != d[key]:
                 raise UserError(f"{key} has no effect on {name}, which is solved in one step: leave it out.")
 
@@ -272,6 +304,8 @@ class Settings:
         """Every setting that changes results except the seed, flat; equal identities and seeds give equal chains."""
         kept = {k: v for k, v in self.config.items() if k not in APART}
         kept = {**flat(kept), "trainer.precision": self.config["trainer"]["precision"]}
+        if kept["fork"] is not None:
+            kept["fork"] = Fork.of(kept["fork"]).name(self.config["seed"])  # so that seeds may fork each their own
         kept.pop("data.root", None)  # its content counts, which each generation's record names by hash
         return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 

@@ -22,8 +22,7 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
     Generations that have such scores are left as they are unless `again`. Returns the protocol's name.
     """
     from imgloop.config import parsed
-    from imgloop.metrics.evaluator import Evaluator, Scores, protocol_name
-    from imgloop.models import load
+    from imgloop.metrics.evaluator import Evaluator, protocol_name
 
     wrong = [o for o in overrides if not o.startswith(("features=", "features."))]
     if wrong:
@@ -52,17 +51,7 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
             name = protocol_name(evaluator.protocol)
             if (folder / "scores" / f"{name}.json").exists() and not again:
                 continue
-            arrays = store.open_arrays(folder / "pool.safetensors")
-            f = load(folder / "model", device) if (folder / "model").is_dir() else None
-            scores = evaluator(Pool(arrays["x"], arrays.get("y")), f)
-            if f is None:  # pruned: the risk does not depend on features
-                kept = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
-                scores = Scores(
-                    scores.protocol,
-                    {**scores.values, "risk": next((r for r in kept if r is not None), None)},
-                    scores.notes,
-                )
-            scores.write(folder / "scores")
+            scores = measured(folder, evaluator, device)
             print(
                 f"{chain.parent.name}, {chain.name}, generation {record['generation']}: "
                 + " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None),
@@ -71,6 +60,23 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
         study.write_metrics(chain, name)
     study.compare(chains[0].parent.parent)
     return name
+
+
+def measured(folder: Path, evaluator, device: str = "cpu"):
+    """Scores of a generation's stored samples, written into its folder; the risk is that of its model, or, where the
+    weights were pruned, the one measured before."""
+    from imgloop.metrics.evaluator import Scores
+    from imgloop.models import load
+
+    arrays = store.open_arrays(folder / "pool.safetensors")
+    f = load(folder / "model", device) if (folder / "model").is_dir() else None
+    scores = evaluator(Pool(arrays["x"], arrays.get("y")), f)
+    if f is None:  # the risk does not depend on features
+        kept = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
+        risk = next((r for r in kept if r is not None), None)
+        scores = Scores(scores.protocol, {**scores.values, "risk": risk}, scores.notes)
+    scores.write(folder / "scores")
+    return scores
 
 
 def real_key(real) -> str:

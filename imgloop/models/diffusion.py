@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.models.generator import CHUNK, drawn, label_frequencies, load_training, save_training
+from imgloop.models.generator import CHUNK, drawn, label_frequencies, load_training, sampling, save_training
 from imgloop.models.networks import build_network
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
@@ -130,6 +130,11 @@ class DiffusionGenerator:
         """Network evaluations a sample."""
         d = self.description
         return evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
+
+    @property
+    def sampling(self) -> dict:
+        """What was set about sampling, for the record."""
+        return sampling(self.description)
 
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from imgloop import store
 from imgloop.errors import UserError
 from imgloop.models.gan_networks import Discriminator, Generator, check_widths
-from imgloop.models.generator import drawn, label_frequencies, load_training, save_training
+from imgloop.models.generator import drawn, label_frequencies, load_training, sampling, save_training
 from imgloop.pool import Pool, TrainingSet
 from imgloop.task import Task, silent
 from imgloop.train import Batches, TrainerSettings, fit
@@ -168,7 +168,11 @@ class GANGenerator:
         self.network, self.discriminator = network.eval().to(device), discriminator.eval().to(device)
         self.description, self.device, self.training = description, device, training
 
-    @torch.inference_mode()
+    @property
+    def sampling(self) -> dict:
+        """What was set about sampling, for the record."""
+        return sampling(self.description)
+
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 

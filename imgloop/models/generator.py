@@ -17,6 +17,7 @@ from imgloop.pool import REAL, Pool, TrainingSet
 CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
 
 
+@torch.inference_mode()
 def drawn(
     images_of: Callable[[Tensor, Tensor | None], Tensor],
     n: int,
@@ -54,6 +55,14 @@ def drawn(
     return Pool(out, y)
 
 
+def sampling(description: dict) -> dict:
+    """What of a description says how samples are drawn: bias and, where they apply, labels, sampler, guidance."""
+    keys = ["bias", "sampler", "sampler_steps"]
+    if description["label_frequencies"] is not None:
+        keys += ["guidance", "labels", "label_frequencies"]
+    return {k: description[k] for k in keys if k in description}
+
+
 def label_frequencies(data: TrainingSet, labels: str) -> list[float]:
     """Class frequencies by which a class-conditional generator draws its labels: of the mix (`training`), or of the
     real data (`real`). Raises UserError where the data have no labels."""
@@ -64,6 +73,11 @@ def label_frequencies(data: TrainingSet, labels: str) -> list[float]:
             "model.conditional=false."
         )
     y = data.labels() if labels == "training" else real
+    if y is None:
+        raise UserError(
+            "model.conditional=true needs a training mix with labels, and samples in this one have none: they were "
+            "drawn by a model without labels (fork a class-conditional chain)."
+        )
     return (np.bincount(y, minlength=int(real.max()) + 1) / len(y)).tolist()
 
 
