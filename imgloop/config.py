@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ def compose(overrides: Sequence[str] = ()):
         GlobalHydra.instance().hydra = outer
 
 
+@cache
+def composed(*overrides: str):
+    """The config of choices of options alone, composed once a process; not to be changed."""
+    return compose(overrides)
+
+
 def parsed(overrides: Sequence[str] = ()) -> Settings:
     """Checked settings for command-line style overrides; raises UserError for one that is wrong."""
     from hydra.errors import HydraException
@@ -162,7 +169,7 @@ class Settings:
         groups = {g: o for g, o in choices.items() if o is not None and (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
         kept = ("experiment", "paradigm", "data", "model", "features", "collapse")
-        base = compose([f"{g}={groups[g]}" for g in kept if groups.get(g)])
+        base = composed(*(f"{g}={groups[g]}" for g in kept if groups.get(g)))
         for name in [k for k in base if k != "hydra"]:
             if name not in cfg:
                 raise UserError(
@@ -183,7 +190,7 @@ class Settings:
             plain[0]["real_fraction"] = 0
             plain[0]["paradigm"] |= {"real_fraction": 0} if "real_fraction" in plain[0]["paradigm"] else {}
         experiment = groups.get("experiment")
-        usual = compose([f"experiment={experiment}"] if experiment else []).hydra.runtime.choices
+        usual = composed(*([f"experiment={experiment}"] if experiment else [])).hydra.runtime.choices
         settings = cls(plain[0], groups, plain[1], dict(usual))
         settings.check()
         return settings

@@ -152,12 +152,13 @@ def test_one_step_is_the_two_losses_written_out(tmp_path):
 
 
 def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_generations(tmp_path):
-    seen, step = [], Adversarial.step
+    seen, beta2, step = [], [], Adversarial.step
     with pytest.MonkeyPatch.context() as patch:
 
         def spy(self, k, *optimizers):
             out = step(self, k, *optimizers)
             seen.append([o.param_groups[0]["lr"] for o in optimizers])
+            beta2.append(optimizers[1].param_groups[0]["betas"][1])
             return out
 
         patch.setattr(Adversarial, "step", spy)
@@ -167,6 +168,7 @@ def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_genera
     rates = [r for r, _ in seen]
     assert all(a == b for a, b in seen) and rates[0] == 1e-3 and rates == sorted(rates[:10], reverse=True) + rates[10:]
     assert np.isclose(rates[5], 5.5e-4) and np.allclose(rates[10:15], 1e-4) and rates[15] == 1e-3
+    assert np.allclose(1 - np.array(beta2), 100 * np.array(rates))  # .9 to .99
 
 
 def test_ema_is_the_average_it_should_be(tmp_path):

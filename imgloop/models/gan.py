@@ -31,7 +31,10 @@ from imgloop.task import Task, silent
 from imgloop.train import Batches, TrainerSettings, fit
 
 LATENT = 64  # dimensions of z
-ANNEALED = 0.1  # gamma and the learning rate fall to this share of themselves by a cosine, then stay
+ANNEALED = 0.1  # gamma, learning rate and FORGETS fall to this share of themselves by a cosine, then stay
+FORGETS = (
+    0.1  # 1 - beta2 of Adam, .9 to .99 as R3GAN's; .99 from the start lets one large gradient move a weight ten steps
+)
 COLLAPSED = 0.02  # generated images whose spread is below this share of the training images' are all alike
 RAN_AWAY = 2.0  # no images in [-1, 1] have a spread above 1
 MEMORY = 100  # steps over which spreads are averaged
@@ -81,7 +84,7 @@ class Adversarial(L.LightningModule):
 
     def configure_optimizers(self):
         players = (self.generator, self.discriminator)
-        optimizers = [torch.optim.Adam(p.parameters(), self.lr, betas=(0.0, 0.99), fused=True) for p in players]
+        optimizers = [torch.optim.Adam(p.parameters(), self.lr, betas=(0.0, 1 - FORGETS), fused=True) for p in players]
         for optimizer, state in zip(optimizers, self.optimizer_states or ()):
             optimizer.load_state_dict(copy.deepcopy(state))  # it would go on in the very tensors it is given
         return optimizers
@@ -120,7 +123,7 @@ class Adversarial(L.LightningModule):
         age = self.before + k
         share = ANNEALED + (1 - ANNEALED) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, age / self.steps)))
         for group in (*optimizer_g.param_groups, *optimizer_d.param_groups):
-            group["lr"] = self.lr * share
+            group["lr"], group["betas"] = self.lr * share, (0.0, 1 - FORGETS * share)
 
         with torch.no_grad():
             fake = self.called[0](z[0], y)

@@ -1,0 +1,321 @@
+"""Every combination runs: each pair of data, model, labels, paradigm, start and bias meets in a tiny chain. And no knob
+of conf/ is without effect."""
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import imgloop
+from imgloop import store
+from imgloop.config import CONF, build, parsed
+from imgloop.errors import UserError
+from imgloop.measure import real_key
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.task import Task
+
+FACTORS = {
+    "data": ["digits", "folder", "cifar10", "cifar100", "ffhq", "shapes", "stacked_digits"],
+    "model": [
+        "objective=flow,sampler=heun",
+        "objective=flow,sampler=euler",
+        "objective=flow,sampler=dpmpp,time=uniform",
+        "objective=flow,network=unet2d",
+        "objective=edm,sampler=heun",
+        "objective=edm,sampler=euler",
+        "objective=edm,sampler=dpmpp",
+        "objective=ddpm,sampler=ddim",
+        "objective=ddpm,sampler=dpmpp",
+        "objective=ddpm,sampler=ddim,prediction=epsilon",
+        "gan",
+    ],
+    "labels": ["none", "training", "real", "guided"],
+    "paradigm": [
+        "replace real_fraction=0.5",
+        "accumulate",
+        "accumulate_subsample budget=40",
+        "augment",
+        "fresh n_initial=40 n_real=20",
+        "edit",
+        "real_only",
+    ],
+    "start": ["scratch", "weights", "weights_and_optimizer", "PATH"],
+    "bias": ["1.0", "0.5"],
+}
+
+
+def impossible(row: dict[str, str]) -> str | None:
+    """What refuses a combination: words of its sentence, or None where it must run."""
+    if row["labels"] != "none" and row["data"] == "ffhq":
+        return "labelled data"
+    return None
+
+
+def rows() -> list[dict[str, str]]:
+    """Rows that hold every pair of levels of two factors, few of them, the same ones every time: of a hundred random
+    rows through the first pair left, the one with most pairs that are left."""
+    names, rng = list(FACTORS), random.Random(0)
+    left = {((a, x), (b, y)) for a, b in combinations(names, 2) for x in FACTORS[a] for y in FACTORS[b]}
+    found = []
+    while left:
+        first = dict(min(left))
+        tries = [{n: first.get(n) or rng.choice(FACTORS[n]) for n in names} for _ in range(100)]
+        best = max(tries, key=lambda row: len(left & set(combinations(row.items(), 2))))
+        left -= set(combinations(best.items(), 2))
+        found.append(best)
+    return found
+
+
+ROWS = rows()
+
+
+def images(root, names, size):
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8)).save(root / name)
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """Each source's settings, on made-up files in their own layouts where it reads files."""
+    root = tmp_path_factory.mktemp("sources")
+    cifar = [f"{part}/{c}/{i}.png" for part, k in (("train", 12), ("test", 4)) for c in CIFAR10 for i in range(k)]
+    many = [f"{part}/{k:02}/{i}.png" for part, n in (("train", 2), ("test", 1)) for k in range(100) for i in range(n)]
+    images(root / "folder", [f"{c}/{i}.png" for c in "abc" for i in range(40)], 16)
+    images(root / "cifar10", cifar, 32)
+    images(root / "cifar100", many, 32)
+    images(root / "ffhq", [f"00000/{k:05}.png" for k in range(90)], 128)
+    small = ["data.size=8", "data.heldout=20"]
+    return {
+        "digits": ["data.n=80"],
+        "folder": [f"data.root={root}/folder", *small],
+        "cifar10": [f"data.root={root}/cifar10", "data.n=100", *small],
+        "cifar100": [f"data.root={root}/cifar100", *small],
+        "ffhq": [f"data.root={root}/ffhq", *small],
+        "shapes": ["data.size=16", "data.n=80", "data.heldout=20"],
+        "stacked_digits": ["data.n=80", "data.heldout=20"],
+    }
+
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+QUICK = ["train.images=128", "n_samples=24", "features=pixels", "threads=1", "display=none", "model.widths=[8,16]"]
+
+
+def overrides(row: dict[str, str], sources) -> list[str]:
+    """The command line of a row, without its start."""
+    gan = row["model"] == "gan"
+    model = ["model=gan"] if gan else [f"model.{s}" for s in (*row["model"].split(","), "sampler_steps=2")]
+    labels = {
+        "none": [],
+        "training": ["model.conditional=true"],
+        "real": ["model.conditional=true", "model.labels=real"],
+        "guided": ["model.conditional=true"] + ([] if gan else ["model.guidance=2"]),
+    }[row["labels"]]
+    paradigm = f"paradigm={row['paradigm']}".split()
+    return [
+        *QUICK,
+        f"data={row['data']}",
+        *sources[row["data"]],
+        *model,
+        *labels,
+        *paradigm,
+        f"model.bias={row['bias']}",
+    ]
+
+
+def test_the_rows_hold_every_pair():
+    met = {pair for row in ROWS for pair in combinations(row.items(), 2)}
+    assert all(((a, x), (b, y)) in met for a, b in combinations(FACTORS, 2) for x in FACTORS[a] for y in FACTORS[b])
+    assert len(ROWS) < 1.5 * len(FACTORS["model"]) * len(FACTORS["paradigm"])  # the largest two, all of their pairs
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()).replace(" ", "-"))
+def test_every_combination_runs_or_is_refused(row, sources, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgloop.figures.curves", lambda *a: b"")  # drawn in other tests, and a quarter of the time
+    given = [*overrides(row, sources), f"out={tmp_path}"]
+    if told := impossible(row):
+        with pytest.raises(UserError, match=told):
+            imgloop.run([*given, "generations=1"])
+        return
+    if row["start"] == "PATH":
+        first = imgloop.run([*given, "generations=1"]).folder / "gen000"
+        given += [f'start="{first}"', "study=second"]
+    else:
+        given += [f"start={row['start']}"]
+    run = imgloop.run([*given, "generations=2"])
+    assert list(run.metrics["generation"]) == [0, 1] and np.isfinite(run.metrics["fd"]).all()
+    for t in (0, 1):
+        folder = run.folder / f"gen{t:03d}"
+        pool, record = store.open_arrays(folder / "pool.safetensors"), store.read_json(folder / "record.json")
+        assert len(pool["x"]) == 24 and pool["x"].std() > 0 and ("y" in pool) == (row["labels"] != "none")
+        assert record["sampling"]["bias"] == float(row["bias"])
+    real = store.open_arrays(next((run.folder.parent.parent / "shared").glob("real-*/train.safetensors")))["x"]
+    assert pool["x"].shape[1:] == real.shape[1:]
+
+
+@pytest.mark.parametrize("data", FACTORS["data"])
+def test_the_gaussian_runs_on_every_source_of_images(data, sources, tmp_path):
+    paradigm = FACTORS["paradigm"][FACTORS["data"].index(data)].split()
+    given = ["model=gaussian", "model.replicates=3", f"data={data}", *sources[data], f"paradigm={paradigm[0]}"]
+    run = imgloop.run([*given, *paradigm[1:], "generations=3", "display=none", f"out={tmp_path}"])
+    assert len(run.metrics) == 3 and run.metrics.filter(like="variance").notna().all(None)
+
+
+# No knob is without effect: each key of each file of conf/ is changed, and the result differs.
+
+DATA = {  # key: another value than the source's settings above; None: tested by what is written beside it
+    "root": None,  # test_sources: other files
+    "size": 12,
+    "channels": 1,
+    "n": 40,
+    "heldout": 15,
+    "seed": 1,
+    "classes": [1, 2],
+    "imbalance": 2,
+    "labels": False,
+    "tail": 3,
+    "skip_broken": None,  # test_data: with a broken file
+}
+FIXED = {("digits", "size"), ("stacked_digits", "size")}
+MODELS = {
+    "diffusion": {
+        "network": "unet2d",
+        "widths": [16, 16],
+        "batch": 32,
+        "lr": 1e-3,
+        "ema": 0.5,
+        "objective": "edm",
+        "time": "uniform",
+        "prediction": "epsilon",
+        "sampler": "euler",
+        "sampler_steps": 3,
+        "bias": 0.5,
+        "conditional": True,
+        "labels": "real",
+        "guidance": 2.0,
+        "label_drop": 0.5,
+    },
+    "gan": {
+        "widths": [16, 16],
+        "blocks": 2,
+        "conditional": True,
+        "labels": "real",
+        "batch": 16,
+        "lr": 1e-3,
+        "gamma": 0.5,
+        "ema": 0.5,
+        "bias": 0.5,
+    },
+}
+NEEDS = {  # what a knob needs beside it to mean anything
+    "prediction": ["model.objective=ddpm"],
+    "labels": ["model.conditional=true"],
+    "guidance": ["model.conditional=true"],
+    "label_drop": ["model.conditional=true"],
+}
+SYSTEMS = {
+    "gaussian": {"replicates": 5, "dimension": 2, "unbiased": True, "bias": 0.9},
+    "discrete": {"replicates": 5, "outcomes": 4, "p": [0.7, 0.2, 0.1]},
+    "poisson": {"replicates": 5, "rate": 2.0},
+    "bernoulli": {"replicates": 5, "p": 0.2},
+    "mixture": {"replicates": 5, "separation": 1.0, "threshold": 1.0},
+    "kde": {"replicates": 5, "bandwidth": 0.5},
+    "regression": {"replicates": 5, "dimension": 3, "noise": 2.0, "design": "resampled"},
+}
+MIXES = {
+    "n_initial": 30,
+    "real_fraction": 0.5,
+    "n_real": 7,
+    "n_synthetic": 9,
+    "budget": 11,
+    "edit_fraction": 0.5,
+}
+
+
+def keys(group: str, option: str) -> set[str]:
+    node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    return set(node) - {"_target_", "defaults"}
+
+
+def text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
+def test_every_knob_of_conf_is_among_the_changes():
+    for option in FACTORS["data"]:
+        assert keys("data", option) <= DATA.keys(), option
+    for group in (MODELS, SYSTEMS):
+        assert {o: keys("model", o) for o in group} == {o: set(changes) for o, changes in group.items()}
+    assert {p.stem for p in (CONF / "model").glob("*.yaml")} == {*MODELS, *SYSTEMS}
+    assert {p.stem for p in (CONF / "data").glob("*.yaml")} == {*FACTORS["data"], "law"}
+    for p in (CONF / "paradigm").glob("*.yaml"):
+        assert keys("paradigm", p.stem) <= MIXES.keys(), p
+
+
+@pytest.mark.parametrize(
+    "option, key",
+    [(o, k) for o in FACTORS["data"] for k in sorted(keys("data", o)) if DATA[k] is not None and (o, k) not in FIXED],
+)
+def test_every_knob_of_the_data_changes_them(option, key, sources, tmp_path):
+    change = 20 if (option, key) == ("shapes", "size") else DATA[key]
+    fewer = {"classes": ["data.n=null", "data.heldout=2"], "imbalance": ["data.n=null"]}  # of two classes, of a tail
+    usual = [*sources[option], *fewer.get(key, [])]
+
+    def load(*more):
+        source = build(parsed([f"data={option}", *usual, *more]).config["data"])
+        real = source.load(tmp_path / "cache")
+        return real_key(real), real.classes
+
+    assert load() == load() != load(f"data.{key}={text(change)}")
+
+
+@pytest.mark.parametrize("option, key", [(o, k) for o, changes in MODELS.items() for k in changes])
+def test_every_knob_of_a_model_changes_what_is_drawn(option, key, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), np.uint8)
+    pool = Pool(x, np.minimum(np.arange(64) % 9, 3))
+    data = TrainingSet({REAL: pool}, Mix(np.full((40, 1), REAL), np.arange(40)[:, None] // 2))  # other class shares
+
+    def drawn(name, *more):
+        given = [f"model={option}", "model.widths=[8,16]", "model.batch=8", *NEEDS.get(key, [])]
+        given += ["model.sampler_steps=2"] if option == "diffusion" else []
+        model = build(parsed([*given, *more]).config["model"])
+        return model.fit(data, Task(0, 0, 96, "scratch", tmp_path / name), None).sample(40, seed=1).x
+
+    usual = drawn("a")
+    assert np.array_equal(usual, drawn("b")) and not np.array_equal(
+        usual, drawn("c", f"model.{key}={text(MODELS[option][key])}")
+    )
+
+
+@pytest.mark.parametrize("option, key", [(o, k) for o, changes in SYSTEMS.items() for k in changes])
+def test_every_knob_of_a_system_changes_its_table(option, key, tmp_path):
+    def table(name, *more):
+        given = [f"model={option}", "model.replicates=3", "generations=3", "display=none", f"out={tmp_path / name}"]
+        return imgloop.run([*given, *more]).metrics
+
+    usual = table("a")
+    assert usual.equals(table("b")) and not usual.equals(table("c", f"model.{key}={text(SYSTEMS[option][key])}"))
+
+
+@pytest.mark.parametrize(
+    "option, key",
+    [(p.stem, k) for p in sorted((CONF / "paradigm").glob("*.yaml")) for k in sorted(keys("paradigm", p.stem))],
+)
+def test_every_knob_of_a_paradigm_changes_its_mix(option, key):
+    start = {"n_initial": 20, "n_real": 10} if option == "fresh" else {}
+
+    def mixes(**more):
+        paradigm = build(
+            parsed([f"paradigm={option}", *(f"{k}={v}" for k, v in (start | more).items())]).config["paradigm"]
+        )
+        sizes, found = {REAL: 80}, []
+        for t in range(3):
+            found.append(paradigm(sizes, t, np.random.default_rng(t)))
+            sizes[t] = 80
+        return [(m.origin.tolist(), m.row.tolist()) for m in found]
+
+    assert mixes() == mixes() != mixes(**{key: MIXES[key]})
