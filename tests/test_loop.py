@@ -303,6 +303,25 @@ def test_start_from_the_generation_before(tmp_path, start):
     assert len(hashes(longer.folder)) == 3
 
 
+@pytest.mark.parametrize("start", ["weights", "weights_and_optimizer", "PATH"])
+@pytest.mark.parametrize("model", ["diffusion", "gan"])
+def test_generations_without_images_keep_every_bit(tmp_path, model, start):
+    """Averages, raw weights and optimisers; from the chain's own generation 0, or from a saved model."""
+    tiny = [o for o in TINY if model == "diffusion" or not o.startswith("model.sampler")]
+    given = [*tiny, f"model={model}", f"out={tmp_path}"]
+    if start == "PATH":
+        first = imgloop.run([*given, "generations=1"]).folder / "gen000"
+        folder = imgloop.run([*given, "generations=1", f'start="{first}"', "train.images=0", "study=next"]).folder
+        folders = [first, folder / "gen000"]
+    else:
+        folder = imgloop.run([*given, f"start={start}", "train.images=[640,0,0]", "generations=3"]).folder
+        folders = [folder / f"gen{t:03d}" for t in range(3)]
+    for name in {p.name for p in (folders[0] / "model").iterdir()} - {"imgloop.json"}:
+        assert len({store.file_hash(f / "model" / name) for f in folders}) == 1, name
+    pools = [store.read_json(f / "record.json")["pool_hash"] for f in folders]
+    assert len(set(pools)) == (1 if start == "PATH" else 3)  # other latents each generation
+
+
 def test_other_threads_on_resuming_are_told(tmp_path, capsys):
     chain(tmp_path, "generations=1")
     chain(tmp_path, "generations=2", "threads=2")
