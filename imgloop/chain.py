@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,12 @@ from imgloop.fork import Fork
 from imgloop.measure import measured, real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
+from imgloop.provenance import machine, versions
 from imgloop.schedule import Schedule
 from imgloop.task import Task
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
-PACKAGES = ("imgloop", "torch", "numpy", "lightning", "diffusers", "safetensors", "scipy", "scikit-learn", "pillow")
 STARTS = ("scratch", "weights", "weights_and_optimizer")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """What the bits of a result depend on besides versions: processor kind, PyTorch's kernels for it, threads, GPU."""
-    import torch
-
-    return {
-        "machine": platform.machine(),
-        "kernels": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 
 class Chain:

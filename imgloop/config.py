@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
 from imgloop.fork import Fork
 from imgloop.schedule import Schedule
@@ -239,6 +240,7 @@ class Settings:
                     f"{', '.join(users)}."
                 )
         self.check_fork()
+        Thresholds.of(c["collapse"])
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is told now)
 
     def check_fork(self) -> None:

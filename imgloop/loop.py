@@ -6,7 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgloop import store
 from imgloop.chain import Chain
+from imgloop.collapse.thresholds import freeze
 from imgloop.config import Settings, build
 from imgloop.pool import TrainingSet
 from imgloop.progress import Display, interruptible
@@ -34,7 +36,8 @@ def run(settings: Settings) -> Result:
             display.say(chain.nothing_to_do())
         else:
             with interruptible() as chain.stop:
-                model, evaluator, drawn = chain.prepared(paradigm, generations, cache_folder())
+                model, evaluator, drawn = chain.prepared(paradigm, generations, store.cache_folder())
+                freeze(chain.study, settings.config["collapse"])
                 advance(chain, paradigm, model, evaluator, drawn, generations)
         metrics = finish(chain, display)
     return Result(chain.folder, metrics)
@@ -62,10 +65,3 @@ def advance(chain: Chain, paradigm, model, evaluator, drawn, generations: int) -
         chain.commit(t, f, mix, pool, scores)
         if paradigm.closed and f.absorbed:  # an analytic system that can change no more
             break
-
-
-def cache_folder() -> Path:
-    """Where decoded images are kept between studies: IMGLOOP_CACHE, or ~/.cache/imgloop."""
-    import os
-
-    return Path(os.environ.get("IMGLOOP_CACHE") or Path.home() / ".cache" / "imgloop")

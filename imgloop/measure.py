@@ -71,10 +71,12 @@ def measured(folder: Path, evaluator, device: str = "cpu"):
     arrays = store.open_arrays(folder / "pool.safetensors")
     f = load(folder / "model", device) if (folder / "model").is_dir() else None
     scores = evaluator(Pool(arrays["x"], arrays.get("y")), f)
-    if f is None:  # the risk does not depend on features
+    if f is None:  # the risk does not depend on features; which images are rare does
         kept = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
         risk = next((r for r in kept if r is not None), None)
-        scores = Scores(scores.protocol, {**scores.values, "risk": risk}, scores.notes)
+        same = folder / "scores" / f"{scores.name}.json"
+        tail_risk = store.read_json(same)["scores"].get("tail_risk") if same.exists() else None
+        scores = Scores(scores.protocol, {**scores.values, "risk": risk, "tail_risk": tail_risk}, scores.notes)
     scores.write(folder / "scores")
     return scores
 
@@ -116,7 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "study", type=Path, help="a study's folder (outputs/STUDY) or one chain's (outputs/STUDY/CONDITION/seedK)"
     )
-    parser.add_argument("override", nargs="*", help="features=auto|classifier|pixels|random and features.KEY=VALUE")
+    parser.add_argument(
+        "override", nargs="*", help="features=auto|classifier|random|pixels|inception|dinov2 and features.KEY=VALUE"
+    )
     parser.add_argument("--again", action="store_true", help="also where such scores exist")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     a = parser.parse_args(argv)

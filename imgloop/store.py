@@ -146,7 +146,7 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files with their names, in hex."""
+    """A hash of a file, or of a folder's files with their names, in hex: SHA-256 of the SHA-256 of each."""
     path, digest = Path(path), hashlib.sha256()
     for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -245,6 +245,11 @@ def remove_unused(folder: Path, below: Path) -> None:
             if parent == below or any(parent.iterdir()):
                 break
             parent.rmdir()
+
+
+def cache_folder() -> Path:
+    """Where decoded images, downloads and features are kept between studies: IMGLOOP_CACHE, or ~/.cache/imgloop."""
+    return Path(os.environ.get("IMGLOOP_CACHE") or Path.home() / ".cache" / "imgloop")
 
 
 def folder_size(paths: Iterable[Path]) -> int:

@@ -18,11 +18,19 @@ SCORES = (  # what an evaluator measures, by column name
     "density",
     "coverage",
     "modes_covered",
+    "modes_present",
     "mode_kl",
+    "mode_share_min",
     "variance_ratio",
     "effective_rank",
+    "vendi",
+    "tail_mass",
+    "off_support",
+    "ambiguity",
+    "authenticity",
     "rule_violations",
     "risk",
+    "tail_risk",
 )
 SIZES = ("generation", "n_train", "n_pool", "real_share")
 COLUMNS = (*SIZES, *SCORES, "seconds_train", "seconds_sample", "seconds_measure", "protocol")
@@ -34,8 +42,12 @@ HEADLINE = (
     "modes_covered",
     "mode_kl",
     "variance_ratio",
+    "tail_mass",
+    "off_support",
+    "authenticity",
     "rule_violations",
     "risk",
+    "tail_risk",
 )  # of the comparison table
 
 

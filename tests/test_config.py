@@ -77,6 +77,7 @@ def test_the_defaults():
         "data": "digits",
         "model": "diffusion",
         "features": "auto",
+        "collapse": "default",
         "trainer": "cpu",
         "tier": "cpu",
     }

@@ -11,8 +11,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import beta, binom
 
 from imgloop.errors import UserError
-from imgloop.metrics import frechet, manifold
-from imgloop.metrics.frechet import RealMoments, frechet_distance, frechet_from_moments
+from imgloop.metrics import frechet, neighbours
+from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance, frechet_from_moments
 from imgloop.metrics.kernel import kernel_distance, polynomial_mmd2
 from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, nearest_distances
 from imgloop.metrics.modes import class_counts, mode_coverage, per_class_shares
@@ -120,6 +120,83 @@ def test_cached_moments_give_the_same_number(tmp_path):
     assert frechet_distance(moments, y) == frechet_distance(x, y) == frechet_distance(torch.from_numpy(x), y)
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 10**6), st.floats(-1e4, 1e4))
+@settings(max_examples=30, deadline=None)
+def test_streamed_moments_equal_those_of_the_whole(sizes, seed, offset):
+    x, y = normal(seed, sum(sizes) + 2, 7) + offset, normal(seed + 1, 60, 7, 1.3, 0.2) + offset
+    parts = np.split(x, np.cumsum(sizes))
+    one, two = Moments(), Moments()
+    for part in filter(len, parts):
+        one.update(part)
+        two.merge(Moments.from_arrays(Moments().update(part).to_arrays()))
+    for moments in (one, two):
+        assert moments.n == len(x)
+        np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(moments.covariance, np.cov(x.T), rtol=1e-7, atol=1e-7 * np.cov(x.T).max())
+        assert frechet_distance(y, moments) == pytest.approx(frechet_distance(y, x), rel=1e-6, abs=1e-7)
+        assert frechet_distance(moments, y) == pytest.approx(frechet_distance(x, y), rel=1e-6, abs=1e-7)
+
+
+def test_moments_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="at least 2"):
+        frechet_distance(normal(0, 9, 3), Moments().update(normal(1, 1, 3)))
+    with pytest.raises(UserError, match="4 wide"):
+        Moments().update(normal(0, 5, 3)).update(normal(0, 5, 4))
+    with pytest.raises(UserError, match="do not go together"):
+        Moments().update(normal(0, 5, 3)).merge(Moments().update(normal(0, 5, 4)))
+    with pytest.raises(UserError, match="4 wide"):
+        frechet_distance(normal(0, 9, 3), Moments().update(normal(0, 5, 4)))
+
+
+def test_streaming_takes_no_memory_that_grows():
+    import tracemalloc
+
+    moments, peaks = Moments(), []
+    tracemalloc.start()
+    for batch in range(12):
+        moments.update(normal(batch, 200, 64))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert peaks[-1] < 1.05 * peaks[2]
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_torchmetrics_equal_the_functions(processes):
+    from imgloop.metrics.streaming import FrechetDistance, VarianceRatio
+
+    x, y = normal(0, 90, 6), normal(1, 60, 6, 1.4, 0.3)
+    for metric, function in ((FrechetDistance, frechet_distance), (VarianceRatio, variance_ratio)):
+        ranks = [metric(6) for _ in range(processes)]
+        for i, rank in enumerate(ranks):
+            for side, real in ((x, True), (y, False)):
+                for batch in np.array_split(np.array_split(side, processes)[i], 2):
+                    rank.update(torch.from_numpy(batch), real=real)
+        whole = ranks[0]
+        if processes > 1:  # as torchmetrics gathers states that have no reduction: side by side
+            for name in whole._defaults:
+                setattr(whole, name, torch.stack([getattr(rank, name) for rank in ranks]))
+        assert float(whole.compute()) == pytest.approx(function(x, y), rel=1e-9)
+    metric = FrechetDistance(6, features=lambda images: images.flatten(1)).half()
+    metric.update(torch.from_numpy(x.reshape(90, 1, 2, 3)), real=True)
+    metric.update(torch.from_numpy(y.reshape(60, 1, 2, 3)), real=False)
+    assert float(metric.compute()) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+    metric.reset()
+    with pytest.raises(UserError, match="at least 2"):
+        metric.compute()
+    with pytest.raises(UserError, match="width"):
+        FrechetDistance(5).update(torch.from_numpy(x), real=True)
+
+
+@pytest.mark.parametrize("n, m, d", [(300, 40, 64), (30, 40, 64), (40, 30, 64), (300, 2, 64), (3, 2, 64)])
+def test_few_samples_need_no_square(n, m, d):
+    """The quick branch against the singular values of both centred sets, in which nothing is squared."""
+    x, y = normal(0, n, d, np.arange(1, d + 1) ** -1.0), normal(1, m, d, shift=0.1)
+    cx, cy = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    cross = np.linalg.svd(cx @ cy.T, compute_uv=False).sum()
+    exact = np.square(x.mean(0) - y.mean(0)).sum() + np.square(cx).sum() + np.square(cy).sum() - 2 * cross
+    assert frechet_distance(x, y) == pytest.approx(exact, rel=1e-9)
+
+
 def test_impossible_covariances_are_refused():
     with pytest.raises(UserError, match="negative eigenvalue"):
         frechet_from_moments(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
@@ -203,7 +280,8 @@ def brute(x, y, k=5, k_precision=None):
 
 
 def scores(*args, **kwargs):
-    return tuple(vars(manifold_scores(*args, **kwargs)).values())
+    found = manifold_scores(*args, **kwargs)
+    return found.precision, found.recall, found.density, found.coverage
 
 
 def test_reference_values():
@@ -249,7 +327,7 @@ def test_manifold_equals_brute_force_bit_for_bit(case, k_precision, monkeypatch)
     x, y = hard_sets()[case]
     expected = brute(x, y, 5, k_precision)
     for block in (1 << 24, 5000, 100):
-        monkeypatch.setattr(manifold, "BLOCK", block)
+        monkeypatch.setattr(neighbours, "BLOCK", block)
         assert scores(x, y, 5, k_precision=k_precision) == expected
 
 
@@ -267,7 +345,7 @@ def test_fewer_bits_in_products_change_nothing():
     before = scores(x, y)
     torch.set_float32_matmul_precision("medium")
     try:
-        assert manifold._precisions() == (torch.float64,)  # the CPU of this test may ignore the setting
+        assert neighbours.precisions() == (torch.float64,)  # the CPU of this test may ignore the setting
         assert scores(x, y) == before
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -286,7 +364,7 @@ def test_manifold_ignores_order_motion_and_scale(seed):
 def test_nearest_distances_equal_brute_force(monkeypatch):
     for name, (x, y) in hard_sets().items():
         for block in (1 << 24, 700):
-            monkeypatch.setattr(manifold, "BLOCK", block)
+            monkeypatch.setattr(neighbours, "BLOCK", block)
             d = np.sort(cdist(np.asarray(x, float), np.asarray(y, float)), 1)[:, :4]
             np.testing.assert_allclose(nearest_distances(x, y, 4), d, rtol=1e-12, atol=0, err_msg=name)
             own = np.sort(cdist(np.asarray(y, float), np.asarray(y, float)), 1)[:, 1:4]  # column 0: the row itself

@@ -18,10 +18,11 @@ import numpy as np
 from imgloop import figures, store, study
 from imgloop.analytic import results, theory
 from imgloop.analytic.system import Law, System
-from imgloop.chain import LATENTS, Chain, drawn_sizes, versions
+from imgloop.chain import LATENTS, Chain, drawn_sizes
 from imgloop.config import MIXING, build
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool
+from imgloop.provenance import versions
 
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 

@@ -13,7 +13,7 @@ from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.store import array_hash, seed_of
 
-TAIL_IMAGES = 200  # the 0.9 quantile of fewer held-out images is too uncertain for a tail score
+TAIL_IMAGES = 250  # held-out images: 200 for the thresholds of tail scores, 50 to measure distances to
 HELDOUT_SHARE, HELDOUT_MOST = 0.2, 2000  # the default: enough for thresholds, cheap enough for distances of all pairs
 
 

@@ -13,18 +13,26 @@ from imgloop import store
 from imgloop.config import build
 from imgloop.data import judge_of
 from imgloop.errors import UserError
+from imgloop.metrics.bins import RealBins, bin_scores
+from imgloop.metrics.confusion import Confusion
 from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import RealMoments, frechet_distance
 from imgloop.metrics.kernel import kernel_distance
-from imgloop.metrics.manifold import RealManifold, manifold_scores
+from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, neighbour_scores
 from imgloop.metrics.modes import class_counts, mode_coverage
-from imgloop.metrics.variance import effective_rank, variance_ratio
+from imgloop.metrics.tails import EMPTY_ZONE, RealTails, class_centroids, too_few
+from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
+from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
 from imgloop.study import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST = 2 * K_DENSITY + 2  # held-out images, so that each half has neighbours
-SEED = 0  # of subsets and of the risk's noise: the same for every chain and generation
+LEAST_BINNED = 40  # held-out images for two bins
+SEED = 0  # of subsets, of the held-out halves and of the risk's noise: the same for every chain and generation
+TAIL = 0.1  # share of held-out images, and of training images of rare classes, that count as rare
+FORMAT = 1  # raise it when what is cached of the real data is computed otherwise
+TAIL_COLUMNS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,36 @@ class Evaluator:
     def __init__(self, extractor: Extractor, real, cache: Path):
         if len(real.heldout) < LEAST:
             raise UserError(
-                f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 200 "
+                f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 250 "
                 "or more "
                 "make sense: raise data.heldout or add images."
             )
-        self.extractor, self.real = extractor, real
-        heldout = self.cached(cache, real.heldout, "heldout")
-        self.heldout = heldout.x
-        self.moments, self.manifold = RealMoments.of(heldout.x), RealManifold.of(heldout.x, max(K_PRECISION, K_DENSITY))
-        self.class_shares = None
+        self.extractor, self.real, self.cache, self.device = extractor, real, Path(cache), str(extractor.device)
+        heldout, train = self.features_of(real.heldout, "heldout"), self.features_of(real.train, "train")
+        self.heldout, self.few = heldout.x, too_few(len(real.heldout))
+        self.key = store.content_key(
+            [FORMAT, extractor.key, *(store.array_hash(p.x, p.y) for p in (real.train, real.heldout)), K_DENSITY, SEED]
+        )
+        self.moments = RealMoments.from_arrays(self.kept("moments", lambda: RealMoments.of(heldout.x)))
+        k = max(K_PRECISION, K_DENSITY)
+        manifold = self.kept("manifold", lambda: RealManifold.of(heldout.x, k, device=self.device))
+        self.manifold = RealManifold.from_arrays(heldout.x, manifold)
+        self.train = RealManifold.from_arrays(
+            train.x, self.kept("copies", lambda: RealManifold.of(train.x, 1, device=self.device))
+        )
+        self.tails = None if self.few else RealTails.from_arrays(heldout.x, self.kept("tails", self.real_tails))
+        if self.tails is not None and not self.tails.zone:
+            self.tails, self.few = None, EMPTY_ZONE
+        self.rare = np.argsort(-self.manifold.neighbours2[:, K_DENSITY - 1], kind="stable")
+        self.rare = self.rare[: int(np.ceil(TAIL * len(self.rare)))]
+        self.class_shares = self.confusion = self.bins = None
         if heldout.logits is not None:
-            labels = real.train.y if real.facts.get("imbalance") else np.concatenate([real.train.y, real.heldout.y])
-            self.class_shares = class_counts(labels, len(real.classes)) / len(labels)
+            self.class_shares, self.confusion = self.real_shares(heldout.logits.ndim == 3), self.confusion_of(heldout)
+            self.heldout_labels = heldout.labels
+        elif real.classes is None and len(self.heldout) >= LEAST_BINNED:
+            self.bins = RealBins.from_arrays(
+                self.kept("bins", lambda: RealBins.of(self.train.features, heldout.x, seed=SEED))
+            )
         self.judge = judge_of(real.facts)
         self.protocol = {
             "features": extractor.name,
@@ -78,9 +104,10 @@ class Evaluator:
             "reference_hash": store.array_hash(real.heldout.x)[:16],
             "k_precision": K_PRECISION,
             "k_density": K_DENSITY,
+            "n_thresholds": 0 if self.tails is None else len(self.tails.b),
             **extractor.facts,
         }
-        self.reference = self.real_against_real(self.cached(cache, real.train, "train").x, cache)
+        self.reference = self.real_against_real()
 
     @classmethod
     def of(
@@ -98,9 +125,10 @@ class Evaluator:
             + (f" (held-out accuracy {accuracy:.1%})" if accuracy else "")
             + f" against {len(self.real.heldout):,} held-out images; real against real: fd {self.reference['fd']:.3g}"
             + f" (halves of the held-out set), {self.reference['fd_train']:.3g} (training set against held-out)"
+            + (f"; warning: {self.protocol['warning']}" if "warning" in self.protocol else "")
         )
 
-    def cached(self, cache: Path, pool: Pool, name: str) -> Features:
+    def features_of(self, pool: Pool, name: str) -> Features:
         """Features of a real pool, computed once a study."""
         key = store.content_key([self.extractor.key, store.array_hash(pool.x)])
 
@@ -108,21 +136,59 @@ class Evaluator:
             found = self.extractor(pool.x)
             store.write_arrays(part / "features.safetensors", {k: v for k, v in vars(found).items() if v is not None})
 
-        arrays = store.open_arrays(store.once(cache / f"features-{name}-{key}", make) / "features.safetensors")
+        arrays = store.open_arrays(store.once(self.cache / f"features-{name}-{key}", make) / "features.safetensors")
         return Features(arrays["x"], arrays.get("logits"))
 
-    def real_against_real(self, train: np.ndarray, cache: Path) -> dict[str, float]:
+    def kept(self, name: str, make: Callable) -> dict[str, np.ndarray]:
+        """The arrays of what `make` computes of the real data, computed once a study."""
+
+        def write(part: Path) -> None:
+            store.write_arrays(part / f"{name}.safetensors", make().to_arrays())
+
+        return store.open_arrays(store.once(self.cache / f"{name}-{self.key}", write) / f"{name}.safetensors")
+
+    def real_tails(self) -> RealTails:
+        """The held-out halves and their thresholds; classes are where the training images have their centroids."""
+        labels = self.real.train.y
+        centroids = None if labels is None else class_centroids(self.train.features, labels)
+        if centroids is not None and len(centroids) < 2:
+            centroids = None
+        return RealTails.of(self.heldout, K_DENSITY, centroids=centroids, seed=SEED)
+
+    def real_shares(self, apart: bool) -> np.ndarray:
+        """The real share of each class, float64 (K,); `apart`: the classes are those of stacked digits."""
+        classes = len(self.real.classes)
+        if apart:  # drawn with every mode equally frequent
+            return np.full(classes, 1 / classes)
+        train, heldout = self.real.train.y, self.real.heldout.y
+        labels = train if self.real.facts.get("imbalance") else np.concatenate([train, heldout])
+        return class_counts(labels, classes) / len(labels)
+
+    def confusion_of(self, heldout: Features) -> Confusion:
+        """How the classifier errs on the held-out images; of stacked digits, in each channel."""
+        true, predicted = np.asarray(self.real.heldout.y), np.asarray(heldout.logits).argmax(-1)
+        if predicted.ndim == 1:
+            return Confusion.of([true], [predicted], [len(self.real.classes)])
+        (_, parts, k) = heldout.logits.shape
+        return Confusion.of([true // k**p % k for p in reversed(range(parts))], predicted.T, [k] * parts)
+
+    def real_against_real(self) -> dict[str, float]:
         """What a perfect generator could read: held-out half A against B, and the training set against the held-out
         set.
 
         The halves are smaller than a generation's samples, which biases fd upwards; the classifier has seen the
         training images, which biases the second. Both are printed for that reason.
         """
+        train = self.train.features.numpy()
 
         def make(part: Path) -> None:
             half = len(self.heldout) // 2
             a, b = self.heldout[:half], self.heldout[half : 2 * half]
-            manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION)
+            manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION, device=self.device)
+            own = manifold_scores(self.manifold, self.heldout, K_DENSITY, train=self.train, device=self.device)
+            rates = {} if self.tails is None else {"tail_mass": 1.0, "off_support": self.tails.null_rate}
+            if self.tails is not None and self.tails.ratio is not None:
+                rates["ambiguity"] = self.tails.null_rate
             store.write_json(
                 part / "reference.json",
                 {
@@ -133,42 +199,116 @@ class Evaluator:
                     "precision": manifold.precision,
                     "recall": manifold.recall,
                     "variance_ratio": variance_ratio(self.heldout, train),
+                    "vendi": vendi_score(self.heldout),
+                    "authenticity": own.authenticity,
+                    **rates,
                 },
             )
 
-        folder = store.once(cache / f"reference-{store.content_key([self.protocol, store.array_hash(train)])}", make)
-        return store.read_json(folder / "reference.json")
+        key = store.content_key([FORMAT, self.protocol, store.array_hash(train)])
+        return store.read_json(store.once(self.cache / f"reference-{key}", make) / "reference.json")
 
     def __call__(self, pool: Pool, f=None) -> Scores:
         """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured."""
         found, values, notes = self.extractor(pool.x), dict.fromkeys(SCORES), {}
         protocol = {**self.protocol, "n_generated": len(pool)}
         if len(pool) > 2 * K_DENSITY:
-            kd = kernel_distance(self.heldout, found.x, seed=SEED)
-            manifold = manifold_scores(self.manifold, found.x, K_DENSITY, k_precision=K_PRECISION)
-            values |= {
-                "fd": frechet_distance(self.moments, found.x),
-                "kd": kd.value,
-                "kd_sem": kd.sem,
-                **vars(manifold),
-                "variance_ratio": variance_ratio(self.heldout, found.x),
-                "effective_rank": effective_rank(found.x),
-            }
+            self.measure_distribution(found, values, notes)
         else:
             notes["fd"] = f"{len(pool)} samples are too few to compare"
-        if self.class_shares is not None:
-            counts = class_counts(found.labels, len(self.class_shares))
-            modes = mode_coverage(self.class_shares, counts)
-            values |= {"modes_covered": modes.covered, "mode_kl": modes.kl}
-            notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
-            if modes.reason:
-                notes["modes_covered"] = modes.reason
+        if len(pool):
+            self.measure_modes(found, values, notes)
         if self.judge is not None:
             judged = self.judge(pool.x)
             values["rule_violations"] = 1 - float(judged.valid.mean())
             notes["modes_by_rule"] = len(np.unique(judged.mode[judged.valid]))
         if hasattr(f, "risk"):
-            risk = np.asarray(f.risk(self.real.heldout, SEED)).reshape(len(self.real.heldout), -1)
-            values["risk"] = float(risk.mean())
-            notes["risk_levels"] = [float(v) for v in risk.mean(0)]
+            self.measure_risk(np.asarray(f.risk(self.real.heldout, SEED)), values, notes)
+        if self.few:
+            notes |= dict.fromkeys(TAIL_COLUMNS, self.few)
+        elif self.tails.ratio is None:
+            notes["ambiguity"] = "The data have no classes that samples could lie between."
         return Scores(protocol, values, notes)
+
+    def measure_distribution(self, found: Features, values: dict, notes: dict) -> None:
+        """Distances, neighbourhoods, variance and tails; `null` in the notes is what fresh real samples would read."""
+        kd = kernel_distance(self.heldout, found.x, seed=SEED)
+        manifold, score2 = neighbour_scores(
+            self.manifold,
+            found.x,
+            K_DENSITY,
+            k_precision=K_PRECISION,
+            train=self.train,
+            among=None if self.tails is None else self.tails.a,
+            device=self.device,
+        )
+        values |= {
+            "fd": frechet_distance(self.moments, found.x),
+            "kd": kd.value,
+            "kd_sem": kd.sem,
+            **vars(manifold),
+            "variance_ratio": variance_ratio(self.heldout, found.x),
+            "effective_rank": effective_rank(found.x),
+            "vendi": vendi_score(found.x),
+        }
+        notes["null"] = {
+            "density": 1.0,
+            "coverage": expected_coverage(len(self.heldout), len(found.x), K_DENSITY),
+            "authenticity": self.reference["authenticity"],
+            "vendi": self.reference["vendi"],
+        }
+        if self.tails is None:
+            return
+        tails = self.tails.scores(score2, found.x)
+        values |= {c: getattr(tails, c) for c in ("tail_mass", "off_support", "ambiguity")}
+        notes["null"] |= {"tail_mass": 1.0, "tail_mass_sd": tails.tail_mass_sd, "zone_rate": tails.zone_rate}
+        notes["null"] |= {"off_support": tails.null_rate}
+        notes["off_support_p"] = tails.off_support_p
+        if tails.ambiguity is not None:
+            notes["null"]["ambiguity"] = tails.null_rate
+            notes["ambiguity_p"] = tails.ambiguity_p
+
+    def measure_modes(self, found: Features, values: dict, notes: dict) -> None:
+        """Modes by the classifier, corrected for its confusions; of data without classes, by bins of real features."""
+        if self.class_shares is not None:
+            counts = class_counts(found.labels, len(self.class_shares))
+            modes = mode_coverage(self.class_shares, counts, confusion=self.confusion, seed=SEED)
+            values |= {"modes_covered": modes.covered, "modes_present": modes.present}
+            values |= {"mode_kl": modes.kl, "mode_share_min": modes.smallest}
+            notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
+            notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
+            if modes.reason:
+                notes["modes_covered"] = modes.reason
+            sides = self.heldout, self.heldout_labels, found.x, found.labels
+            if any(min((labels == c).sum() for labels in sides[1::2]) > 1 for c in np.unique(sides[1])):
+                notes["variance_within_classes"] = within_class_variance_ratio(*sides)
+        elif self.bins is not None:
+            bins = bin_scores(self.bins, found.x)
+            values |= {"modes_covered": bins.bins - bins.fewer, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
+            notes["bins"] = vars(bins)
+        elif self.real.classes is None:
+            notes["modes_covered"] = f"{len(self.heldout)} held-out images are too few for bins of features."
+        else:
+            notes["modes_covered"] = f"features={self.extractor.name} does not tell the classes."
+
+    def measure_risk(self, risk: np.ndarray, values: dict, notes: dict) -> None:
+        """Means of the loss (N,) or (N, levels) on the held-out images: all, the rarest tenth, and rare classes.
+
+        The rarest images are those farthest from their k-th nearest among the held-out ones; rare classes are the
+        least frequent that together hold at most a tenth of the training images, where classes are not equally
+        frequent (`data.imbalance`).
+        """
+        risk = risk.reshape(len(self.real.heldout), -1)
+        values["risk"] = float(risk.mean())
+        notes["risk_levels"] = [float(v) for v in risk.mean(0)]
+        if self.few is None:
+            values["tail_risk"] = float(risk[self.rare].mean())
+            notes["tail_risk_images"] = len(self.rare)
+        if (y := self.real.heldout.y) is None:
+            return
+        counts = class_counts(self.real.train.y, len(self.real.classes))
+        order = np.argsort(counts, kind="stable")
+        rare = order[counts[order].cumsum() <= TAIL * counts.sum()]
+        if self.real.facts.get("imbalance") and np.isin(y, rare).any():
+            notes["rare_classes"] = [self.real.classes[c] for c in rare]
+            notes["risk_rare_classes"] = float(risk[np.isin(y, rare)].mean())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk, dtrmm
 from scipy.linalg.lapack import dsygst
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
         raise UserError(
             f"The {name} features are {x.shape[1]} wide and the real ones {width}; both must come from one extractor."
         )
-    if not torch.isfinite(x).all():
+    if not all(torch.isfinite(block).all() for block in x.split(ROWS)):
         raise UserError(
             f"The {name} features contain NaN or infinity in {int((~x.isfinite()).any(1).sum())} of {len(x)} samples."
         )
@@ -64,12 +64,74 @@ def variance_of(x: Tensor, mean: Tensor) -> float:
     return sum(float((block.double() - mean).square().sum()) for block in x.split(ROWS)) / (len(x) - 1)
 
 
+class Moments:
+    """Mean and covariance of features that come in batches; holds one matrix (D, D) in float64, however many come.
+
+        moments = Moments()
+        for batch in batches: moments.update(batch)     # (B, D)
+        frechet_distance(real, moments)
+
+    Each batch is centred on its own mean before it is added, so that a large offset costs no digits.
+    Source: Chan, Golub and LeVeque 1983, eq. 2.1.
+    """
+
+    def __init__(self):
+        self.n = 0
+        self.mean: Tensor | None = None  # float64 (D,)
+        self._sums: np.ndarray | None = None  # float64 (D, D): upper triangle of the sums of products about the mean
+
+    def update(self, features) -> Moments:
+        """Add features (B, D), B >= 1; raises UserError as `as_features`. Returns itself."""
+        x = as_features(features, "further", at_least=1, width=None if self.n == 0 else len(self.mean))
+        for block in x.split(ROWS):
+            mean = mean_of(block)
+            self._add(len(block), mean, block.double() - mean)
+        return self
+
+    def merge(self, other: Moments) -> Moments:
+        """Add what another stream, such as another process, has seen. Returns itself."""
+        if other.n:
+            if self.n and len(self.mean) != len(other.mean):
+                raise UserError(f"Moments of {len(self.mean)} and {len(other.mean)} features do not go together.")
+            self._add(other.n, other.mean, None)
+            self._sums += other._sums
+        return self
+
+    def _add(self, n: int, mean: Tensor, centred: Tensor | None) -> None:
+        if self.n == 0:
+            self.mean, self._sums = torch.zeros_like(mean), np.zeros((len(mean),) * 2, order="F")
+        shift = mean - self.mean
+        rows = shift[None] * (self.n * n / (self.n + n)) ** 0.5  # the means' distance is one row more
+        rows = rows if centred is None else torch.cat([centred, rows])
+        self._sums = dsyrk(1.0, rows.numpy().T, beta=1.0, c=self._sums, overwrite_c=1)
+        self.mean, self.n = self.mean + shift * (n / (self.n + n)), self.n + n
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased covariance, float64 (D, D); raises UserError on under two samples."""
+        if self.n < 2:
+            raise UserError(f"There are {self.n} samples; a covariance needs at least 2.")
+        upper = torch.from_numpy(self._sums) / (self.n - 1)
+        return upper + upper.triu(1).T
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """n, mean and sums of products, to be sent or stored; `from_arrays` undoes it."""
+        return {"n": np.array([self.n]), "mean": self.mean.numpy(), "sums": np.ascontiguousarray(self._sums)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
+        found = cls()
+        found.n, found.mean = int(arrays["n"][0]), torch.from_numpy(np.array(arrays["mean"]))
+        found._sums = np.array(arrays["sums"], order="F")
+        return found
+
+
 @dataclass(frozen=True)
 class RealMoments:
     """What the Frechet distance needs of the real features: `n`, `mean` (D,), `trace` of Sigma_r, `factor` L (D, r).
 
-    Sigma_r = L L' is the unbiased covariance; float64. L comes from a QR of the centred features, never from Sigma_r
-    itself, so that it is accurate for singular covariances too; r = min(n, D).
+    Sigma_r = L L' is the unbiased covariance; float64. From features, L comes by a QR of the centred rows, never from
+    Sigma_r itself, so that it is accurate for singular covariances too; r = min(n - 1, D).
     """
 
     n: int
@@ -79,7 +141,11 @@ class RealMoments:
 
     @classmethod
     def of(cls, features) -> RealMoments:
-        """The moments of real features (N, D); raises UserError on under two samples, wrong shape, NaN, infinity."""
+        """The moments of real features (N, D), or of streamed `Moments`; raises UserError on under two samples, wrong
+        shape, NaN, infinity."""
+        if isinstance(features, Moments):
+            cov = features.covariance
+            return cls(features.n, features.mean, float(cov.trace()), _root(cov))
         x = as_features(features, "real")
         mean = mean_of(x)
         return cls(len(x), mean, variance_of(x, mean), _factor(x, mean))
@@ -102,18 +168,25 @@ class RealMoments:
 def frechet_distance(real, generated) -> float:
     """|mu_r - mu_g|^2 + tr(Sigma_r + Sigma_g - 2 (Sigma_r Sigma_g)^(1/2)), in squared units of the features.
 
-    `real` is features (N, D) or a `RealMoments`, `generated` features (M, D); covariances are unbiased, moments
-    float64. The trace term is the sum of sqrt(eigvalsh(L' Sigma_g L)), or, where M <= D or that matrix is close to
-    singular, the nuclear norm of L' times a factor of Sigma_g, which squares nothing. Finite samples bias the distance
-    upwards, by about a constant times 1/N + 1/M: compare at equal sizes. Raises UserError on too few samples,
-    different widths, wrong shape, NaN or infinity.
+    `real` is features (N, D), `Moments` or a `RealMoments`, `generated` features (M, D) or `Moments`; covariances are
+    unbiased, moments float64. With Sigma_r = L L' the trace term is the sum of sqrt(eigvalsh(L' Sigma_g L)), or, where
+    M <= D, of sqrt(eigvalsh(Y Sigma_r Y')), Sigma_g = Y'Y; where either is close to singular it is the nuclear norm of
+    L'Y', which squares nothing. Finite samples bias the distance upwards, by about a constant times 1/N + 1/M:
+    compare at equal sizes. Raises UserError on too few samples, different widths, wrong shape, NaN or infinity.
     Source: Heusel et al. 2017, eq. 6; Dowson and Landau 1982.
     """
     r = real if isinstance(real, RealMoments) else RealMoments.of(real)
+    if isinstance(generated, Moments):
+        cov, mean = generated.covariance, generated.mean
+        if len(mean) != len(r.mean):
+            raise UserError(f"The generated features are {len(mean)} wide and the real ones {len(r.mean)}.")
+        traces = r.trace + float(cov.trace())
+        return _total(r.mean - mean, traces, _trace_of_root(r.factor, cov, traces, lambda: _root(cov)))
     y = as_features(generated, "generated", width=len(r.mean))
     mean = mean_of(y)
     if len(y) <= y.shape[1]:
-        traces, cross = r.trace + variance_of(y, mean), _nuclear_norm(r.factor, _factor(y, mean))
+        traces = r.trace + variance_of(y, mean)
+        cross = _trace_of_few(r.factor, _factor(y, mean), traces)
     else:
         cov = covariance_of(y, mean)
         traces = r.trace + float(cov.trace())
@@ -146,9 +219,10 @@ def _total(shift: Tensor, traces: float, cross: float) -> float:
 
 
 def _factor(x: Tensor, mean: Tensor) -> Tensor:
-    """L (D, min(N, D)) with L L' the unbiased covariance of `x` (N, D), by a QR in blocks of rows."""
-    if len(x) <= x.shape[1]:
-        triangle = x.double() - mean
+    """L (D, min(N - 1, D)) with L L' the unbiased covariance of `x` (N, D), by a QR in blocks of rows."""
+    if len(x) <= x.shape[1]:  # a reflection that turns the rows' mean, which is zero, into a row of its own
+        centred = x.double() - mean
+        triangle = centred[1:].sub_(centred[:1] / (1 + len(x) ** 0.5))
     else:
         triangle = torch.zeros(0, x.shape[1], dtype=torch.float64)
         for block in x.split(2 * ROWS):
@@ -176,9 +250,29 @@ def _nuclear_norm(factor_r: Tensor, factor_g: Tensor) -> float:
     return float(torch.linalg.svdvals(factor_r.T @ factor_g).sum())
 
 
+def _trace_of_few(factor: Tensor, few: Tensor, traces: float) -> float:
+    """The nuclear norm of L'Y (r, M), Y = `few`: by the eigenvalues of its smaller Gram matrix where they are precise
+    enough."""
+    if _triangular(factor):
+        product = dtrmm(1.0, factor.contiguous().numpy().T, few.T.contiguous().numpy().T)
+    else:
+        product = (few.numpy().T @ factor.numpy()).T
+    values = torch.linalg.eigvalsh(
+        torch.from_numpy(dsyrk(1.0, product, trans=int(product.shape[0] >= product.shape[1]))), UPLO="U"
+    )
+    rounding = 8 * EPS * float(values.clamp(min=0).sum())
+    if int((values < rounding).sum()) * rounding**0.5 > 1e-9 * traces:
+        return float(torch.linalg.svdvals(torch.from_numpy(product)).sum())
+    return float(values.clamp(min=0).sqrt().sum())
+
+
+def _triangular(factor: Tensor) -> bool:
+    return factor.shape[0] == factor.shape[1] and not factor.triu(1).any()
+
+
 def _trace_of_root(factor: Tensor, cov: Tensor, traces: float, other_factor) -> float:
     """tr (L' Sigma L)^(1/2); by singular values where eigenvalues lost in rounding would show in the sum."""
-    if factor.shape == cov.shape and not factor.triu(1).any():  # L' Sigma L with a triangle takes a third of the time
+    if _triangular(factor):  # L' Sigma L with a triangle takes a third of the time
         product, _ = dsygst(cov.numpy().T, factor.numpy().T, itype=2, lower=0)  # .T for Fortran's order
         values = torch.linalg.eigvalsh(torch.from_numpy(product), UPLO="U")
     else:

@@ -1,0 +1,141 @@
+"""python -m imgloop.collapse STUDY_OR_CSV: the collapse profile; python -m imgloop.collapse power: what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgloop.errors import UserError
+
+EPILOG = """python -m imgloop.collapse power --help: how many seeds and generations a question needs"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return planned(arguments[1:]) if arguments[:1] == ["power"] else profiled(arguments)
+    except UserError as e:
+        print(f"imgloop.collapse: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("imgloop.collapse: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our lines has left
+        sys.stderr.close()
+        return 1
+
+
+def profiled(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m imgloop.collapse",
+        description="Eight definitions of model collapse, eight verdicts a condition, from a study's folder or a CSV "
+        "table with columns condition, seed, generation and measures.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("path", metavar="STUDY_OR_CSV", type=Path)
+    parser.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
+    parser.add_argument("--quarter", help="the condition of a real-only model trained on a quarter of the data")
+    parser.add_argument("--risk", help="the column that is the population risk (risk, else excess, fd)")
+    parser.add_argument("--generation", type=int, help="the last generation to read (the one at which most chains end)")
+    parser.add_argument("--noise-risk", type=float, help="the risk of a model of pure noise, for the severity")
+    parser.add_argument(
+        "--threshold", nargs="+", default=[], metavar="NAME=VALUE", help="those that differ from conf/collapse"
+    )
+    parser.add_argument("--json", action="store_true", help="print the profile as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
+    a = parser.parse_args(arguments)
+
+    from imgloop import store, study
+    from imgloop.collapse import show, tables
+    from imgloop.collapse.profile import collapse_profile
+    from imgloop.collapse.thresholds import frozen
+
+    told = frozen(a.path) if a.path.is_dir() else None
+    profile = collapse_profile(
+        tables.read(a.path),
+        a.control,
+        thresholds=overridden(a.threshold, told),
+        quarter=a.quarter,
+        risk=a.risk,
+        generation=a.generation,
+        noise_risk=a.noise_risk,
+        frozen=told,
+    )
+    if a.csv:
+        store.write_text(a.csv, study.csv(profile.to_frame()))
+    if a.json:
+        print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        show.page(profile, console if console.is_terminal else Console(width=120, highlight=False))
+    return 0
+
+
+def overridden(given: list[str], told):
+    """Thresholds written NAME=VALUE over those that the study was begun with, or those of conf/collapse."""
+    from dataclasses import asdict
+
+    from imgloop.collapse.thresholds import Thresholds
+
+    values = asdict(told.thresholds) if told else {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError as e:
+            raise UserError(f"--threshold {text}: write NAME=VALUE, for example tail_kept=0.7.") from e
+        values[name] = int(number) if number.is_integer() else number
+    return Thresholds.of(values)
+
+
+def planned(arguments: list[str]) -> int:
+    from imgloop.collapse import power
+    from imgloop.collapse.definitions import TITLES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m imgloop.collapse power",
+        description="How many seeds and generations a question needs: the share of simulated studies in which a "
+        "definition is detected and excluded. Errors accumulate along a chain.",
+        epilog="; ".join(f"{k} {title}" for k, title in TITLES.items()),
+    )
+    parser.add_argument("--definition", type=int, default=2, help="1 to 8 (2)")
+    parser.add_argument(
+        "--effect",
+        type=float,
+        default=2.0,
+        help="mean over threshold at generation --at, in standard deviations between chains; negative: below (2)",
+    )
+    parser.add_argument("--shape", default="linear", help=f"over generations: {', '.join(power.SHAPES)} (linear)")
+    parser.add_argument("--at", type=int, default=4, help="the generation of the pilot that showed the effect (4)")
+    parser.add_argument("--accumulated", type=float, default=0.5, help="share of the noise that adds up (0.5)")
+    parser.add_argument("--noise", default="normal", help=f"{', '.join(power.NOISES)} (normal)")
+    parser.add_argument("--measured", type=int, default=8, help="definitions that Holm corrects for (8)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 8, 12, 16])
+    parser.add_argument("--generations", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--wanted", type=float, default=0.8, help="probability of a verdict to reach (0.8)")
+    parser.add_argument("--studies", type=int, default=2_000, help="simulated studies a row (2000)")
+    a = parser.parse_args(arguments)
+    if a.studies < 1 or not 0 < a.wanted < 1:
+        raise UserError("Give --studies of at least 1 and --wanted between 0 and 1.")
+    plan = power.Plan(a.definition, a.effect, a.shape, a.at, a.accumulated, a.noise, a.measured)
+    outcomes = [power.power(plan, s, g, a.studies) for g in a.generations for s in a.seeds]
+    print(
+        f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal of {a.effect:g} sd at generation {a.at}, "
+        f"{a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
+    )
+    print(f"{'generations':>11}  {'seeds':>5}  {'detected':>13}  {'excluded':>13}  {'undetermined':>12}")
+    for o in outcomes:
+        cells = [f"{p:.2f} ± {s:.2f}" for p, s in zip((o.detected, o.excluded), o.sem)]
+        rest = 1 - o.detected - o.excluded
+        print(f"{o.generations:>11}  {o.seeds:>5}  {cells[0]:>13}  {cells[1]:>13}  {rest:>12.2f}")
+    print("\n".join(["", f"for a probability of {a.wanted:g}:", *power.needed(outcomes, a.wanted)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

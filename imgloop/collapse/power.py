@@ -1,0 +1,146 @@
+"""How many seeds and generations a question needs: verdicts on simulated chains whose errors accumulate.
+
+A course of paired differences is a signal that grows in a given shape, plus noise: a random walk along the chain
+(errors that the next generation is trained on) and an error of each generation alone. It is zero at generation 0, which
+a chain shares with its control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from imgloop.collapse import definitions, statistics
+from imgloop.collapse.definitions import Number, Question
+from imgloop.collapse.thresholds import Thresholds
+from imgloop.errors import UserError
+
+SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a signal over generations t = 0..G, 0 at 0
+    "constant": lambda t: (t > 0) * 1.0,
+    "linear": lambda t: t * 1.0,
+    "quadratic": lambda t: t**2.0,
+    "logarithmic": lambda t: np.cumsum(1.0 / (t + 1)) - 1,
+    "inverse_square": lambda t: np.cumsum(1.0 / (t + 1) ** 2) - 1,  # as accumulating regression
+    "plateau": lambda t: np.minimum(t / 5, 1.0),  # rises to generation 5, then stays
+}
+NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {  # differences of two chains' errors
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "lognormal": lambda rng, shape: (
+        (np.exp(rng.standard_normal(shape)) - np.exp(rng.standard_normal(shape))) / np.sqrt(2 * (np.e - 1) * np.e)
+    ),
+    "t3": lambda rng, shape: (rng.standard_t(3, shape) - rng.standard_t(3, shape)) / np.sqrt(6),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A question to chains: `definition`; `effect`, the paired number's mean over threshold at generation `at`, in
+    standard deviations between chains, as a pilot of `at` generations shows it; its `shape` over generations;
+    `accumulated`, the share of the noise's variance at `at` that is a random walk; `measured`, how many definitions
+    Holm corrects for.
+
+    Raises UserError for a value outside its range.
+    """
+
+    definition: int = 2
+    effect: float = 2.0
+    shape: str = "linear"
+    at: int = 4
+    accumulated: float = 0.5
+    noise: str = "normal"
+    measured: int = 8
+
+    def __post_init__(self):
+        for name, allowed in (("definition", list(definitions.TITLES)), ("shape", SHAPES), ("noise", NOISES)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(map(str, allowed))}.")
+        least = definitions.LEAST_G.get(self.definition, 1)
+        for name, low, high in (("at", 1, 10**4), ("accumulated", 0, 1), ("measured", 1, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name}={getattr(self, name)}: give a number from {low} to {high}.")
+        if self.at < least:
+            raise UserError(f"at={self.at}: definition {self.definition} needs {least} generations after 0.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shares of simulated studies in which the definition was detected and excluded, with their standard errors."""
+
+    seeds: int
+    generations: int
+    detected: float
+    excluded: float
+    studies: int
+
+    @property
+    def sem(self) -> tuple[float, float]:
+        return tuple(np.sqrt(p * (1 - p) / self.studies) for p in (self.detected, self.excluded))
+
+
+def courses(plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, window: int = 3):
+    """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units."""
+    spread = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
+    sd = definitions.late(spread, window).std()
+    unit = float(definitions.late(SHAPES[plan.shape](np.arange(plan.at + 1)), window))
+    signal = plan.effect * sd * SHAPES[plan.shape](np.arange(generations + 1)) / unit
+    return signal + noise(plan, studies, seeds, generations, rng)
+
+
+def noise(plan: Plan, studies: int, seeds: int, generations: int, rng: np.random.Generator) -> np.ndarray:
+    """(studies, seeds, generations + 1), of variance 1 at generation plan.at, 0 at generation 0."""
+    shape, draw = (studies, seeds, generations), NOISES[plan.noise]
+    walk = np.cumsum(draw(rng, shape), -1) * np.sqrt(plan.accumulated / plan.at)
+    own = draw(rng, shape) * np.sqrt(1 - plan.accumulated)
+    return np.concatenate([np.zeros((studies, seeds, 1)), walk + own], -1)
+
+
+def power(
+    plan: Plan, seeds: int, generations: int, studies: int = 2_000, seed: int = 0, thresholds: Thresholds | None = None
+) -> Outcome:
+    """How often a plan is detected and excluded with so many seeds and generations after 0.
+
+    Other definitions that are measured hold no effect: their p values are uniform. Definitions with a margin (2 and 5)
+    are excluded here below their threshold, at 0. Raises UserError for fewer seeds or generations than the rules need.
+    """
+    h = thresholds or Thresholds.of()
+    if seeds < h.chains:
+        raise UserError(f"seeds={seeds}: under {h.chains} there is no verdict.")
+    if generations < (least := definitions.LEAST_G.get(plan.definition, 1)):
+        raise UserError(f"generations={generations}: definition {plan.definition} needs {least} after generation 0.")
+    rng = np.random.default_rng([seed, seeds, generations])
+    d = courses(plan, seeds, generations, studies, rng, h.window)
+    if plan.definition == 3:
+        question = definitions.divergence((d, np.zeros_like(d)), h)
+    else:
+        at = d[..., -1] if plan.definition == 1 else definitions.late(d, h.window)
+        question = Question(plan.definition, (Number("number", at, 0.0, 0.0),))
+    (judged,) = definitions.judge([question], h, exact=False)
+    others = rng.random((studies, plan.measured - 1))
+    p = statistics.holm(np.concatenate([judged.p[:, None], others], -1))[:, 0]
+    detected = p <= h.alpha
+    return Outcome(seeds, generations, float(detected.mean()), float((judged.excluded & ~detected).mean()), studies)
+
+
+def needed(outcomes: list[Outcome], wanted: float) -> list[str]:
+    """The smallest number of seeds that reaches the wanted probability of a verdict, a line for each number of
+    generations."""
+    lines = []
+    for g in sorted({o.generations for o in outcomes}):
+        mine = sorted((o for o in outcomes if o.generations == g), key=lambda o: o.seeds)
+        verdict = max(("detected", "excluded"), key=lambda v: getattr(mine[-1], v))
+        enough = next((o for o in mine if getattr(o, verdict) >= wanted), None)
+        if enough:
+            lines.append(f"{g} generations: {enough.seeds} seeds ({verdict} in {getattr(enough, verdict):.0%})")
+        else:
+            best = getattr(mine[-1], verdict)
+            lines.append(f"{g} generations: more than {mine[-1].seeds} seeds ({verdict} in {best:.0%} with these)")
+    return lines
+
+
+def t_power(effect: float, seeds: int, level: float) -> float:
+    """The power of one one-sided t-test (noncentral t): what `power` meets with one definition and normal noise."""
+    df = seeds - 1
+    return float(stats.nct.sf(stats.t.isf(level, df), df, effect * np.sqrt(seeds)))

@@ -1,0 +1,337 @@
+"""collapse_profile: the eight verdicts on every condition of a table of chains, with effect, interval and rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from imgloop.collapse import definitions, scaling, statistics, tables
+from imgloop.collapse.definitions import Judged, Question
+from imgloop.collapse.thresholds import Frozen, Thresholds
+from imgloop.collapse.verdicts import DETECTED, EXCLUDED, NO_VERDICT, NOT_MEASURED, UNDETERMINED, Profile, Verdict
+from imgloop.errors import UserError
+
+BESIDE = {2: ("fd", "kd"), 6: ("ambiguity",), 7: ("tail_risk",)}  # measures to see beside a verdict
+
+
+def collapse_profile(
+    frame,
+    control: str = "real_only",
+    *,
+    thresholds: Thresholds | Mapping | None = None,
+    quarter: str | None = None,
+    risk: str | None = None,
+    generation: int | None = None,
+    noise_risk: float | None = None,
+    frozen: Frozen | None = None,
+) -> Profile:
+    """The collapse profile of chains: for each condition, eight definitions of model collapse and eight verdicts.
+
+    Example: `collapse_profile(imgloop.load_study("outputs/digits-diffusion"))["replace"][2].verdict`.
+
+    frame: pandas table, one row a condition, seed and generation (0 is the model trained on real data), with any of the
+    columns of tables.MEASURES; `size` where a condition was run at several numbers of real samples. Seeds pair a chain
+    with its control: a condition and the `control` condition of one seed must share their random numbers.
+    thresholds: those that differ from conf/collapse. quarter: the condition of a real-only model trained on a quarter
+    of the data (definition 1); found by itself where sizes are known. risk: the column that is the risk; by default
+    `risk`, then `excess`, and for models without a loss `fd`. generation: the last generation G to read; by default the
+    one at which most chains end. noise_risk: the risk of a model that predicts pure noise, for the severity. frozen:
+    what `thresholds.freeze` wrote.
+    Raises UserError for a table that holds no chains, or none of the control.
+    """
+    h = Thresholds.of(thresholds if thresholds is not None else frozen and frozen.thresholds)
+    known = tables.conditions(frame)
+    if risk is not None and risk not in frame:
+        raise UserError(f"risk={risk}: the table has no such column; it has {', '.join(map(str, frame.columns))}.")
+    rule = tables.settings(control)[0]
+    if not any(control in (c.name, c.base) or tables.settings(c.base)[0] == rule for c in known):
+        raise UserError(
+            f"The table has no condition {control}, which the others are compared with: name the control with "
+            f"control=; the table has {tables.listed(known)}."
+        )
+    others = [c for c in known if tables.settings(c.base)[0] != rule and control not in (c.name, c.base)]
+    others = [c for c in others if quarter is None or c.name != quarter]
+    if not others:
+        raise UserError(f"The table has no condition but the control ({tables.listed(known)}): nothing to compare.")
+    largest = {}
+    for c in others:
+        if c.base not in largest or not c.size <= largest[c.base].size:
+            largest[c.base] = c
+    verdicts, notes, laws = [], {"": _general(h, frozen)}, {}
+    for c in largest.values():
+        found = _Study(c, known, control, quarter, risk, generation, noise_risk, h).profiled()
+        verdicts += found.verdicts
+        notes[c.given] = tuple(found.notes)
+        if found.law:
+            laws[c.given] = found.law
+    return Profile(control, tuple(verdicts), notes, h, frozen, laws)
+
+
+def _general(h: Thresholds, frozen: Frozen | None) -> tuple[str, ...]:
+    """What holds for every condition."""
+    told = ["Inference is conditional on the real sample, unless each seed has its own (data.resplit=true)."]
+    if frozen is None:
+        told.append("No thresholds were written down before these chains ended: they are today's.")
+    else:
+        when = "before the first chain ended" if frozen.ended == 0 else f"after {frozen.ended} chains had ended"
+        told.append(f"Thresholds were written at {frozen.written}, {when}.")
+        told += [f"Changed since: {change}." for change in frozen.thresholds.changes(h)]
+    return tuple(told)
+
+
+class _Study:
+    """One condition beside its control, on the way to its verdicts."""
+
+    def __init__(self, condition, known, control, quarter, risk, generation, noise_risk, h: Thresholds):
+        self.condition, self.known, self.h = condition, known, h
+        self.control_name, self.quarter_name, self.noise_risk = control, quarter, noise_risk
+        self.verdicts: list[Verdict] = []
+        self.notes: list[str] = []
+        self.law: scaling.ScalingLaw | None = None
+        self.control, remark = tables.control_of(condition, known, control)
+        self.unpaired = remark if self.control is None else ""
+        if remark and self.control is not None:
+            self.notes.append(remark + ".")
+        last = condition.last
+        theirs = self.control.last if self.control is not None else {}
+        self.G = generation if generation is not None else _usual([min(last[s], theirs.get(s, last[s])) for s in last])
+        self.seeds = [s for s in last if last[s] >= self.G]
+        self.left_out = tuple(f"seed {s} ends at generation {last[s]}" for s in last if last[s] < self.G)
+        if self.control is not None:
+            self.left_out += tuple(f"seed {s} has no control" for s in self.seeds if s not in theirs)
+            short = [s for s in self.seeds if s in theirs and theirs[s] < self.G]
+            self.left_out += tuple(f"the control of seed {s} ends at generation {theirs[s]}" for s in short)
+            self.seeds = [s for s in self.seeds if theirs.get(s, -1) >= self.G]
+        self.risk = risk or next((r for r in tables.RISKS if self.measured(r)), None)
+        self.risk_asked = risk is not None
+
+    def measured(self, measure: str) -> bool:
+        return self.condition.has(measure) and self.control is not None and self.control.has(measure)
+
+    def pair(self, measure: str) -> definitions.Pair:
+        """Series (S, G + 1) of the chains and of their controls."""
+        return tuple(c.series(measure, self.seeds, self.G) for c in (self.condition, self.control))
+
+    # -- the questions -----------------------------------------------------------------------------------------------
+
+    def profiled(self) -> _Study:
+        questions: dict[int, Question | str] = {k: self.question(k) for k in definitions.TITLES}
+        asked = [q for q in questions.values() if isinstance(q, Question)]
+        judged = dict(zip([q.definition for q in asked], definitions.judge(asked, self.h))) if asked else {}
+        for k, q in questions.items():
+            if isinstance(q, str):
+                self.verdicts.append(self.verdict(k, NOT_MEASURED, reason=q))
+            else:
+                self.verdicts.append(self.judged(q, judged[k]))
+        self.remarks()
+        return self
+
+    def question(self, k: int) -> Question | str:
+        """A definition's question; or why it cannot be asked."""
+        if self.control is None:
+            return self.unpaired
+        if self.G < 1:
+            return "the chains end at generation 0"
+        if not self.seeds:
+            return f"no chain and control of one seed reach generation {self.G} ({_several(self.left_out)})"
+        if k in (1, 2, 3, 5) and self.risk is None:
+            return f"no column {' or '.join(tables.RISKS)}"
+        if self.G < definitions.LEAST_G.get(k, 1):
+            return f"needs {definitions.LEAST_G[k]} generations after 0, and there are {self.G}"
+        if k == 8:
+            rates = {r: self.pair(r) for r in tables.MEASURES if r in definitions.RATES and self.measured(r)}
+            q = definitions.hallucination(rates, self.h) if rates else f"no column {', '.join(definitions.RATES)}"
+        elif k in definitions.RATIOS:
+            measure = definitions.RATIOS[k]
+            q = definitions.loss(k, self.pair(measure), self.h) if self.measured(measure) else f"no column {measure}"
+        elif k == 1:
+            q = self.catastrophic()
+        elif k == 5:
+            q = self.scaling()
+        else:
+            q = {2: definitions.increase, 3: definitions.divergence}[k](self.pair(self.risk), self.h)
+        if isinstance(q, Question) and not any(np.isfinite(n.x).any() for n in q.numbers):
+            return "no chain and its control have a value at every generation that is read"
+        return q
+
+    def catastrophic(self) -> Question | str:
+        quarter, why = tables.quarter_of(self.control, self.known, self.quarter_name)
+        if quarter is None:
+            return why
+        if not quarter.has(self.risk):
+            return f"{quarter.name} has no {self.risk}"
+        last = {s: min(self.G, quarter.last.get(s, 0)) for s in self.seeds}
+        theirs = quarter.series(self.risk, self.seeds, self.G)
+        at = theirs[np.arange(len(self.seeds)), [last[s] for s in self.seeds]]
+        short = sorted({g for s, g in last.items() if g < self.G and s in quarter.last})
+        if short:
+            self.notes.append(f"{quarter.name} ends at generation {short[0]}: its risk there stands for that at G.")
+        mine = self.condition.series(self.risk, self.seeds, self.G)[:, -1]
+        return definitions.catastrophic(mine, at)
+
+    def scaling(self) -> Question | str:
+        mine = {c.size: c for c in self.known if c.base == self.condition.base and not np.isnan(c.size)}
+        theirs = {c.size: c for c in self.known if c.base == self.control.base and not np.isnan(c.size)}
+        sizes = sorted(set(mine) & set(theirs))
+        if len(sizes) < self.h.sizes:
+            few = f"are {len(sizes)} sizes" if len(sizes) > 1 else "is one size"
+            return f"needs chains and controls at {self.h.sizes} numbers of real samples, and there {few}"
+        if not all(c[n].has(self.risk) for c in (mine, theirs) for n in sizes):
+            return f"{self.risk} is not measured at every size"
+        pair = tuple(np.stack([c[n].series(self.risk, self.seeds, self.G) for n in sizes], 1) for c in (mine, theirs))
+        with np.errstate(invalid="ignore"):
+            if any((p <= 0).any() for p in pair):
+                return f"{self.risk} is not positive at every size, and has no logarithm"
+        self.law = scaling.scaling_law(np.array(sizes), *pair, self.h)
+        return definitions.scaling(pair, self.h)
+
+    # -- the verdicts ------------------------------------------------------------------------------------------------
+
+    def verdict(self, k: int, verdict: str, **more) -> Verdict:
+        return Verdict(
+            condition=self.condition.given,
+            definition=k,
+            title=definitions.TITLES[k],
+            verdict=verdict,
+            generations=self.G,
+            rule=definitions.rules(self.h)[k],
+            **({"left_out": self.left_out} | more),
+        )
+
+    def judged(self, q: Question, j: Judged) -> Verdict:
+        k, h, number = q.definition, self.h, q.numbers[int(j.lead)]
+        chains = int(min(np.isfinite(n.x).sum() for n in q.numbers)) if q.every else int(j.chains)
+        without = [s for s, x in zip(self.seeds, number.x) if not np.isfinite(x)]
+        gone = [s for s in without if any(self.condition.infinite(m, [s]) for m in self.used(k, number))]
+        left_out = self.left_out + tuple(
+            f"seed {s} has {'an infinite value' if s in gone else 'no value'} at a generation that is read"
+            for s in without
+        )
+        detected, excluded = bool(j.detected), bool(j.excluded) and not gone
+        missing = max(0, h.chains - chains)
+        reasons = []
+        if len(self.seeds) == 1:
+            verdict = NO_VERDICT
+        elif missing:
+            verdict = UNDETERMINED
+            reasons.append(f"{missing} more chain{'s' * (missing > 1)} needed")
+        else:
+            verdict = DETECTED if detected else EXCLUDED if excluded else UNDETERMINED
+        if detected and excluded and verdict == DETECTED:
+            reasons.append("significant, though inside the margin: excluded by its size")
+        if gone and j.excluded:
+            reasons.append("not excluded: a chain with an infinite value was left out")
+        if k == 2 and not np.isfinite(float(j.margin)):
+            reasons.append(
+                f"never excluded: the {self.risk} at generation 0 is not above 0, and the margin a share of it"
+            )
+        if len(self.seeds) > 1 and float(j.effect) and j.low == j.high:
+            reasons.append("the chains have one and the same number: have their seeds been used?")
+        if k in definitions.RATIOS:
+            reasons += self.floored(definitions.RATIOS[k])
+        if k == 3:
+            reasons.append(self.growth(q, verdict))
+        if k == 5 and self.law:
+            reasons.append(self.law.said())
+        if k in BESIDE:
+            reasons += self.beside(k)
+        if k in (4, 6, 7, 8) and verdict != NOT_MEASURED:
+            reasons += self.crossing(number)
+        return self.verdict(
+            k,
+            verdict,
+            number=number.name,
+            **{name: float(getattr(j, name)) for name in ("effect", "low", "high", "bound", "margin")},
+            **{name: float(getattr(j, name)) for name in ("p", "p_holm", "p_exact")},
+            exact=verdict == DETECTED and bool(j.p_exact <= h.alpha),
+            seeds=chains,
+            missing=missing,
+            reading=self.reading(k, number, float(j.effect)),
+            reason="; ".join(r for r in reasons if r),
+            left_out=left_out,
+        )
+
+    def used(self, k: int, number) -> list[str]:
+        """The columns behind a number."""
+        return [number.name.split()[0]] if k == 8 else [definitions.RATIOS.get(k, self.risk)]
+
+    def reading(self, k: int, number, effect: float) -> str:
+        """The effect in the measure's own terms."""
+        if k in (4, 6, 7):
+            return f"x{np.exp(-effect):.2f} of the control's"
+        if k == 5:
+            return f"risk x{np.exp(effect):.2f}"
+        if k == 8:
+            return f"{effect:+.2%} {number.name.split()[0]}"
+        start = statistics.Moments.of(self.condition.series(self.risk, self.seeds, self.G)[:, 0]).mean
+        return f"{effect / start:+.0%} of the {self.risk} at generation 0" if start > 0 and k != 3 else ""
+
+    def floored(self, measure: str) -> list[str]:
+        """That a ratio was too near 0 for its log."""
+        window, floor = min(self.h.window, self.G), definitions.FLOORS[measure]
+        below = sum(int((x[:, -window:] < floor).sum()) for x in self.pair(measure))
+        return [f"{below} values below {floor:g} count as {floor:g}"] if below else []
+
+    def growth(self, q: Question, verdict: str) -> str:
+        told = f"growth {_span(q.numbers[1].x)}"
+        if verdict == DETECTED:
+            told += f"; still growing faster than logarithmically through generation {self.G}"
+        if verdict == EXCLUDED:
+            told += f"; slower than logarithmic through generation {self.G}"
+        if not q.gate:
+            told += "; the contrast of the last two thirds is not positive"
+        return told
+
+    def beside(self, k: int) -> list[str]:
+        told = []
+        for measure in [m for m in BESIDE[k] if m != self.risk and self.measured(m)]:
+            treated, control = self.pair(measure)
+            told.append(f"{measure} {_span(definitions.late(treated - control, self.h.window))} beside it")
+        return told
+
+    def crossing(self, number) -> list[str]:
+        """When the mean over chains passes the threshold, from the number taken at each generation in turn."""
+        if number.name.split()[0] in definitions.RATES:
+            treated, control = self.pair(number.name.split()[0])
+        else:
+            measure = number.name.split()[1]
+            treated, control = (definitions.losses(x, measure) for x in self.pair(measure))
+        at = definitions.crossing(statistics.Moments.of((treated - control).T).mean, number.above)
+        if at is None or at > 10 * self.G:
+            return []
+        beyond = f", extrapolated beyond generation {self.G}" if at > self.G else ""
+        return [f"the mean passes the threshold at about generation {at:.1f}{beyond}"]
+
+    def remarks(self) -> None:
+        """What a reader of this condition's profile must know."""
+        if self.risk in ("fd", "kd") and not self.risk_asked:
+            self.notes.append(f"There is no loss: {self.risk} is the risk (definitions 1, 2, 3 and 5).")
+        if self.G < self.h.window and self.G >= 1:
+            self.notes.append(f"Numbers are means of the {self.G} generations after 0, not of {self.h.window}.")
+        if self.noise_risk is not None and self.risk is not None and self.G >= 1 and self.seeds:
+            treated = self.condition.series(self.risk, self.seeds, self.G)
+            severity = (treated[:, -1] - treated[:, 0]) / (self.noise_risk - treated[:, 0])
+            self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {_span(severity)}; not tested.")
+        if any(v.definition == 3 and v.verdict in (DETECTED, EXCLUDED, UNDETERMINED) for v in self.verdicts):
+            self.notes.append(
+                f"Definition 3 speaks of {self.G} generations; the asymptote is extrapolated. A risk that saturates on "
+                f"a scale much longer than {self.G} generations cannot be told from divergence."
+            )
+
+
+def _span(x: np.ndarray) -> str:
+    """A mean over chains and its 95 % interval, where several chains give one."""
+    mean, low, high = statistics.interval(x)
+    return f"{mean:+.3g}" if np.isnan(low) else f"{mean:+.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _usual(lasts: list[int]) -> int:
+    """The generation at which most chains end; of equals the smallest, which keeps them all."""
+    counted = Counter(lasts)
+    return min(counted, key=lambda g: (-counted[g], g))
+
+
+def _several(texts: tuple[str, ...], most: int = 4) -> str:
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

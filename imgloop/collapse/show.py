@@ -1,0 +1,86 @@
+"""The profile on a page: tables that read the same without colour."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from imgloop.collapse.definitions import SHORT
+
+MARKS = {"detected": "● ", "excluded": "○ ", "undetermined": "? ", "not measured": "- ", "no verdict": "- "}
+STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
+
+
+def page(profile, console: Console) -> None:
+    """Print a profile: a table a condition, then its remarks, and the rules once."""
+    for condition in profile.conditions:
+        verdicts = list(profile[condition].values())
+        seeds, last = max(v.seeds for v in verdicts), verdicts[0].generations
+        console.print(
+            Text(f"{condition} over {profile.control}: {seeds} seed{'s' * (seeds != 1)}, generations 0..{last}", "bold")
+        )
+        single = seeds == 1 and all(v.verdict in ("no verdict", "not measured") for v in verdicts)
+        if single:
+            console.print("1 seed: no verdicts")
+        console.print(table(verdicts, single))
+        absent = [v for v in verdicts if v.verdict == "not measured"]
+        remarks = [f"{v.definition}: {v.reason}" for v in verdicts if v.reason and v not in absent]
+        for reason in dict.fromkeys(v.reason for v in absent):
+            which = ", ".join(str(v.definition) for v in absent if v.reason == reason)
+            remarks.append(f"{which}: not measured: {reason}")
+        common = set.intersection(*(set(v.left_out) for v in verdicts))
+        remarks += [f"left out: {text}" for text in verdicts[0].left_out if text in common]
+        remarks += [f"{v.definition}: left out: {t}" for v in verdicts for t in v.left_out if t not in common]
+        for text in [*remarks, *profile.notes.get(condition, ())]:
+            console.print(Text(f"  {text}"), soft_wrap=False)
+        if condition in profile.laws:
+            console.print(effective(profile.laws[condition]))
+        console.print()
+    first = next(iter(profile[profile.conditions[0]].values()))
+    console.print(Text("Rules", "bold"))
+    for v in profile[first.condition].values():
+        console.print(Text(f"  {v.definition}  {v.title}: {v.rule}"))
+    for text in profile.notes.get("", ()):
+        console.print(Text(f"  {text}"))
+
+
+def table(verdicts, single: bool = False) -> Table:
+    """The verdicts of one condition; without verdicts (one seed) their effects alone."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "definition", "effect"):
+        found.add_column(name, justify="right" if name == "" else "left")
+    if not single:
+        for name in ("95 % interval", "p (Holm)", "p (signs)", "seeds"):
+            found.add_column(name, justify="right", no_wrap=True)
+        found.add_column("verdict", no_wrap=True)
+    found.add_column("in its own terms")
+    for v in verdicts:
+        cells = [str(v.definition), SHORT[v.definition], number(v.effect)]
+        if not single:
+            interval = "" if np.isnan(v.low) else f"[{number(v.low)}, {number(v.high)}]"
+            said = MARKS[v.verdict] + v.verdict + (", exact" if v.exact else "")
+            cells += [interval, chance(v.p_holm), chance(v.p_exact), str(v.seeds or "")]
+            cells.append(Text(said, STYLES.get(v.verdict, "")))
+        found.add_row(*cells, v.reading or ("not measured" if single and v.verdict == "not measured" else ""))
+    return found
+
+
+def effective(law) -> Table:
+    """N_eff / N by size."""
+    found = Table(box=None, pad_edge=False, header_style="bold", title="N_eff / N", title_justify="left")
+    for name in ("real samples", "N_eff / N", "95 % interval", ""):
+        found.add_column(name, justify="left" if name == "" else "right")
+    for row in law.to_frame().itertuples():
+        interval = "" if np.isnan(row.low) else f"[{number(row.low)}, {number(row.high)}]"
+        found.add_row(f"{row.size:g}", number(row.effective), interval, "extrapolated" if row.extrapolated else "")
+    return found
+
+
+def number(x: float) -> str:
+    return "" if np.isnan(x) else f"{x:.3g}"
+
+
+def chance(p: float) -> str:
+    return "" if np.isnan(p) else "<.0001" if p < 1e-4 else f"{p:.4f}".lstrip("0")

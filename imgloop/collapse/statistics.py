@@ -1,0 +1,141 @@
+"""What the verdicts rest on: t-tests of chains' numbers, Holm's correction, the step-down sign-flip test.
+
+Arrays are float (..., S), a number a chain along the last axis, with any axes before it: one study, or thousands of
+simulated ones. A chain that has no number is NaN and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+ENUMERATED = 12  # chains up to which every one of the 2^S sign patterns is tried; beyond, DRAWS of them
+DRAWS = 9_999
+ROUNDING = 1e-12  # of the largest number: a spread below it is that of arithmetic
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number of chains, mean and standard error of the mean, (...)."""
+
+    n: np.ndarray
+    mean: np.ndarray
+    sem: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> Moments:
+        x = np.asarray(x, float)
+        there = np.isfinite(x)
+        n, filled = there.sum(-1), np.where(there, x, 0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = filled.sum(-1) / n
+            spread = np.where(there, filled - mean[..., None], 0.0)
+            sem = np.sqrt((spread**2).sum(-1) / (n - 1) / n)
+        sem = np.where(sem <= ROUNDING * np.abs(filled).max(-1, initial=0), 0.0, sem)
+        return cls(n, mean, np.where(n > 1, sem, np.nan))
+
+    def t(self, threshold=0.0) -> np.ndarray:
+        """Student's t of the mean against a threshold; infinite where chains are equal, NaN under two of them."""
+        gap = self.mean - threshold
+        gap = np.where(np.abs(gap) <= ROUNDING * np.maximum(np.abs(self.mean), np.abs(threshold)), 0.0, gap)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            t = np.where((gap == 0) & (self.sem == 0), 0.0, gap / self.sem)
+        return np.where(self.n > 1, t, np.nan)
+
+    def bound(self, level: float, side: int = 1) -> np.ndarray:
+        """The one-sided t-bound of the mean, above (side 1) or below it (-1), that holds with probability `level`."""
+        return self.mean + side * stats.t.ppf(level, np.maximum(self.n - 1, 1)) * self.sem
+
+
+def greater(x: np.ndarray, threshold: float | np.ndarray = 0.0) -> np.ndarray:
+    """One-sided p values that the mean over chains is no greater than `threshold`, (...): the paired t-test, x being
+    differences to the control. As scipy.stats.ttest_1samp(alternative="greater"); chains that are all equal give p = 0
+    above the threshold and 1 elsewhere."""
+    found = Moments.of(x)
+    t = found.t(threshold)
+    p = stats.t.sf(t, np.maximum(found.n - 1, 1))
+    return np.where((found.sem == 0) & (t <= 0), 1.0, p)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values along the last axis, (..., m); NaN, of what was not measured, is left out and stays."""
+    p = np.asarray(p, float)
+    order = np.argsort(p, axis=-1)  # NaN last
+    ranked = np.take_along_axis(p, order, -1)
+    left = (~np.isnan(p)).sum(-1, keepdims=True) - np.arange(p.shape[-1])
+    adjusted = np.maximum.accumulate(np.minimum(ranked * left, 1.0), axis=-1)
+    out = np.empty_like(p)
+    np.put_along_axis(out, order, adjusted, -1)
+    return out
+
+
+def signs(chains: int, seed: int = 0) -> np.ndarray:
+    """Sign patterns (F, S), the identity first: all 2^S, or that many drawn where chains are many."""
+    if chains <= ENUMERATED:
+        bits = np.arange(2**chains)[:, None] >> np.arange(chains) & 1
+        return 1.0 - 2.0 * bits
+    drawn = np.random.default_rng(seed).integers(0, 2, (DRAWS, chains)) * 2.0 - 1.0
+    return np.concatenate([np.ones((1, chains)), drawn])
+
+
+def flipped_t(x: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """t of the mean against 0 under each sign pattern, (..., F), for x (..., S)."""
+    x = np.asarray(x, float)
+    there = np.isfinite(x)
+    n, filled = there.sum(-1)[..., None], np.where(there, x, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = filled @ flips.T / n
+        variance = ((filled**2).sum(-1)[..., None] - n * mean**2) / (n - 1)  # the sum of squares has no sign
+        scale = ROUNDING * np.abs(filled).max(-1, initial=0)[..., None]
+        sd = np.sqrt(np.maximum(variance, 0))
+        equal = sd <= np.sqrt(ROUNDING) * np.abs(mean)
+        t = np.where(equal, np.inf * np.sign(mean), mean / (sd / np.sqrt(n)))
+        return np.where(np.abs(mean) <= scale, 0.0, t)
+
+
+def step_down(t: np.ndarray) -> np.ndarray:
+    """Step-down max-T p values (Westfall & Young 1993), (..., m), from the statistics of m hypotheses under each sign
+    pattern, (..., m, F), the identity being pattern 0. Exact where each hypothesis's numbers are symmetric about its
+    threshold: then signs are exchangeable. NaN statistics, of what was not measured, stay NaN."""
+    observed = t[..., 0]
+    missing = np.isnan(observed)
+    order = np.argsort(np.where(missing, np.inf, -observed), axis=-1, kind="stable")
+    ranked = np.take_along_axis(np.where(np.isnan(t), -np.inf, t), order[..., None], -2)
+    largest = np.flip(np.maximum.accumulate(np.flip(ranked, -2), axis=-2), -2)  # over this hypothesis and later ones
+    first = ranked[..., :1]
+    near = np.where(np.isfinite(first), 1e-9 * np.maximum(1, np.abs(first)), 0.0)  # equal patterns round differently
+    with np.errstate(invalid="ignore"):
+        p = (largest >= first - near).mean(-1)
+    p = np.maximum.accumulate(p, axis=-1)
+    out = np.empty_like(p)
+    np.put_along_axis(out, order, p, -1)
+    return np.where(missing, np.nan, out)
+
+
+def sign_flip_p(t: np.ndarray, chains: np.ndarray, level: float = 0.99) -> np.ndarray:
+    """Step-down p values as `step_down`, among the hypotheses that the data leave open.
+
+    A number that lies far below its threshold turns, with all signs flipped, into the largest statistic of all, and at
+    five chains alone lifts every other p above .05. So a hypothesis whose one-sided t-bound (`level`) lies below its
+    threshold takes no part and gets p = 1 (moment selection, Andrews & Soares 2010). The test is then no longer exact
+    in the strict sense; scripts/calibrate.py measures its size. `chains` (..., m).
+    """
+    settled = t[..., 0] < -stats.t.ppf(level, np.maximum(chains - 1, 1))
+    return step_down(np.where(settled[..., None], -np.inf, t))
+
+
+def interval(x: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over chains and its two-sided t interval, each (...). (A percentile bootstrap over five chains that promises
+    95 % covers 83.)"""
+    found, tail = Moments.of(x), (1 + level) / 2
+    return found.mean, found.bound(tail, -1), found.bound(tail)
+
+
+def jackknifed(whole: np.ndarray, left_out: np.ndarray, level: float = 0.95):
+    """Bias-corrected estimate and t interval of a statistic from its values without one chain each (Tukey 1958), whole
+    (...), left_out (..., S)."""
+    n = left_out.shape[-1]
+    return interval(n * np.asarray(whole)[..., None] - (n - 1) * left_out, level)

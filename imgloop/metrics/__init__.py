@@ -1,0 +1,34 @@
+"""Measures of generated images. Features in, numbers out; each name is imported when it is first used.
+
+The functions take features, numpy arrays or tensors (N, D): `frechet_distance`, `kernel_distance`, `manifold_scores`,
+`tail_scores`, `mode_coverage`, `vendi_score`. `Moments` streams what the Frechet distance needs; `FrechetDistance` and
+`VarianceRatio` are torchmetrics `Metric`s. `score` and `python -m imgloop.metrics` compare whole sets of images.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_PUBLIC = {
+    "frechet_distance": "imgloop.metrics.frechet",
+    "Moments": "imgloop.metrics.frechet",
+    "kernel_distance": "imgloop.metrics.kernel",
+    "manifold_scores": "imgloop.metrics.manifold",
+    "tail_scores": "imgloop.metrics.tails",
+    "mode_coverage": "imgloop.metrics.modes",
+    "vendi_score": "imgloop.metrics.vendi",
+    "FrechetDistance": "imgloop.metrics.streaming",
+    "VarianceRatio": "imgloop.metrics.streaming",
+    "score": "imgloop.metrics.scoring",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'imgloop.metrics' has no attribute {name!r}; public are {', '.join(__all__)}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,147 @@
+"""python -m imgloop.metrics REAL GENERATED: scores of sets of images that imgloop need not have made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from imgloop.errors import UserError
+
+FIRST = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "authenticity")
+SECONDS = 5.0  # between two lines of progress where no terminal is
+PAIRS = 24  # samples in each half of the figure
+
+
+def main(argv: list[str] | None = None) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    a = arguments(argv)
+    try:
+        options = {k: int(v) if v.isdigit() else v for k, v in (o.split("=", 1) for o in a.option)}
+        if a.weights:
+            options["weights"] = a.weights
+        began = time.monotonic()
+        from imgloop.metrics.scoring import score
+
+        reports = score(
+            a.real,
+            a.generated,
+            a.features,
+            options=options,
+            train=a.train,
+            size=a.size,
+            n=a.n,
+            device=a.device,
+            progress=told,
+        )
+        if a.nearest:
+            from imgloop import store
+            from imgloop.metrics.nearest import figure
+
+            for i, report in enumerate(reports):
+                path = a.nearest if i == 0 else a.nearest.with_stem(f"{a.nearest.stem}-{i + 1}")
+                store.write_bytes(path, figure(report, PAIRS))
+                print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
+        if a.json:
+            found = [r.to_json() for r in reports]
+            print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False))
+        else:
+            print("\n".join(lines(reports)))
+            print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    except UserError as e:
+        sys.exit(f"imgloop.metrics: {e}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def arguments(argv: list[str] | None):
+    parser = argparse.ArgumentParser(prog="python -m imgloop.metrics", description=__doc__)
+    parser.add_argument("real", type=Path, help="a folder or .zip of images, an .npz, or a pool.safetensors of a chain")
+    parser.add_argument("generated", type=Path, nargs="+", help="one or more of the same")
+    parser.add_argument("--features", default="auto", help="auto, classifier, random, pixels, inception or dinov2")
+    parser.add_argument("--weights", help="file of weights, for inception and dinov2")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="setting of the features")
+    parser.add_argument("--train", type=Path, help="images the generator was trained on: copies are looked for there")
+    parser.add_argument("--size", type=int, help="pixels to which all images are reduced")
+    parser.add_argument("--n", type=int, help="score N images of each generated set, at random")
+    parser.add_argument(
+        "--nearest", type=Path, metavar="PNG", help="write samples beside their nearest training images"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: protocol, scores, notes, scores by class")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    a = parser.parse_args(argv)
+    if wrong := [o for o in a.option if "=" not in o]:
+        parser.error(f"--option {wrong[0]}: give KEY=VALUE")
+    for name in ("size", "n"):
+        if getattr(a, name) is not None and getattr(a, name) < 1:
+            parser.error(f"--{name} {getattr(a, name)}: give a whole number of at least 1")
+    return a
+
+
+def told(stage: str):
+    """Progress of a stage on standard error: one line that changes on a terminal, a line now and then elsewhere."""
+    live, last = sys.stderr.isatty(), time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if live:
+            print(f"\r{stage}: {done:,} of {total:,} ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif now - last > SECONDS:
+            last = now
+            print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    return update
+
+
+def lines(reports) -> list[str]:
+    """The table: one row a score, one column a set; then its protocol, and the scores by class."""
+    first = reports[0]
+    names = [c for c in FIRST if any(c in r.scores for r in reports)]
+    names += [c for c in first.scores if c not in names]
+    shown = {c: first.distance if c == "fd" else c for c in names}
+    widths = [max(10, len(r.name)) for r in reports]
+    left = max(map(len, shown.values()))
+    out = [" " * left + "".join(f"  {r.name:>{w}}" for r, w in zip(reports, widths))]
+    for c in names:
+        out.append(f"{shown[c]:<{left}}" + "".join(f"  {cell(r.scores.get(c)):>{w}}" for r, w in zip(reports, widths)))
+    for report in reports:
+        if report.classes:
+            out += ["", f"{report.name} by class ({report.notes['class_labels']} labels)", *by_class(report)]
+    p = first.protocol
+    out += [
+        "",
+        f"protocol: {p['features']} features ({p['extractor']}), {p['channels']}x{p['size']}x{p['size']}, "
+        f"{p['n_generated']:,} samples against {p['n_reference']:,} images ({p['reference']})",
+    ]
+    if "heldout_accuracy" in p:
+        shipped = "comes with imgloop" if p["shipped"] else "was trained for this"
+        out.append(
+            f"classifier: {shipped} on {p['training_data']} ({p['trained_on']:,}); held-out accuracy "
+            f"{p['heldout_accuracy']:.1%}"
+        )
+    if "weights" in p:
+        out.append(f"weights: SHA-256 {p['weights']}; resize: {p['resize']}")
+    if "warning" in p:
+        out.append(f"warning: {p['warning']}")
+    return out
+
+
+def by_class(report) -> list[str]:
+    columns = ("n_real", "n_generated", "fd", "precision", "recall", "density", "coverage", "variance_ratio")
+    left = max(map(len, report.classes))
+    out = [" " * left + "".join(f"  {c:>{max(8, len(c))}}" for c in columns)]
+    for name, row in report.classes.items():
+        out.append(f"{name:<{left}}" + "".join(f"  {cell(row.get(c)):>{max(8, len(c))}}" for c in columns))
+    return out
+
+
+def cell(value) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Sets of images to be scored, from wherever they are: folders, zips, arrays in .npz, pools in .safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imgloop import store
+from imgloop.data.archive import Archive, Member, Part, layout, opened
+from imgloop.data.decode import Broken, TooSmall, decode, reduced
+from imgloop.errors import UserError
+from imgloop.pool import Pool
+
+TOLD = 512  # files between two reports of progress
+POOL = "pool.safetensors"  # of a generation's folder
+IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")  # names of arrays, the first that is there
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 (N, C, S, S), perhaps with labels and the names of their classes; `test` is the set's own test part,
+    of a folder with train/ and test/."""
+
+    pool: Pool
+    test: Pool | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def read(
+    path: str | Path, size: int | None = None, channels: int | None = None, progress: Callable | None = None
+) -> ImageSet:
+    """The images in `path`: a folder or .zip of image files (as conf/data/folder.yaml describes), an .npz, or a pool of
+    a chain, given as .safetensors or as the generation's folder.
+
+    `size` in pixels: what is larger is reduced, what is smaller refused; None takes images as they are, and then all
+    must be of one size. `channels` 1 or 3; None: as stored in arrays, and of image files 1 where all are grey. Raises
+    UserError.
+    """
+    path = Path(os.path.expanduser(path))
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a folder or .zip of images, an .npz, or a pool.safetensors.")
+    if path.is_dir() and (path / POOL).is_file():
+        path = path / POOL
+    if path.suffix in (".npz", ".safetensors"):
+        return _resized(_arrays(path), path, size, channels)
+    with opened(path) as archive:
+        places = layout(path, archive)
+        size = size or _one_size(path, archive)
+        parts = [p for p in (places.train, places.test) if p is not None]
+        total, done = sum(len(p.members) for p in parts), 0
+        pools = []
+        for part in parts:
+            pools.append(_decoded(path, archive, part, size, channels or 3, done, total, progress))
+            done += len(part.members)
+    if channels is None and all((p.x[:, :1] == p.x).all() for p in pools):
+        pools = [Pool(np.ascontiguousarray(p.x[:, :1]), p.y) for p in pools]
+    return ImageSet(pools[0], pools[1] if len(pools) > 1 else None, places.classes)
+
+
+def relabelled(found: ImageSet, classes: Sequence[str] | None) -> np.ndarray | None:
+    """The labels of a set as indices of another's `classes`, int64 (N,); None where it has none or others.
+
+    Numbered labels without names are taken as they are where they fit.
+    """
+    y = found.pool.y
+    if y is None or classes is None:
+        return None
+    if found.classes is None:
+        return y if y.min() >= 0 and y.max() < len(classes) else None
+    if not set(found.classes) <= set(classes):
+        return None
+    return np.array([list(classes).index(c) for c in found.classes])[y]
+
+
+def _decoded(path, archive: Archive, part: Part, size: int, channels: int, done: int, total: int, progress) -> Pool:
+    images = np.empty((len(part.members), channels, size, size), np.uint8)
+    for i, member in enumerate(part.members):
+        try:
+            images[i] = decode(archive.read(member), member.name, size, channels)
+        except Broken as e:
+            raise UserError(f"{member.name} in {path} cannot be decoded ({e}); replace or remove it.") from e
+        except TooSmall as e:
+            raise UserError(
+                f"{member.name} in {path} is {e} pixels, under --size {size}; images are never enlarged."
+            ) from e
+        if progress and ((done + i + 1) % TOLD == 0 or done + i + 1 == total):
+            progress(done + i + 1, total)
+    return Pool(images, None if part.labels is None else np.asarray(part.labels, np.int64))
+
+
+def _one_size(path: Path, archive: Archive) -> int:
+    """The short side that all images have; raises UserError where it differs."""
+    first: tuple[int, Member] | None = None
+    for member in archive.members:
+        side = archive.short_side(member)
+        if side is None:
+            raise UserError(f"{member.name} in {path} is no image that can be read; replace or remove it.")
+        if first is not None and side != first[0]:
+            raise UserError(
+                f"{path} holds images of different sizes ({first[1].name} {first[0]} pixels, {member.name} {side}): "
+                "give --size S, to which all are reduced."
+            )
+        first = first or (side, member)
+    return first[0]
+
+
+def _arrays(path: Path) -> ImageSet:
+    """The images of an .npz or .safetensors; raises UserError for other content."""
+    if path.suffix == ".safetensors":
+        arrays = store.open_arrays(path)
+    else:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in file.files}
+        except Exception as e:  # zip, header and pickle errors, each of its own kind
+            raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
+    names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
+    x = arrays[names[0]] if names else np.empty(0)
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
+        raise UserError(
+            f"{path}: the array {names[0] if names else '(none)'} is {x.dtype} {x.shape}; expected uint8 images "
+            f"(N, C, S, S) or (N, S, S, C), named {', '.join(IMAGES)}."
+        )
+    x = x[:, None] if x.ndim == 3 else x
+    if x.shape[1] not in (1, 3):
+        x = np.moveaxis(x, -1, 1)
+    if x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
+        raise UserError(f"{path}: images of shape {x.shape[1:]}; expected square ones with 1 or 3 channels.")
+    label = next((n for n in LABELS if n in arrays), None)
+    y = None if label is None else np.asarray(arrays[label])
+    if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
+        raise UserError(f"{path}: the labels {label} are {y.dtype} {y.shape}; expected integers ({len(x)},).")
+    return ImageSet(Pool(x, None if y is None else y.astype(np.int64)))
+
+
+def _resized(found: ImageSet, path: Path, size: int | None, channels: int | None) -> ImageSet:
+    x = found.pool.x
+    size, channels = size or x.shape[-1], channels or x.shape[1]
+    if size > x.shape[-1]:
+        raise UserError(f"{path} holds images of {x.shape[-1]} pixels, under --size {size}; images are never enlarged.")
+    if (channels, size) == (x.shape[1], x.shape[-1]):
+        return found
+    x = np.stack([reduced(np.broadcast_to(image, (3, *image.shape[1:])), size, channels) for image in x])
+    return ImageSet(Pool(x, found.pool.y), None, found.classes)

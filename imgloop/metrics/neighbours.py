@@ -1,0 +1,166 @@
+"""Nearest neighbours and neighbourhoods in blocks: float32 products decide nearly all, float64 decides the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgloop.errors import UserError
+from imgloop.metrics.frechet import ROWS, mean_of
+
+BLOCK = 1 << 22  # distances in memory at a time: 16 MiB in float32
+WIDER = 16  # times as many on an accelerator, whose kernels take long to start
+SPARE = 3  # candidates beyond the k-th neighbour, so that float32 nearly always decides
+
+# Squared distances come from |x|^2 + |y|^2 - 2 x'y of centred features. Rounding is at most D eps (|x|^2 + |y|^2):
+# taking it off makes the number a lower bound and adding it an upper bound. What the bounds leave open is computed
+# again as a sum of squared differences in float64, the same for a pair wherever it stands, so that results depend
+# neither on the blocks nor on the product's precision nor on the device, and an exact copy of a neighbour is seen as
+# the tie that it is.
+
+
+def nearest2(x: Tensor, y: Tensor, k: int, leave_one_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances from each row of `x` (N, D) to its `k` nearest rows of `y` (M, D), ascending, float64 (N, k),
+    and which rows these are, int64 (N, k); of equally near ones the first. Both tensors are on one device.
+
+    `leave_one_out`: `y` is `x`, and no row is its own neighbour.
+    """
+    distances, indices = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+    rows = np.arange(len(x))
+    for dtype in precisions():
+        lower, left = _Lower(x, y, dtype), []
+        for part in _parts(rows, len(y), y.device):
+            bounds = lower(part)
+            if leave_one_out:
+                bounds[torch.arange(len(part)), torch.from_numpy(part)] = torch.inf
+            distances[part], indices[part], certain = _closest(x, y, part, bounds, None, k, len(y) - leave_one_out)
+            left.append(part[~certain])
+        rows = np.concatenate(left)
+        if not len(rows):
+            break
+    return distances, indices
+
+
+class Block:
+    """Some rows of `x` (N, D) against all rows of `y` (M, D): which pairs are within a radius, and who is nearest."""
+
+    def __init__(self, rows: np.ndarray, x: Tensor, y: Tensor, lowers: dict[torch.dtype, _Lower]):
+        self.rows, self.x, self.y, self.lowers = rows, x, y, lowers
+        self.bounds: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def bound(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of all squared distances, (B, M) each."""
+        if dtype not in self.bounds:
+            lower = self.lowers[dtype] = self.lowers.get(dtype) or _Lower(self.x, self.y, dtype)
+            low = lower(self.rows)
+            self.bounds[dtype] = low, lower.width(self.rows).add_(low)
+        return self.bounds[dtype]
+
+    def within(self, radius2: np.ndarray, closed: bool) -> Tensor:
+        """bool (B, M): pairs whose squared distance is below `radius2`, (B, 1) or (1, M), or equal where `closed`."""
+        for dtype in precisions():
+            low, high = self.bound(dtype)
+            radius = torch.from_numpy(radius2).to(low)
+            inside = high < radius
+            unsure = (low <= radius).logical_xor_(inside)
+            if int(unsure.count_nonzero()) * self.x.shape[1] < BLOCK:  # fewer than a product in float64 costs
+                break
+        i, j = unsure.nonzero(as_tuple=True)
+        exact = _exact2(self.x, self.y, self.rows[i.cpu().numpy()], j)
+        edge = np.broadcast_to(radius2, inside.shape)[i.cpu().numpy(), j.cpu().numpy()]
+        inside[i, j] = torch.from_numpy(exact <= edge if closed else exact < edge).to(inside.device)
+        return inside
+
+    def nearest2(self, columns: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Squared distances to the `k` nearest of the rows `columns` of `y`, ascending, float64 (B, k), and which rows
+        of the block they are certain for, bool (B,); `nearest2` settles the others."""
+        bounds = self.bound(precisions()[0])[0].index_select(1, columns)
+        found, _, certain = _closest(self.x, self.y, self.rows, bounds, columns, k, len(columns))
+        return found, certain
+
+
+def blocks(x: Tensor, y: Tensor) -> Iterator[Block]:
+    """All rows of `x` in blocks against all of `y`, on one device, with about BLOCK pairs in memory at a time."""
+    lowers: dict[torch.dtype, _Lower] = {}
+    for rows in _parts(np.arange(len(x)), len(y), y.device):
+        yield Block(rows, x, y, lowers)
+
+
+def precisions() -> tuple[torch.dtype, ...]:
+    """float32 and, for what it leaves open, float64; torch may have been told to multiply float32 in fewer bits."""
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return (torch.float32, torch.float64) if exact else (torch.float64,)
+
+
+class _Lower:
+    """Lower bounds of squared distances between rows of `x` (N, D) and all of `y` (M, D), in `dtype`."""
+
+    def __init__(self, x: Tensor, y: Tensor, dtype: torch.dtype):
+        mean = mean_of(y)
+        self.y = _centred(y, mean, dtype)
+        self.x = self.y if x is y else _centred(x, mean, dtype)
+        self.slack = (x.shape[1] + 16) * torch.finfo(dtype).eps
+        self.xx, self.yy = _norms2(self.x), _norms2(self.y)
+        if not (self.xx.isfinite().all() and self.yy.isfinite().all()):
+            raise UserError("Feature values are too large for distances (beyond about 1e18); rescale them.")
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        norms = (1 - self.slack) * (self.xx[rows, None] + self.yy)
+        return norms.addmm_(self.x[rows], self.y.T, alpha=-2)
+
+    def width(self, rows: np.ndarray) -> Tensor:
+        """Upper minus lower bound."""
+        return 2 * self.slack * (self.xx[rows, None] + self.yy)
+
+
+def _centred(x: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for first in range(0, len(x), ROWS):
+        out[first : first + ROWS] = x[first : first + ROWS].double() - mean
+    return out
+
+
+def _norms2(x: Tensor) -> Tensor:
+    return torch.cat([block.square().sum(1) for block in x.split(ROWS)])
+
+
+def _parts(rows: np.ndarray, width: int, device: torch.device) -> list[np.ndarray]:
+    """`rows` in parts of about BLOCK / `width`."""
+    pairs = BLOCK if device.type == "cpu" else WIDER * BLOCK
+    return np.array_split(rows, max(1, min(len(rows), -(-len(rows) * width // pairs))))
+
+
+def _closest(x, y, rows, bounds, columns, k, others) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k nearest by lower `bounds` (B, M') of `rows` of `x` to the `columns` of `y` (all if None), `others` of them
+    at finite distance: squared distances and indices (B, k), and whether no other can be nearer, bool (B,)."""
+    candidates = min(k + SPARE, others)
+    bound, j = bounds.topk(candidates, largest=False)
+    j = j if columns is None else columns[j]
+    exact = _exact2(x, y, rows.repeat(candidates), j.flatten()).reshape(-1, candidates)
+    j = j.cpu().numpy()
+    order = np.lexsort((j, exact))[:, :k]
+    exact, j = np.take_along_axis(exact, order, 1), np.take_along_axis(j, order, 1)
+    farthest = exact[:, -1]  # all rows that are no candidates lie beyond the last bound
+    nearer = (farthest > bound[:, -1].double().cpu().numpy()) & (farthest > 0) & (candidates < others)
+    return exact, j, ~nearer
+
+
+def _exact2(x: Tensor, y: Tensor, i: np.ndarray, j: Tensor) -> np.ndarray:
+    """Squared distances of the pairs (x[i], y[j]), float64, each a function of its two rows alone.
+
+    The sum folds halves onto each other, in element-wise steps: the same bits in any block and on any device.
+    """
+    out, i = np.empty(len(i)), torch.from_numpy(i).to(x.device)
+    half = 1 << max(0, (x.shape[1] - 1).bit_length() - 1)
+    for part in _parts(np.arange(len(out)), 4 * x.shape[1], x.device):
+        first, last = int(part[0]) if len(part) else 0, int(part[-1]) + 1 if len(part) else 0
+        squares = (x[i[first:last]].double() - y[j[first:last]].double()).square_()
+        width, step = squares.shape[1], half
+        while width > 1:
+            squares[:, : width - step] += squares[:, step:width]
+            width, step = step, step // 2
+        out[first:last] = squares[:, 0].cpu().numpy()
+    return out

@@ -1,0 +1,84 @@
+"""torchmetrics `Metric`s of what can be computed batch by batch: they run in a training loop and across processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from imgloop.errors import UserError
+from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance
+
+
+class _TwoSided(Metric):
+    """Moments of real and of generated features, (B, D) a batch, in float64; with `features`, of images.
+
+    `features` turns a batch, such as uint8 images, into features (B, D). `width` is D.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, width: int, features: Callable[[Tensor], Tensor] | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise UserError(f"width={width!r}: give the number of features, a whole number of at least 1.")
+        self.width, self.features = width, features
+        for side in ("real", "generated"):  # None: gathered side by side, and merged in compute
+            self.add_state(f"{side}_n", torch.zeros(1, dtype=torch.int64), dist_reduce_fx=None)
+            self.add_state(f"{side}_mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
+            self.add_state(f"{side}_sums", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx=None)
+
+    def update(self, batch: Tensor, real: bool) -> None:
+        """Add a batch of real or generated features (B, D), or of what `features` takes."""
+        side = "real" if real else "generated"
+        moments = self._side(side).update(batch if self.features is None else self.features(batch))
+        if len(moments.mean) != self.width:
+            raise UserError(f"The features are {len(moments.mean)} wide and width={self.width}.")
+        for name, array in moments.to_arrays().items():
+            state = getattr(self, f"{side}_{name}")
+            setattr(self, f"{side}_{name}", torch.from_numpy(array).to(state.device, state.dtype))
+
+    def _side(self, side: str) -> Moments:
+        """The moments of one side, merged over processes."""
+        n, mean, sums = (getattr(self, f"{side}_{name}").cpu().numpy() for name in ("n", "mean", "sums"))
+        moments = Moments()
+        for one in zip(n.reshape(-1, 1), mean.reshape(-1, self.width), sums.reshape(-1, self.width, self.width)):
+            if one[0][0]:
+                moments.merge(Moments.from_arrays(dict(zip(("n", "mean", "sums"), one))))
+        return moments
+
+    def set_dtype(self, dst_type) -> Metric:
+        """States stay in float64 whatever precision the model around them takes."""
+        return self
+
+
+class FrechetDistance(_TwoSided):
+    """The Frechet distance of streamed features, equal to `frechet_distance` on all of them; a float64 tensor.
+
+        distance = FrechetDistance(64)
+        distance.update(real_features, real=True); distance.update(samples, real=False)
+        distance.compute()
+
+    Memory: two matrices (D, D) in float64 a side. Raises UserError on under two samples a side.
+    """
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        real = RealMoments.of(self._side("real"))
+        return torch.tensor(frechet_distance(real, self._side("generated")), dtype=torch.float64)
+
+
+class VarianceRatio(_TwoSided):
+    """tr Sigma_g / tr Sigma_r of streamed features, equal to `variance_ratio` on all of them; a float64 tensor."""
+
+    higher_is_better = None
+
+    def compute(self) -> Tensor:
+        real, generated = (float(self._side(side).covariance.trace()) for side in ("real", "generated"))
+        if not real > 0:
+            raise UserError("The real features do not vary, so there is nothing to compare a variance with.")
+        return torch.tensor(generated / real, dtype=torch.float64)

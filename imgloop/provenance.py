@@ -1,0 +1,32 @@
+"""What the bits of a result depend on besides its settings: recorded with every generation, and part of cache keys."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("imgloop", "torch", "numpy", "lightning", "diffusers", "safetensors", "scipy", "scikit-learn", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the bits of a result depend on besides versions: processor kind, PyTorch's kernels for it, threads, GPU."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

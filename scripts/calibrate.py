@@ -1,0 +1,257 @@
+"""python scripts/calibrate.py [--studies N] [--only PART ...]: how often the collapse profile errs and hits, counted in
+simulated studies that go through the rules of imgloop.collapse; and the paper's own cases (part `paper`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from imgloop.collapse import definitions, statistics
+from imgloop.collapse.definitions import Question, judge
+from imgloop.collapse.power import SHAPES
+from imgloop.collapse.thresholds import Thresholds
+
+H = Thresholds.of()
+NOISES = ("normal", "lognormal", "t3")
+SEED_SPREAD = 3.0  # sd of what a chain shares with its control, in sds of what it does not
+CORRELATION = 0.5  # between the errors of two measures
+SIZES = 5
+START = 100.0  # risk at generation 0, in the same sds
+PARTS = ("null", "exclusion", "planted", "shapes", "signs", "unpaired", "paper")
+
+
+# -- Simulated studies ------------------------------------------------------------------------------------------------
+
+
+def errors(rng: np.random.Generator, shape: tuple[int, ...], kind: str, accumulated: float) -> np.ndarray:
+    """Errors of chains (..., G + 1), of variance 1 at the last generation and 0 at generation 0, which is shared;
+    `accumulated` of the variance is a random walk along the chain."""
+    last = shape[-1] - 1
+
+    def draw():
+        x = (*shape[:-1], last)
+        if kind == "normal":
+            return rng.standard_normal(x)
+        if kind == "lognormal":
+            return (np.exp(rng.standard_normal(x)) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
+        return rng.standard_t(3, x) / np.sqrt(3)
+
+    walk, own = np.cumsum(draw(), -1) * np.sqrt(accumulated / last), draw() * np.sqrt(1 - accumulated)
+    return np.concatenate([np.zeros((*shape[:-1], 1)), walk + own], -1)
+
+
+def spread(reduce, shape, kind: str, accumulated: float) -> float:
+    """Standard deviation between chains of a number that `reduce` makes of a paired course."""
+    rng = np.random.default_rng(7)
+    return float(np.std(reduce(errors(rng, shape, kind, accumulated) - errors(rng, shape, kind, accumulated))))
+
+
+class Simulated:
+    """Many studies of S chains and generations 0..G, in which each definition has a series of its own, all correlated.
+
+    `question(k, effect)` is definition k's, its number `effect` standard deviations between chains over the threshold
+    at which it is detected; `at_margin` puts it over that below which it is excluded instead.
+    """
+
+    def __init__(self, seed: int, studies: int, chains: int = 5, last: int = 8, kind="normal", accumulated=0.5):
+        self.rng, self.shape = np.random.default_rng(seed), (studies, chains, last + 1)
+        self.kind, self.accumulated = kind, accumulated
+        self.common = [errors(self.rng, self.shape, kind, accumulated) for _ in range(2)]
+        self.sd = spread(definitions.late, (4_000, 1, last + 1), kind, accumulated)
+        self.contrast_sd = spread(definitions.contrast, (4_000, 1, last + 1), kind, accumulated)
+
+    def pair(self, signal=0.0, start=0.0) -> definitions.Pair:
+        """Chains with a signal (G + 1,) and their controls; what both share, a seed's own level, is wide."""
+        level = SEED_SPREAD * self.rng.standard_normal((*self.shape[:2], 1))
+        if self.kind == "lognormal":
+            level = SEED_SPREAD * (np.exp(level / SEED_SPREAD) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
+        noisy = [
+            np.sqrt(CORRELATION) * common
+            + np.sqrt(1 - CORRELATION) * errors(self.rng, self.shape, self.kind, self.accumulated)
+            for common in self.common
+        ]
+        return start + level + noisy[0] + signal, start + level + noisy[1]
+
+    def question(self, k: int, effect: float = 0.0, at_margin: bool = False) -> Question:
+        t = np.arange(self.shape[-1])
+        shift = effect * self.sd
+        if k == 3:  # an effect beyond logarithmic growth, which is large
+            unit = float(definitions.contrast(SHAPES["linear"](t)))
+            signal = 20 * self.sd * SHAPES["logarithmic"](t) + effect * self.contrast_sd * SHAPES["linear"](t) / unit
+            return definitions.divergence(self.pair(signal, START), H)
+        after = (t > 0).astype(float)
+        if k == 1:
+            level = spread(lambda d: d[..., -1], (4_000, 1, len(t)), self.kind, self.accumulated)
+            treated, quarter = self.pair(effect * level * after, START)
+            return definitions.catastrophic(treated[..., -1], quarter[..., -1])
+        if k == 2:
+            treated, control = self.pair(shift * after, START)
+            if at_margin:  # of each chain's own risk at generation 0
+                treated = treated + H.risk_margin * treated[..., :1] * after
+            return definitions.increase((treated, control), H)
+        if k == 5:
+            margin = np.log(H.scaling_margin) if at_margin else 0.0
+            pairs = [self.pair((0.1 * shift + margin) * after / 0.1) for _ in range(SIZES)]
+            return definitions.scaling(tuple(np.exp(0.1 * np.stack(side, 2)) for side in zip(*pairs)), H)
+        if k == 8:
+            treated, control = self.pair((H.hallucinated / 0.01 + shift) * after)
+            rates = {"off_support": (0.01 * treated, 0.01 * control)}
+            return definitions.hallucination(rates, H)
+        kept = {4: H.variance_kept, 6: H.mode_kept, 7: H.tail_kept}[k]
+        scale = 0.05  # of the log: floors are never reached
+        treated, control = self.pair((-np.log(kept) / scale + shift) * after)
+        return definitions.loss(k, (np.exp(-scale * treated), np.exp(-scale * control)), H)
+
+    def judged(self, effects: Mapping[int, float], at_margin=False, exact=True) -> dict[int, definitions.Judged]:
+        """All eight definitions with the effects given, 0 elsewhere."""
+        questions = [self.question(k, effects.get(k, 0.0), at_margin) for k in definitions.TITLES]
+        return dict(zip(definitions.TITLES, judge(questions, H, exact)))
+
+
+# -- What is counted --------------------------------------------------------------------------------------------------
+
+
+def family(judged, among=None) -> float:
+    """Share of studies in which any of the definitions was detected."""
+    return float(np.logical_or.reduce([judged[k].detected for k in among or judged]).mean())
+
+
+def error(p: float, n: int) -> float:
+    """Binomial standard error of a share."""
+    return float(np.sqrt(max(p * (1 - p), 1e-4) / n))
+
+
+def null(studies: int):
+    print("\n## False detections, any of eight (bound .05): numbers at their thresholds | sign flips alone\n")
+    print("| noise | accumulated | seeds | t and Holm | sign flips |\n|---|---|---|---|---|")
+    for kind in NOISES:
+        for accumulated in (0.0, 1.0):
+            for chains in (5, 8):
+                found = Simulated(1, studies, chains, kind=kind, accumulated=accumulated).judged({})
+                signs = np.logical_or.reduce([j.p_exact <= H.alpha for j in found.values()]).mean()
+                print(f"| {kind} | {accumulated:.0%} | {chains} | {family(found):.3f} | {signs:.3f} |", flush=True)
+    print(f"\nstandard error of a share of .05: {error(0.05, studies):.4f}")
+
+
+def exclusion(studies: int):
+    print("\n## False exclusions (bound .05 each): numbers at the thresholds of exclusion\n")
+    print(
+        "| noise | accumulated | seeds |" + "".join(f" {k} |" for k in range(1, 9)) + "\n|---" * 1 + "|---" * 10 + "|"
+    )
+    for kind in NOISES:
+        for accumulated in (0.0, 1.0):
+            for chains in (5, 8):
+                simulated = Simulated(2, studies, chains, kind=kind, accumulated=accumulated)
+                found = simulated.judged({}, at_margin=True, exact=False)
+                cells = "".join(f" {j.excluded.mean():.3f} |" for j in found.values())
+                print(f"| {kind} | {accumulated:.0%} | {chains} |{cells}", flush=True)
+
+
+def planted(studies: int):
+    print("\n## Hits: each kind of collapse planted alone, and four at once, at 5 seeds\n")
+    print("| effect (sd) | noise |" + "".join(f" {k} |" for k in range(1, 9)) + " four (1, 2, 4, 7) | false | exact |")
+    print("|---" * 13 + "|")
+    for effect in (2.0, 3.0):
+        for kind in NOISES:
+            simulated = Simulated(3, studies, kind=kind)
+            alone = [simulated.judged({k: effect}, exact=False)[k].detected.mean() for k in range(1, 9)]
+            four = dict.fromkeys((1, 2, 4, 7), effect)
+            found = simulated.judged(four)
+            hits = np.mean([found[k].detected.mean() for k in four])
+            exact = np.mean([(found[k].detected & (found[k].p_exact <= H.alpha)).mean() for k in four])
+            cells = "".join(f" {p:.2f} |" for p in alone)
+            false = family(found, [k for k in found if k not in four])
+            print(f"| {effect:g} | {kind} |{cells} {hits:.2f} | {false:.3f} | {exact:.2f} |", flush=True)
+
+
+def shapes(studies: int):
+    print("\n## Definition 3 at 5 seeds and G = 8, alone: detected / excluded, by the growth over the noise\n")
+    print("Growth from generation 0 to G in standard deviations of one generation's paired difference.\n")
+    names = [n for n in SHAPES if n != "constant"]
+    print("| noise | growth |" + "".join(f" {n} |" for n in names) + "\n" + "|---" * (2 + len(names)) + "|")
+    for accumulated in (0.0, 0.5, 1.0):
+        for growth in (5, 10, 20, 40):
+            cells = []
+            for name in names:
+                found = shaped(name, growth, studies, accumulated)
+                cells.append(f" {found.detected.mean():.2f} / {(found.excluded & ~found.detected).mean():.2f} |")
+            told = {0.0: "independent", 0.5: "half accumulated", 1.0: "accumulated"}[accumulated]
+            print(f"| {told} | {growth} |{''.join(cells)}", flush=True)
+
+
+def shaped(name: str, growth: float, studies: int, accumulated: float, chains=5, last=8) -> definitions.Judged:
+    """Definition 3 on courses of one shape that grow to `growth` sds of a paired difference by G."""
+    rng = np.random.default_rng(4)
+    t = np.arange(last + 1)
+    signal = growth * SHAPES[name](t) / SHAPES[name](t)[-1]
+    d = signal + errors(rng, (studies, chains, last + 1), "normal", accumulated)
+    (found,) = judge([definitions.divergence((d, np.zeros_like(d)), H)], H, exact=False)
+    return found
+
+
+def signs(studies: int):
+    print("\n## Sign flips at 5 seeds: one definition planted at 3 sd, four of the others far below their thresholds\n")
+    print("| rule | hits | false detections among the three at their thresholds |\n|---|---|---|")
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((studies, 8, 5)) + np.array([3, 0, 0, 0, -10, -10, -10, -10])[:, None]
+    t = statistics.flipped_t(x, statistics.signs(5))
+    for name, p in (
+        ("step-down max-T over all", statistics.step_down(t)),
+        ("over those that the data leave open", statistics.sign_flip_p(t, np.full((studies, 8), 5))),
+    ):
+        hit = p <= H.alpha
+        print(f"| {name} | {hit[:, 0].mean():.3f} | {hit[:, 1:4].any(1).mean():.3f} |")
+
+
+def unpaired(studies: int):
+    print("\n## Why only paired numbers are tested: no effect, and an error of 15 % that all chains of a study share\n")
+    print("| test of the log tail mass | false detections |\n|---|---|")
+    for name, share in zip(("paired with the control", "not paired"), unpaired_rates(studies)):
+        print(f"| {name} | {share:.3f} |")
+
+
+def unpaired_rates(studies: int, chains: int = 5) -> tuple[float, float]:
+    """False detections of a tail mass at its threshold, paired and not, where held-out data give all chains of a study
+    one error of sd .15 (docs/profile.md)."""
+    rng = np.random.default_rng(6)
+    shared = 0.15 * rng.standard_normal((studies, 1))
+    own = 0.05 * rng.standard_normal((2, studies, chains))
+    treated, control = shared - np.log(H.tail_kept) + own[0], shared + own[1]
+    tests = (treated - control, treated)
+    return tuple(float((statistics.greater(x, -np.log(H.tail_kept)) <= H.alpha).mean()) for x in tests)
+
+
+def paper(studies: int):
+    from imgloop.collapse import paper
+
+    print("\n## The paper's Table 1, published beside computed\n")
+    for chains in (100, 20):
+        with TemporaryDirectory() as out:
+            print(f"{chains} chains, 9 fits, T = 200, d = 10")
+            print("\n".join(paper.table1(out, chains).lines()) + "\n", flush=True)
+    print("## The paper's Gaussian (unbiased, n = 20, 20 generations, 1,000 chains)\n")
+    with TemporaryDirectory() as out:
+        for line in paper.gaussian(out).lines():
+            print(line)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=20_000, help="simulated studies a row (20000)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    a = parser.parse_args(arguments)
+    began = time.monotonic()
+    print(f"{a.studies:,} simulated studies a row")
+    for name in a.only:
+        globals()[name](a.studies)
+    print(f"\n{time.monotonic() - began:.0f} s", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,513 @@
+"""The collapse profile: its statistics against SciPy and enumeration, its rules on series with planted behaviour, and
+what it says of tables that are not as it needs them."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import imgloop
+from imgloop.collapse import definitions, statistics, tables, thresholds
+from imgloop.collapse.__main__ import main
+from imgloop.collapse.profile import collapse_profile
+from imgloop.collapse.thresholds import Thresholds, freeze, frozen
+from imgloop.errors import UserError
+
+REPO = Path(__file__).parent.parent
+DIGITS = REPO / "docs" / "studies" / "digits-diffusion.csv"
+G = 8
+T = np.arange(G + 1)
+LOG = np.cumsum(1 / (T + 1)) - 1  # harmonic growth
+QUIET = {  # what a chain measures where nothing collapses
+    "risk": 0.5,
+    "variance_ratio": 1.0,
+    "mode_share_min": 0.9,
+    "tail_mass": 1.0,
+    "off_support": 0.01,
+    "ambiguity": 0.01,
+}
+
+
+def table(planted=None, seeds=6, last=G, noise=0.002, rng=0, quarter=False, **columns):
+    """A plain table: chains "loop" and controls "real_only" at equal levels a seed, small errors, and what is planted
+    in the loop by measure: added, or for ratios multiplied, a value a generation."""
+    rng, planted, rows = np.random.default_rng(rng), planted or {}, []
+    for seed in range(seeds):
+        level = {m: rng.normal() for m in QUIET}
+        for condition in ("loop", "real_only") + (("quarter",) if quarter else ()):
+            for t in range(last + 1):
+                row = {"condition": condition, "seed": seed, "generation": t, **columns}
+                for m, usual in QUIET.items():
+                    value = usual * np.exp(0.05 * level[m] + noise * rng.normal() * (t > 0))
+                    if condition == "loop" and m in planted:
+                        change = float(np.broadcast_to(planted[m], T.shape)[t])
+                        value = value * change if m in definitions.FLOORS else value + change
+                    if condition == "quarter" and m == "risk":
+                        value += 0.1
+                    row[m] = value
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def verdicts(frame, **more):
+    return {k: v.verdict for k, v in collapse_profile(frame, **more)["loop"].items()}
+
+
+# Statistics
+
+
+@given(st.integers(2, 9), st.integers(0, 10**6), st.floats(-2, 2))
+@settings(max_examples=40, deadline=None)
+def test_the_t_test_is_scipys(chains, seed, threshold):
+    x = np.random.default_rng(seed).normal(size=(3, chains))
+    theirs = stats.ttest_1samp(x, threshold, axis=-1, alternative="greater")
+    np.testing.assert_allclose(statistics.greater(x, threshold), theirs.pvalue, rtol=1e-9)
+    upper = stats.ttest_1samp(x, 0, axis=-1, alternative="less").confidence_interval(0.95).high
+    np.testing.assert_allclose(statistics.Moments.of(x).bound(0.95), upper, rtol=1e-9)
+    both = stats.ttest_1samp(x, 0, axis=-1).confidence_interval(0.95)
+    np.testing.assert_allclose(statistics.interval(x)[1:], [both.low, both.high], rtol=1e-9)
+
+
+def test_chains_without_a_number_are_left_out():
+    x = np.array([1.0, np.nan, 2.0, 4.0, np.inf])
+    assert statistics.greater(x) == pytest.approx(stats.ttest_1samp([1, 2, 4], 0, alternative="greater").pvalue)
+    np.testing.assert_allclose(
+        statistics.flipped_t(x, statistics.signs(5))[0], stats.ttest_1samp([1, 2, 4], 0).statistic
+    )
+
+
+@pytest.mark.parametrize("value, threshold, p", [(1.0, 0.5, 0.0), (0.5, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0)])
+def test_chains_that_are_all_equal(value, threshold, p):
+    assert statistics.greater(np.full(5, value), threshold) == p
+
+
+def test_holm_by_hand():
+    p = np.array([0.04, 0.01, np.nan, 0.03, 0.9])
+    np.testing.assert_allclose(statistics.holm(p), [0.09, 0.04, np.nan, 0.09, 0.9])
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p):
+    p = np.array(p)
+    adjusted = statistics.holm(p)
+    assert (adjusted >= p).all() and (adjusted <= np.minimum(1, len(p) * p) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
+
+
+@given(st.integers(0, 10**6), st.integers(3, 6), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_step_down_equals_enumeration(seed, chains, m):
+    x = np.random.default_rng(seed).normal(size=(m, chains)) + np.arange(m)[:, None]
+    flips = np.array(list(itertools.product([1.0, -1.0], repeat=chains)))  # the identity first
+
+    def t(y):
+        return np.array([stats.ttest_1samp(row, 0).statistic for row in y])
+
+    every = np.array([t(x * f) for f in flips])
+    observed = t(x)
+    assume(np.diff(np.sort(observed)).min(initial=1) > 1e-6)
+    order, p, largest = np.argsort(-observed), np.empty(m), 0.0
+    for i, k in enumerate(order):
+        among = every[:, order[i:]].max(1)
+        largest = max(largest, (among >= observed[k] - 1e-9).mean())
+        p[k] = largest
+    got = statistics.step_down(statistics.flipped_t(x, statistics.signs(chains)))
+    np.testing.assert_allclose(got, p)
+
+
+def test_the_smallest_sign_flip_p_is_two_to_the_minus_seeds():
+    for chains in (4, 5, 8):
+        x = np.linspace(5, 6, chains)[None]
+        assert statistics.step_down(statistics.flipped_t(x, statistics.signs(chains)))[0] == 2.0**-chains
+
+
+def test_many_chains_draw_their_signs_and_keep_the_identity():
+    flips = statistics.signs(30)
+    assert flips.shape == (10_000, 30) and (flips[0] == 1).all() and abs(flips.mean()) < 0.01
+
+
+# Rules
+
+
+def test_numbers_of_a_chain():
+    x = np.arange(9.0)[None] ** 2
+    assert definitions.late(x) == pytest.approx((36 + 49 + 64) / 3)
+    assert definitions.late(x[:, :3]) == pytest.approx((1 + 4) / 2)  # never generation 0
+    q = (1 / 6 + 1 / 7 + 1 / 8 + 1 / 9) / (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)
+    assert definitions.contrast(x) == pytest.approx((64 - 16) - q * 16)
+
+
+@given(st.integers(3, 40), st.floats(-5, 5), st.floats(-5, 5))
+@settings(max_examples=50, deadline=None)
+def test_the_contrast_is_zero_for_logarithmic_growth_from_any_start(last, a, b):
+    course = a + b * np.cumsum(1 / np.arange(1, last + 2))
+    for first in (0, definitions.last_two_thirds(last)):
+        assert definitions.contrast(course, first) == pytest.approx(0, abs=1e-9)
+        assert definitions.contrast(np.arange(last + 1.0), first) > 0  # faster
+        assert definitions.contrast(-1 / np.arange(1.0, last + 2), first) < 0  # slower
+
+
+PLANTED = {
+    1: {"risk": 0.05 * T},
+    2: {"risk": 0.1 * (T > 0)},
+    3: {"risk": 0.05 * T},
+    4: {"variance_ratio": 0.8**T},
+    6: {"mode_share_min": 0.6**T},
+    7: {"tail_mass": 0.85**T},
+    8: {"off_support": 0.01 * T},
+}
+
+
+@pytest.mark.parametrize("k", PLANTED)
+def test_each_planted_collapse_is_detected_and_the_others_are_not(k):
+    profile = collapse_profile(table(PLANTED[k], quarter=True), quarter="quarter")["loop"]
+    assert profile[k].verdict == "detected" and profile[k].exact
+    risky = {1, 2, 3} if "risk" in PLANTED[k] else set()
+    for other in set(profile) - risky - {k, 5}:
+        assert profile[other].verdict != "detected"
+    for other in {4, 6, 7, 8} - {k}:
+        assert profile[other].verdict == "excluded"
+    assert profile[5].verdict == "not measured" and "one size" in profile[5].reason
+
+
+def test_nothing_planted_is_excluded_where_there_is_a_margin():
+    found = verdicts(table(quarter=True), quarter="quarter")
+    assert {k: found[k] for k in (1, 2, 4, 6, 7, 8)} == dict.fromkeys((1, 2, 4, 6, 7, 8), "excluded")
+    assert found[3] in ("undetermined", "excluded")
+
+
+def test_a_significant_effect_inside_the_margin_is_detected_and_both_are_told():
+    v = collapse_profile(table({"risk": 0.01 * (T > 0)}))["loop"][2]
+    assert v.verdict == "detected" and "inside the margin" in v.reason and v.bound < v.margin
+
+
+@pytest.mark.parametrize(
+    "course, verdict",
+    [
+        (0.1 * T, "detected"),
+        (0.02 * T**2, "detected"),
+        (0.5 * np.minimum(T / 5, 1), "excluded"),  # doubles by generation 5, then stays
+        (np.array([0, 0.3, 0.4, 0.35, 0.25, 0.2, 0.15, 0.15, 0.15]), "excluded"),  # overshoots, settles 30 % up
+        (np.cumsum((T + 1.0) ** -2) - 1, "excluded"),
+        (-0.05 * T, "excluded"),  # falls
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+def test_divergence(course, verdict, noise):
+    assert collapse_profile(table({"risk": course}, noise=noise))["loop"][3].verdict == verdict
+
+
+def test_logarithmic_growth_is_neither():
+    assert collapse_profile(table({"risk": 0.3 * LOG}, noise=0.0))["loop"][3].verdict == "undetermined"
+
+
+def test_growth_that_has_ended_does_not_diverge_by_its_past():
+    late_rise = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1]) * 0.3  # C > 0, and no growth for three generations
+    v = collapse_profile(table({"risk": late_rise}))["loop"][3]
+    assert v.effect > 0 and v.verdict == "undetermined" and "last two thirds" in v.reason
+
+
+def test_hallucination_by_any_rate_and_excluded_by_all():
+    only_between = collapse_profile(table({"ambiguity": 0.01 * T}))["loop"][8]
+    assert only_between.verdict == "detected" and only_between.reading.endswith("ambiguity")
+    assert verdicts(table({"off_support": 0.009 * (T > 0)}, noise=0.05))[8] == "undetermined"
+    rules = table().assign(rule_violations=lambda f: np.where(f["condition"] == "loop", 0.02 * f["generation"], 0.0))
+    assert collapse_profile(rules)["loop"][8].reading.endswith("rule_violations")
+
+
+def test_a_total_loss_has_a_number():
+    v = collapse_profile(table({"tail_mass": np.where(T > 0, 0.0, 1.0)}))["loop"][7]
+    assert v.verdict == "detected" and np.isfinite(v.effect) and "18 values below 0.01 count as 0.01" in v.reason
+
+
+def test_a_negative_risk_has_no_margin():
+    frame = table().assign(risk=lambda f: f["risk"] - 5)
+    v = collapse_profile(frame)["loop"][2]
+    assert v.verdict == "undetermined" and "never excluded" in v.reason
+
+
+def test_chains_that_repeat_one_seed_are_suspected():
+    frame = table(PLANTED[2], noise=0.0)
+    frame["risk"] = np.where(frame["condition"] == "loop", 0.6, 0.5)
+    assert "have their seeds been used" in collapse_profile(frame)["loop"][2].reason
+
+
+def test_a_falling_risk_is_no_increase():
+    found = verdicts(table({"risk": -0.02 * T}))
+    assert found[2] == "excluded" and found[3] == "excluded"
+
+
+def test_levels_of_seeds_do_not_count_since_numbers_are_paired():
+    frame = table({"risk": 0.02 * T})
+    wide = frame.assign(risk=frame["risk"] + 10.0 * frame["seed"])
+    a, b = (collapse_profile(f)["loop"][2] for f in (frame, wide))
+    assert (a.effect, a.p) == pytest.approx((b.effect, b.p))
+    shuffled = wide.copy()
+    control = shuffled["condition"] == "real_only"
+    shuffled.loc[control, "seed"] = (shuffled.loc[control, "seed"] + 1) % 6  # mutation: pairs torn apart
+    assert collapse_profile(shuffled)["loop"][2].p > 0.05 > a.p
+
+
+def test_verdicts_do_not_depend_on_the_order_of_rows():
+    frame = table(PLANTED[2])
+    mixed = frame.sample(frac=1, random_state=0)
+    a, b = collapse_profile(frame).to_frame(), collapse_profile(mixed).to_frame()
+    pd.testing.assert_frame_equal(a, b)
+
+
+def test_fd_is_the_risk_of_a_model_without_loss():
+    frame = table(PLANTED[3]).rename(columns={"risk": "fd"})
+    profile = collapse_profile(frame)
+    assert profile["loop"][3].verdict == "detected" and any("fd is the risk" in n for n in profile.notes["loop"])
+    both = frame.assign(risk=np.nan)
+    assert collapse_profile(both)["loop"][2].verdict == "detected"
+
+
+def test_severity_is_told_and_never_tested():
+    profile = collapse_profile(table(PLANTED[3]), noise_risk=10.0)
+    assert any("Severity" in n and "not tested" in n for n in profile.notes["loop"])
+
+
+# Chains that are too few, or not whole
+
+
+def test_one_chain_has_effects_and_one_line():
+    profile = collapse_profile(table(PLANTED[3], seeds=1))
+    assert {v.verdict for v in profile.verdicts} == {"no verdict", "not measured"}
+    assert np.isfinite(profile["loop"][2].effect)
+    page = str(profile)
+    assert "1 seed: no verdicts" in page and "undetermined" not in page and "nan" not in page
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_too_few_chains_are_undetermined_with_how_many_are_missing(seeds):
+    v = collapse_profile(table(PLANTED[3], seeds=seeds))["loop"][3]
+    assert v.verdict == "undetermined" and v.missing == 4 - seeds
+    assert v.reason.startswith(f"{4 - seeds} more chain")
+
+
+def test_seeds_without_a_control_are_left_out_and_named():
+    frame = table(PLANTED[3])
+    frame = frame[(frame["condition"] == "loop") | (frame["seed"] != 2)]
+    v = collapse_profile(frame)["loop"][2]
+    assert v.seeds == 5 and v.left_out == ("seed 2 has no control",) and v.verdict == "detected"
+
+
+def test_chains_of_unequal_length_meet_where_most_end():
+    frame = table(PLANTED[3])
+    short = frame[(frame["seed"] != 4) | (frame["generation"] <= 3) | (frame["condition"] != "loop")]
+    v = collapse_profile(short)["loop"][2]
+    assert v.generations == G and v.seeds == 5 and "seed 4 ends at generation 3" in v.left_out
+    assert collapse_profile(short, generation=3)["loop"][2].seeds == 6
+    assert "reach generation 40" in collapse_profile(short, generation=40)["loop"][2].reason
+
+
+def test_missing_and_infinite_values():
+    frame = table(PLANTED[4])
+    at = (frame["condition"] == "loop") & (frame["seed"] == 1) & (frame["generation"] == G)
+    holes = frame.assign(variance_ratio=frame["variance_ratio"].mask(at))
+    v = collapse_profile(holes)["loop"]
+    assert v[4].seeds == 5 and v[2].seeds == 6 and any("seed 1 has no value" in t for t in v[4].left_out)
+    diverged = table().assign(risk=lambda f: f["risk"].mask(at, np.inf))
+    v = collapse_profile(diverged)["loop"][2]
+    assert v.verdict == "undetermined" and "infinite" in v.reason and v.seeds == 5
+    gone = frame[~((frame["generation"] == 7) & (frame["seed"] == 0) & (frame["condition"] == "real_only"))]
+    assert collapse_profile(gone)["loop"][4].seeds == 5
+    empty = collapse_profile(frame.assign(tail_mass=np.nan))["loop"][7]
+    assert empty.verdict == "not measured" and "tail_mass" in empty.reason
+
+
+def test_few_generations():
+    frame = table(PLANTED[3])
+    assert {v.verdict for v in collapse_profile(frame[frame["generation"] == 0]).verdicts} == {"not measured"}
+    short = collapse_profile(frame[frame["generation"] <= 2])["loop"]
+    assert short[3].verdict == "not measured" and "3 generations" in short[3].reason and short[2].verdict == "detected"
+
+
+@pytest.mark.parametrize(
+    "broken, says",
+    [
+        (lambda f: f.drop(columns="seed"), "no column seed"),
+        (lambda f: f.rename(columns={"generation": "gen", "seed": "s"}), "no column seed or generation"),
+        (lambda f: f[["condition", "seed", "generation"]], "no measure"),
+        (lambda f: f.iloc[:0], "no rows"),
+        (lambda f: pd.concat([f, f.iloc[[3]]]), "generation 3 of loop, seed 0, more than once"),
+        (lambda f: f.assign(risk="high"), "Column risk"),
+        (lambda f: f.assign(generation=f["generation"] + 0.5), "whole numbers"),
+        (lambda f: f.assign(seed=np.nan), "without a condition, seed or generation"),
+        (lambda f: f[f["condition"] == "loop"], "no condition real_only"),
+        (lambda f: f[f["condition"] == "real_only"], "nothing to compare"),
+        (lambda f: f.to_dict(), "pandas table"),
+    ],
+)
+def test_a_table_that_is_none_is_told_in_one_sentence(broken, says):
+    with pytest.raises(UserError, match=says) as e:
+        collapse_profile(broken(table()))
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def test_wrong_arguments():
+    with pytest.raises(UserError, match="risk=loss"):
+        collapse_profile(table(), risk="loss")
+    with pytest.raises(UserError, match="quarter=half"):
+        collapse_profile(table(), quarter="half")
+    with pytest.raises(UserError, match=r"collapse.alfa"):
+        collapse_profile(table(), thresholds={"alfa": 0.1})
+    with pytest.raises(UserError, match=r"collapse.tail_kept=2"):
+        collapse_profile(table(), thresholds={"tail_kept": 2})
+    with pytest.raises(UserError, match="was not profiled"):
+        collapse_profile(table())["replace"]
+
+
+def test_the_control_is_named_by_the_user():
+    frame = table(PLANTED[2]).replace({"condition": {"real_only": "baseline"}})
+    assert verdicts(frame, control="baseline")[2] == "detected"
+
+
+# Studies
+
+
+def test_controls_are_those_of_the_same_settings():
+    names = ["real_only", "real_only,n_initial=100", "replace", "replace,real_fraction=0.1", "replace,n_initial=100"]
+    rows = [
+        {"condition": c, "seed": 0, "generation": 0, "risk": 1.0, "n_train": 100 if "100" in c else 400} for c in names
+    ]
+    known = tables.conditions(pd.DataFrame(rows))
+    by = {c.name: c for c in known}
+    paired = {c: tables.control_of(by[c], known, "real_only")[0] for c in names[2:]}
+    assert {c: k.name for c, k in paired.items()} == {
+        "replace": "real_only",
+        "replace,real_fraction=0.1": "real_only",
+        "replace,n_initial=100": "real_only,n_initial=100",
+    }
+    assert tables.quarter_of(by["real_only"], known, None)[0].name == "real_only,n_initial=100"
+
+
+def test_another_model_is_no_control():
+    rows = [
+        {"condition": c, "seed": s, "generation": t, "risk": 1.0 + t}
+        for c in ("real_only", "replace,model=gan")
+        for s in range(4)
+        for t in range(4)
+    ]
+    v = collapse_profile(pd.DataFrame(rows))["replace,model=gan"][2]
+    assert v.verdict == "not measured" and "real_only,model=gan" in v.reason
+
+
+def test_the_digits_study():
+    profile = imgloop.collapse_profile(pd.read_csv(DIGITS))
+    assert profile.conditions == ["accumulate", "replace"]
+    found = profile["replace"]
+    assert found[2].verdict == "detected" and found[2].exact and found[2].seeds == 5 and found[4].verdict == "excluded"
+    assert "n_initial=349" in found[1].reason and found[6].reason == "no column mode_share_min"
+    frame = pd.read_csv(DIGITS).query("generation >= 2").groupby(["condition", "seed"])["risk"].mean()
+    assert found[2].effect == pytest.approx((frame["replace"] - frame["real_only"]).mean())
+
+
+def test_the_profile_as_table_and_json():
+    profile = collapse_profile(table(PLANTED[3]))
+    frame = profile.to_frame()
+    assert len(frame) == 8 and set(frame["verdict"]) <= {"detected", "excluded", "undetermined", "not measured"}
+    told = json.loads(json.dumps(profile.to_dict(), allow_nan=False))
+    assert [v["definition"] for v in told["conditions"]["loop"]["verdicts"]] == list(range(1, 9))
+    assert told["thresholds"]["tail_kept"] == 0.8
+
+
+def test_the_page_reads_without_colour():
+    page = str(collapse_profile(table(PLANTED[3])))
+    assert "\x1b" not in page and "● detected, exact" in page and "○ excluded" in page
+    assert "cannot be told from divergence" in page and max(map(len, page.splitlines())) <= 120
+
+
+def test_crossings_beyond_the_last_generation_are_called_extrapolated():
+    page = collapse_profile(table({"variance_ratio": 0.97**T}))["loop"][4]
+    assert page.verdict == "excluded" and "extrapolated beyond generation 8" in page.reason
+    inside = collapse_profile(table({"variance_ratio": 0.8**T}))["loop"][4]
+    assert "generation 3." in inside.reason and "extrapolated" not in inside.reason
+    assert definitions.crossing(np.zeros(5), 1.0) is None
+
+
+# Thresholds
+
+
+def test_thresholds_in_the_code_are_those_of_conf():
+    assert Thresholds.of() == Thresholds()
+
+
+def test_thresholds_are_frozen_once_and_a_change_is_shown(tmp_path):
+    first = freeze(tmp_path, {"tail_kept": 0.7})
+    assert first.thresholds.tail_kept == 0.7 and first.ended == 0
+    assert freeze(tmp_path, {"tail_kept": 0.5}) == first == frozen(tmp_path)
+    same = collapse_profile(table(), frozen=first)
+    assert same.thresholds.tail_kept == 0.7 and "before the first chain ended" in same.notes[""][1]
+    other = collapse_profile(table(), frozen=first, thresholds={"tail_kept": 0.5})
+    assert "Changed since: tail_kept was 0.7 and is 0.5." in other.notes[""]
+    (tmp_path / thresholds.FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"collapse.json"):
+        frozen(tmp_path)
+
+
+def test_thresholds_written_after_results_say_so(tmp_path):
+    (tmp_path / "replace" / "seed0").mkdir(parents=True)
+    (tmp_path / "replace" / "seed0" / "metrics.csv").write_text("generation\n")
+    assert "after 1 chains had ended" in collapse_profile(table(), frozen=freeze(tmp_path)).notes[""][1]
+
+
+def test_a_threshold_decides():
+    frame = table({"tail_mass": 0.97**T})
+    assert verdicts(frame)[7] != verdicts(frame, thresholds={"tail_kept": 0.95})[7] == "detected"
+
+
+# Commands
+
+
+def test_the_command_reads_a_table(tmp_path, capsys):
+    assert main([str(DIGITS), "--csv", str(tmp_path / "verdicts.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "replace over real_only: 5 seeds, generations 0..4" in out and "detected, exact" in out
+    assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 16
+    assert main([str(DIGITS), "--json", "--threshold", "risk_margin=0.2"]) == 0
+    assert json.loads(capsys.readouterr().out)["thresholds"]["risk_margin"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["nowhere.csv"], "does not exist"),
+        ([str(REPO / "docs")], "holds no chain"),
+        ([str(DIGITS), "--control", "base"], "no condition base"),
+        ([str(DIGITS), "--threshold", "alpha"], "NAME=VALUE"),
+        (["power", "--shape", "cubic"], "shape=cubic"),
+        (["power", "--definition", "9"], "definition=9"),
+        (["power", "--definition", "3", "--generations", "2"], "needs 3"),
+        (["power", "--seeds", "3"], "no verdict"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, says, capsys):
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_power_answers(capsys):
+    assert main(["power", "--seeds", "5", "8", "--generations", "4", "--studies", "400", "--effect", "3"]) == 0
+    assert "4 generations: 5 seeds (detected in" in capsys.readouterr().out
+
+
+def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):
+    for paradigm in ("replace", "real_only"):
+        system = ["model=gaussian", "model.unbiased=true", "model.replicates=60", "data.n=10", "generations=9"]
+        imgloop.run([*system, f"paradigm={paradigm}", f"out={tmp_path}", "study=g", "display=none"])
+    frame = tables.read(tmp_path / "g")
+    assert len(frame) == 2 * 60 * 9 and {"risk", "variance_ratio"} <= set(frame)
+    first = frame[frame["generation"] == 0].pivot(index="seed", columns="condition", values="risk")
+    assert (first.iloc[:, 0] == first.iloc[:, 1]).all()  # chain and control share generation 0
+    assert main([str(tmp_path / "g")]) == 0
+    assert "60 seeds, generations 0..8" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,252 @@
+"""The evaluator: one pass of features, every score from it, the real side computed once and kept by content."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imgloop import store
+from imgloop.data.digits import Digits
+from imgloop.data.real import RealData
+from imgloop.data.stacked import StackedDigits
+from imgloop.metrics import evaluator as module
+from imgloop.metrics import features as extractors
+from imgloop.metrics.evaluator import Evaluator
+from imgloop.metrics.features import Extractor
+from imgloop.metrics.manifold import RealManifold, manifold_scores
+from imgloop.metrics.modes import mode_coverage
+from imgloop.metrics.tails import RealTails, tail_scores
+from imgloop.metrics.vendi import vendi_score
+from imgloop.pool import Pool
+from imgloop.study import SCORES
+
+TAILS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
+
+
+class Nearest(nn.Module):
+    """Classifies by the nearest mean training image, each channel apart where the label has three digits."""
+
+    def __init__(self, real, channels=1):
+        super().__init__()
+        x, y = (torch.from_numpy(np.array(a)) for a in (real.train.x, real.train.y))
+        x, y = x[:, :1].float() / 127.5 - 1, y // 10 ** (channels - 1) % 10
+        self.register_buffer("means", torch.stack([x[y == c].mean(0).flatten() for c in range(10)]))
+        self.channels = channels
+
+    def forward(self, x):
+        parts = [-torch.cdist(c.flatten(1), self.means) for c in x.split(1, dim=1)]
+        return x.flatten(1), parts[0] if self.channels == 1 else torch.stack(parts, 1)
+
+
+class WithRisk:
+    """A generator's loss on held-out images: here the brightness of the image, at two levels."""
+
+    def risk(self, pool, seed):
+        bright = np.asarray(pool.x).mean((1, 2, 3)) / 255
+        return np.stack([bright, 3 * bright], 1)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return Digits().load(tmp_path_factory.mktemp("digits"))
+
+
+def build(real, cache, extractor=None):
+    return Evaluator(extractor or Extractor("nearest", Nearest(real)), real, cache)
+
+
+@pytest.fixture(scope="module")
+def evaluator(digits, tmp_path_factory):
+    return build(digits, tmp_path_factory.mktemp("cache"))
+
+
+def without(real, **changes):
+    return RealData(**{**vars(real), **changes})
+
+
+def test_every_score_is_that_of_the_public_function(evaluator, digits):
+    pool = Pool(digits.train.x[::2])
+    got = evaluator(pool, WithRisk())
+    x, held = evaluator.extractor(pool.x), evaluator.heldout
+    tails = tail_scores(RealTails.of(held, centroids=evaluator.tails.centroids), x.x)
+    manifold = manifold_scores(held, x.x, 5, k_precision=3, train=evaluator.train)
+    modes = mode_coverage(evaluator.class_shares, np.bincount(x.labels, minlength=10), confusion=evaluator.confusion)
+    expected = {
+        **{n: getattr(tails, n) for n in ("tail_mass", "off_support", "ambiguity")},
+        **vars(manifold),
+        "vendi": vendi_score(x.x),
+        "modes_covered": modes.covered,
+        "modes_present": modes.present,
+        "mode_share_min": modes.smallest,
+    }
+    assert {n: got.values[n] for n in expected} == expected and set(got.values) == set(SCORES)
+    assert got.values["authenticity"] == 0  # these are training images
+    assert {n for n in SCORES if got.values[n] is None} == {"rule_violations"}
+
+
+def test_each_null_stands_in_the_notes(evaluator, digits):
+    null = evaluator(digits.train).notes["null"]
+    assert null["off_support"] == null["ambiguity"] == 10 / 201 == null["zone_rate"]
+    assert (null["density"], null["tail_mass"]) == (1, 1) and 0.2 < null["tail_mass_sd"] < 0.4
+    own = manifold_scores(evaluator.heldout, evaluator.heldout, train=evaluator.train).authenticity
+    assert null["authenticity"] == own == evaluator.reference["authenticity"] and 0.3 < own < 0.9
+    assert null["vendi"] == vendi_score(evaluator.heldout)
+    notes = evaluator(Pool(255 - np.asarray(digits.train.x[:300]))).notes  # negatives: far from every digit
+    assert notes["off_support_p"] < 1e-10 and 0 <= notes["ambiguity_p"] <= 1
+
+
+def test_held_out_images_pass_as_a_perfect_generator(digits, tmp_path):
+    """Fresh real images, kept from training set and held-out set, read as the nulls say."""
+    fresh = Pool(digits.train.x[:400], digits.train.y[:400])
+    rest = without(digits, train=Pool(digits.train.x[400:], digits.train.y[400:]))
+    got = build(rest, tmp_path)(fresh)
+    null = got.notes["null"]
+    assert got.notes["off_support_p"] > 0.01 and got.notes["ambiguity_p"] > 0.01
+    assert abs(got.values["tail_mass"] - 1) < 3 * null["tail_mass_sd"]
+    assert got.values["authenticity"] == pytest.approx(null["authenticity"], abs=0.1)
+    assert got.values["vendi"] == pytest.approx(null["vendi"], rel=0.05)
+    assert got.values["modes_present"] == 10 and got.values["mode_share_min"] > 0.5
+    assert got.notes["variance_within_classes"] == pytest.approx(1, abs=0.1)
+
+
+def test_tail_risk_is_the_loss_of_the_rarest_tenth(evaluator, digits):
+    got = evaluator(digits.train, WithRisk())
+    risk = WithRisk().risk(digits.heldout, 0)
+    d = np.sort(np.linalg.norm(evaluator.heldout[:, None].astype(float) - evaluator.heldout, axis=2), 1)[:, 5]
+    rarest = np.argsort(-d)[:40]
+    assert got.values["tail_risk"] == pytest.approx(risk[rarest].mean(), rel=1e-9)
+    assert got.values["risk"] == pytest.approx(risk.mean()) != got.values["tail_risk"]
+    assert got.notes["tail_risk_images"] == 40 and "risk_rare_classes" not in got.notes
+    assert evaluator(digits.train).values["tail_risk"] is None
+
+
+def test_rare_classes_have_a_risk_of_their_own(tmp_path):
+    real = Digits(imbalance=30).load(tmp_path)
+    got = build(real, tmp_path / "cache")(real.heldout, WithRisk())
+    counts = np.bincount(real.train.y, minlength=10)
+    rare = [int(c) for c in got.notes["rare_classes"]]
+    assert counts[rare].sum() <= 0.1 * counts.sum() and set(counts[rare]) < set(np.sort(counts)[: len(rare) + 1])
+    of_rare = WithRisk().risk(real.heldout, 0)[np.isin(real.heldout.y, rare)].mean()
+    assert got.notes["risk_rare_classes"] == pytest.approx(of_rare)
+
+
+def test_with_few_held_out_images_tail_columns_stay_empty_with_the_reason(digits, tmp_path):
+    few = without(digits, heldout=Pool(digits.heldout.x[:199], digits.heldout.y[:199]))
+    got = build(few, tmp_path)(digits.train, WithRisk())
+    for name in TAILS:
+        assert got.values[name] is None and "199 held-out" in got.notes[name]
+    assert got.values["risk"] > 0 and got.values["authenticity"] == 0 and got.values["recall"] is not None
+    assert "tail_mass" not in got.notes["null"]
+    flat = without(digits, heldout=Pool(np.repeat(digits.heldout.x[:10], 40, 0), np.repeat(digits.heldout.y[:10], 40)))
+    got = build(flat, tmp_path / "flat")(digits.train)  # every distance is 0: there is no tail
+    assert got.values["tail_mass"] is None and "too few values" in got.notes["tail_mass"]
+
+
+def test_data_without_classes_are_counted_in_bins(digits, tmp_path):
+    bare = without(digits, train=Pool(digits.train.x), heldout=Pool(digits.heldout.x), classes=None)
+    evaluator = build(bare, tmp_path, extractors.pixels(bare, tmp_path, "cpu"))
+    half = evaluator(Pool(digits.train.x[digits.train.y < 5]))
+    whole = evaluator(Pool(digits.train.x))
+    assert whole.values["modes_covered"] == whole.notes["bins"]["bins"] == 20 and abs(whole.values["mode_kl"]) < 0.05
+    assert half.values["modes_covered"] < 14 and half.values["mode_kl"] > 0.2 and half.values["mode_share_min"] < 0.1
+    assert half.values["ambiguity"] is None and "no classes" in half.notes["ambiguity"]
+    labelled = build(digits, tmp_path, extractors.pixels(digits, tmp_path, "cpu"))(digits.train)
+    assert labelled.values["modes_covered"] is None and "does not tell" in labelled.notes["modes_covered"]
+    assert labelled.values["ambiguity"] is not None  # the classes are the data's, not the extractor's
+
+
+def test_stacked_digits_are_read_channel_by_channel(tmp_path):
+    real = StackedDigits(n=4000, heldout=600).load(tmp_path)
+    evaluator = build(real, tmp_path / "cache", Extractor("nearest", Nearest(real, 3)))
+    assert [r.shape for r in evaluator.confusion.rates] == [(1, 10, 10)] * 3 and evaluator.confusion.modes == 1000
+    true = np.stack([real.heldout.y // 100, real.heldout.y // 10 % 10, real.heldout.y % 10])
+    for c, digit in zip(evaluator.confusion.counts, true):
+        np.testing.assert_array_equal(c.sum(1), np.bincount(digit, minlength=10))
+        assert c.trace() > 0.8 * c.sum()
+    assert set(evaluator.class_shares) == {0.001}
+    got = evaluator(real.train)
+    assert got.values["modes_covered"] is None and "99,030" in got.notes["modes_covered"]
+    one = evaluator(Pool(real.train.x[real.train.y // 100 == 3]))
+    assert one.values["modes_present"] <= 100 < one.notes["modes_hit"] < got.notes["modes_hit"]
+
+
+# What is computed once, and under which key
+
+
+def folders(cache):
+    return {p.name for p in cache.iterdir() if p.is_dir()}
+
+
+def test_the_real_side_is_computed_once(digits, tmp_path, monkeypatch):
+    first = build(digits, tmp_path)
+    scores, kept = first(digits.train), folders(tmp_path)
+
+    def never(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    for name in ("RealMoments", "RealManifold", "RealTails", "RealBins"):
+        monkeypatch.setattr(getattr(module, name), "of", never)
+    extractor = Extractor("nearest", Nearest(digits))
+    passes, forward = [], extractor.network.forward
+    extractor.network.forward = lambda x: passes.append(len(x)) or forward(x)
+    again = build(digits, tmp_path, extractor)
+    assert not passes
+    assert again(digits.train) == scores and folders(tmp_path) == kept
+    assert sum(passes) == -(-len(digits.train) // passes[0]) * passes[0]  # one pass over the pool feeds every score
+
+
+@pytest.mark.parametrize("changed", ["train", "heldout", "labels", "weights"])
+def test_a_changed_byte_changes_every_key_that_it_touches(digits, tmp_path, changed):
+    before = build(digits, tmp_path)
+    extractor, real = None, digits
+    if changed == "weights":
+        extractor = Extractor("nearest", Nearest(digits))
+        extractor.network.means.view(-1)[0] += 1e-3
+        extractor = Extractor("nearest", extractor.network)
+    elif changed == "labels":
+        y = digits.train.y.copy()
+        y[0] = (y[0] + 1) % 10
+        real = without(digits, train=Pool(digits.train.x, y))
+        extractor = before.extractor
+    else:
+        part = getattr(digits, changed)
+        x = np.array(part.x)
+        x[3, 0, 4, 4] ^= 1
+        real = without(digits, **{changed: Pool(x, part.y)})
+        extractor = before.extractor
+    seen = folders(tmp_path)
+    build(real, tmp_path, extractor)
+    new = {name.rsplit("-", 1)[0] for name in folders(tmp_path) - seen}
+    assert {"moments", "manifold", "copies", "tails"} <= new
+    assert {"weights": {"features-train", "features-heldout"}, "labels": set()}.get(
+        changed, {f"features-{changed}"}
+    ) <= new
+
+
+def test_two_runs_and_any_batch_size_give_the_same_digits(digits, tmp_path, monkeypatch):
+    pool = Pool(digits.train.x[:300])
+    first = build(digits, tmp_path / "a")(pool, WithRisk())
+    assert build(digits, tmp_path / "b")(pool, WithRisk()) == first
+    first.write(tmp_path / "one")
+    monkeypatch.setattr("imgloop.metrics.neighbours.BLOCK", 5000)
+    small = build(digits, tmp_path / "c")
+    small.extractor.chunk = 17
+    small(pool, WithRisk()).write(tmp_path / "two")
+    one, two = (json.loads(next((tmp_path / n).glob("*.json")).read_text()) for n in ("one", "two"))
+    assert one == two
+
+
+def test_damage_to_what_is_kept_is_told(digits, tmp_path):
+    build(digits, tmp_path)
+    path = next(tmp_path.glob("tails-*/tails.safetensors"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(store.UserError, match=r"tails\.safetensors"):
+        build(digits, tmp_path)
+
+
+def test_kept_manifold_of_other_features_is_refused(evaluator):
+    arrays = evaluator.manifold.to_arrays()
+    with pytest.raises(store.UserError, match="cached distances"):
+        RealManifold.from_arrays(evaluator.heldout[:-1], arrays)

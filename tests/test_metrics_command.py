@@ -1,0 +1,207 @@
+"""`python -m imgloop.metrics`: sets of images from any place, one protocol a table, copies made visible."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgloop import store
+from imgloop.data.digits import CLASSES, scaled
+from imgloop.errors import UserError
+from imgloop.metrics.__main__ import main
+from imgloop.metrics.images import read, relabelled
+from imgloop.metrics.protocol import require_one
+from imgloop.metrics.scoring import score
+
+
+def write_folder(root, x, y, classes=CLASSES):
+    for i, (image, label) in enumerate(zip(x, y)):
+        path = root / classes[label] / f"{i:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Digits 0-299 as real images; as samples digits 300-499, of which five are copies of real ones, in five forms."""
+    root = tmp_path_factory.mktemp("sets")
+    x, y = scaled()
+    gx, gy = x[300:500].copy(), y[300:500].copy()
+    gx[10:15], gy[10:15] = x[20:25], y[20:25]
+    write_folder(root / "real", x[:300], y[:300])
+    write_folder(root / "samples", gx, gy)
+    order = np.array([int(p.stem) for p in sorted((root / "samples").rglob("*.png"))])  # as a folder is read
+    gx, gy = gx[order], gy[order]
+    with zipfile.ZipFile(root / "samples.zip", "w") as archive:
+        for path in sorted((root / "samples").rglob("*.png")):
+            archive.write(path, path.relative_to(root / "samples"))
+    np.savez(root / "adm.npz", np.repeat(np.moveaxis(gx, 1, -1), 3, -1), gy)
+    np.savez(root / "named.npz", images=gx, labels=gy)
+    (root / "gen000").mkdir()
+    store.write_arrays(root / "gen000" / "pool.safetensors", {"x": gx, "y": gy})
+    copies = np.flatnonzero((order >= 10) & (order < 15))
+    return root, copies
+
+
+FORMS = ("samples", "samples.zip", "adm.npz", "named.npz", "gen000", "gen000/pool.safetensors")
+
+
+def test_every_form_of_a_set_gives_the_same_scores(sets):
+    root, _ = sets
+    reports = score(root / "real", [root / f for f in FORMS], "pixels")
+    first = reports[0]
+    assert {"fd", "kd", "precision", "recall", "coverage"} <= first.scores.keys()
+    assert first.protocol["reference"] == "all real images" and first.protocol["n_generated"] == 200
+    for report in reports[1:]:
+        assert report.scores == first.scores and report.protocol == first.protocol and report.classes == first.classes
+    assert first.notes["class_labels"] == "the set's own" and first.classes["3"]["n_real"] > 20
+    both = [first.classes[c]["n_generated"] for c in CLASSES]
+    assert sum(both) == 200 and first.classes["3"]["fd"] > 0
+
+
+def test_scores_are_those_of_the_functions(sets):
+    from imgloop.metrics import frechet_distance, kernel_distance
+
+    root, _ = sets
+    x, g = (read(root / name).pool.x.reshape(n, -1) / 127.5 - 1 for name, n in (("real", 300), ("named.npz", 200)))
+    found = score(root / "real", root / "adm.npz", "pixels")[0].scores
+    assert found["fd"] == pytest.approx(frechet_distance(x, g), rel=1e-5)
+    assert found["kd"] == pytest.approx(kernel_distance(x, g).value, rel=1e-4)
+
+
+def test_copies_are_found_and_shown_first(sets, tmp_path):
+    from imgloop.metrics.nearest import figure
+
+    root, copies = sets
+    report = score(root / "real", root / "samples", "pixels")[0]
+    closer = report.nearest.closer
+    assert set(np.flatnonzero(closer == 0)) == set(copies)
+    same = report.train.x[report.nearest.index[copies, 0]]
+    assert (same == report.samples.x[copies]).all() and (np.diff(report.nearest.distance, axis=1) >= 0).all()
+    other = score(root / "real", root / "samples", "pixels", train=root / "samples")[0]
+    assert (other.nearest.closer == 0).all() and other.scores["fd"] == report.scores["fd"]  # every sample is its own
+    picture = Image.open(io.BytesIO(figure(report, 12)))
+    assert picture.format == "PNG" and picture.width > 600
+
+
+def test_a_test_part_is_the_reference_and_the_shipped_classifier_is_used(sets, tmp_path):
+    from imgloop.data.digits import Digits
+
+    root, _ = sets
+    real = Digits().load(None)
+    for part, pool in (("train", real.train), ("test", real.heldout)):
+        write_folder(tmp_path / "digits" / part, pool.x, pool.y)
+    np.savez(tmp_path / "real.npz", x=real.heldout.x)
+    report = score(tmp_path / "digits", root / "named.npz", size=8)[0]
+    p = report.protocol
+    assert p["features"] == "classifier" and p["n_reference"] == 400 and "test part" in p["reference"]
+    assert p["shipped"] and p["heldout_accuracy"] == 0.99 and p["channels"] == 1
+    whole = score(root / "real", root / "named.npz", options={"images": 2560})[0]  # no test part: a fifth is held out
+    assert whole.protocol["n_reference"] == 60 and whole.protocol["trained_on"] == 240 == 4 * 60
+    report = score(tmp_path / "real.npz", root / "named.npz")[0]
+    assert report.protocol["features"] == "random" and report.classes is None  # no labels
+
+
+def test_the_command_prints_a_table_or_json_and_writes_the_figure(sets, tmp_path, command, capsys):
+    root, _ = sets
+    done = command(root / "real", root / "samples", "--features", "pixels", "--json", module="imgloop.metrics")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["protocol"]["features"] == "pixels" and found["scores"]["fd"] > 0 and "fid" not in found["scores"]
+    main([str(root / "real"), str(root / "samples"), "--features", "pixels", "--nearest", str(tmp_path / "n.png")])
+    told = capsys.readouterr()
+    assert f"{found['scores']['fd']:.4g}" in told.out and "protocol: pixels features" in told.out
+    assert "by class" in told.out and (tmp_path / "n.png").stat().st_size > 1000
+
+
+def test_fid_is_a_name_for_the_original_weights_alone(sets):
+    from dataclasses import replace
+
+    from imgloop.metrics.__main__ import lines
+
+    root, _ = sets
+    report = score(root / "real", root / "samples", "pixels")[0]
+    named = replace(report, protocol={**report.protocol, "fid": True})
+    assert report.distance == "fd" and lines([report])[1].startswith("fd")
+    assert named.distance == "FID" and lines([named])[1].startswith("FID")
+    assert named.to_json()["scores"]["fid"] == report.scores["fd"] and "fd" not in named.to_json()["scores"]
+
+
+def test_numbers_of_different_protocols_are_refused_in_one_table(sets, tmp_path):
+    root, _ = sets
+    np.savez(tmp_path / "few.npz", x=scaled()[0][600:750])
+    with pytest.raises(UserError, match=r"n_generated \(200 of .*, 150 of"):
+        score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels")
+    reports = score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", n=150)
+    assert [r.protocol["n_generated"] for r in reports] == [150, 150]
+    assert all(c["n_generated"] for c in reports[0].classes.values())  # not the first ones: a folder is sorted by class
+    require_one({})
+    require_one({"a": {"x": 1}, "b": {"x": 1}})
+    with pytest.raises(UserError, match=r"one plot: they differ in y \(None of a, 2 of b\)"):
+        require_one({"a": {"x": 1}, "b": {"x": 1, "y": 2}}, "plot")
+
+
+def test_labels_of_another_set_are_matched_by_name(sets):
+    root, _ = sets
+    found = read(root / "samples")
+    assert (relabelled(found, CLASSES[::-1]) == 9 - found.pool.y).all()
+    assert relabelled(found, ("cat", "dog")) is None and relabelled(found, None) is None
+    numbered = read(root / "named.npz")
+    assert (relabelled(numbered, CLASSES) == numbered.pool.y).all() and relabelled(numbered, CLASSES[:3]) is None
+
+
+def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
+    root, _ = sets
+    real, x = root / "real", scaled()[0]
+    np.savez(tmp_path / "float.npz", x=x / 255)
+    np.savez(tmp_path / "wide.npz", x=np.zeros((4, 3, 8, 9), np.uint8))
+    np.savez(tmp_path / "large.npz", x=np.zeros((20, 1, 16, 16), np.uint8))
+    np.savez(tmp_path / "labels.npz", x=x[:20], y=np.zeros(3, int))
+    np.savez(tmp_path / "pickled.npz", x=np.array([object()]))
+    np.savez(tmp_path / "colours.npz", x=np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8))
+    np.savez(tmp_path / "grey.npz", x=x[:50])
+    (tmp_path / "text.npz").write_bytes(b"hello")
+    (tmp_path / "mixed").mkdir()
+    for i, side in enumerate((8, 9)):
+        Image.new("L", (side, side)).save(tmp_path / "mixed" / f"{i}.png")
+    cases = {
+        ("absent",): "does not exist",
+        ("float.npz",): "expected uint8 images",
+        ("wide.npz",): "expected square ones",
+        ("large.npz",): "give --size 8",
+        ("labels.npz",): "expected integers",
+        ("pickled.npz",): "cannot be read",
+        ("text.npz",): "cannot be read",
+        ("mixed",): "images of different sizes",
+        ("grey.npz", "--size", "9"): "never enlarged|under --size 9",
+        ("grey.npz", "--n", "51"): "fewer than --n 51",
+        ("grey.npz", "--features", "nothing"): "classifier",
+        ("grey.npz", "--features", "pixels", "--weights", "x"): "weights",
+    }
+    for (name, *options), match in cases.items():
+        options = options if "--features" in options else [*options, "--features", "pixels"]
+        with pytest.raises(SystemExit) as e:
+            main([str(real), str(tmp_path / name), *options])
+        assert isinstance(e.value.code, str) and "\n" not in e.value.code.strip(), (name, e.value.code)
+        assert any(m in e.value.code for m in match.split("|")), (name, e.value.code)
+    with pytest.raises(UserError, match="colour images"):
+        score(tmp_path / "grey.npz", tmp_path / "colours.npz", "pixels")
+    capsys.readouterr()
+
+
+def test_importing_the_package_of_metrics_is_cheap(command):
+    import subprocess
+    import sys
+
+    code = "import sys, imgloop.metrics as m; m.__dir__(); print('torch' in sys.modules, len(m.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[0] == "False", done.stderr
+    import imgloop.metrics as m
+
+    assert all(callable(getattr(m, name)) for name in m.__all__)
+    with pytest.raises(AttributeError, match="public are"):
+        m.nothing  # noqa: B018

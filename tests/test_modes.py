@@ -1,0 +1,223 @@
+"""Modes: what a classifier's counts say once its errors are taken into account, and bins where there are no labels."""
+
+from functools import reduce
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import binom
+
+from imgloop import store
+from imgloop.errors import UserError
+from imgloop.metrics.bins import RealBins, bin_scores
+from imgloop.metrics.confusion import Confusion
+from imgloop.metrics.modes import class_counts, mode_coverage
+
+PLACES = np.array([100, 10, 1])
+
+
+def read(rng, labels, error, classes=10):
+    """Labels as a classifier reads them that errs in a share `error` of cases, towards any other class."""
+    wrong = rng.random(labels.shape) < error
+    return np.where(wrong, (labels + rng.integers(1, classes, labels.shape)) % classes, labels)
+
+
+def digits(modes):
+    return modes[:, None] // PLACES % 10
+
+
+def digit_confusion(rng, error, held=2000):
+    true = rng.integers(0, 10, (held, 3))
+    return Confusion.of(true.T, read(rng, true, error).T, (10, 10, 10))
+
+
+# Correction
+
+
+def matrix(rng, k, accuracy):
+    return accuracy * np.eye(k) + (1 - accuracy) * rng.dirichlet(np.full(k, 0.5), size=k)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 8), st.floats(0.4, 1))
+@settings(max_examples=40, deadline=None)
+def test_corrected_shares_solve_the_constrained_least_squares(seed, k, accuracy):
+    rng = np.random.default_rng(seed)
+    c, f = matrix(rng, k, accuracy), rng.dirichlet(np.full(k, 0.3))
+    got = Confusion((c[None],)).corrected(f[None])[0]
+    assert got.min() >= 0 and got.sum() == pytest.approx(1)
+
+    def loss(p):
+        return np.square(c.T @ p - f).sum()
+
+    best = minimize(
+        loss,
+        np.full(k, 1 / k),
+        jac=lambda p: 2 * c @ (c.T @ p - f),
+        bounds=[(0, 1)] * k,
+        constraints={"type": "eq", "fun": lambda p: p.sum() - 1},
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert loss(got) <= best.fun + 1e-9
+    p = rng.dirichlet(np.ones(k))  # what a true mix is read as is undone exactly
+    np.testing.assert_allclose(Confusion((c[None],)).corrected((c.T @ p)[None])[0], p, atol=1e-6)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_parts_multiply_to_the_confusion_of_whole_labels(seed):
+    rng = np.random.default_rng(seed)
+    sizes = (3, 2, 4)
+    parts = Confusion(tuple(np.stack([matrix(rng, k, 0.7) for _ in range(2)]) for k in sizes))
+    whole = Confusion((np.stack([reduce(np.kron, (r[b] for r in parts.rates)) for b in (0, 1)]),))
+    p = rng.dirichlet(np.ones(24), size=2)
+    assert parts.modes == whole.modes == 24
+    np.testing.assert_allclose(parts.read(p), np.einsum("bi,bij->bj", p, whole.rates[0]), atol=1e-12)
+    np.testing.assert_allclose(parts.correct, whole.correct, atol=1e-12)
+    np.testing.assert_allclose(parts.confused(p), whole.confused(p), atol=1e-12)
+    np.testing.assert_allclose(parts.corrected(p), whole.corrected(p), atol=1e-6)
+
+
+def test_corrected_shares_and_their_error_are_right_on_average():
+    """A biased classifier: raw shares are off, corrected ones are not, and share_sd is their spread over repeats."""
+    truth = np.array([0.5, 0.3, 0.15, 0.05])
+    errors = np.array([[0.9, 0.1, 0, 0], [0, 1, 0, 0], [0, 0.2, 0.8, 0], [0.1, 0, 0, 0.9]])
+    rng, got, sds, raw = np.random.default_rng(0), [], [], []
+    for _ in range(150):
+        confusion = np.stack([rng.multinomial(60, row) for row in errors])
+        counts = rng.multinomial(800, truth @ errors)
+        found = mode_coverage(truth, counts, confusion=confusion)
+        got.append(found.shares), sds.append(found.share_sd), raw.append(counts / 800)
+    got, spread = np.array(got), np.std(got, 0)
+    assert np.abs(np.mean(got, 0) - truth).max() < 4 * spread.max() / np.sqrt(150) < 0.013
+    assert np.abs(np.mean(raw, 0) - truth).max() > 0.04
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(sds), 0)), spread, rtol=0.25)
+
+
+def test_a_perfect_classifier_changes_nothing():
+    counts = np.array([300, 250, 0, 200, 12])
+    alone = mode_coverage(np.ones(5), counts)
+    held = mode_coverage(np.ones(5), counts, confusion=40 * np.eye(5, dtype=int))
+    assert (alone.lost, alone.covered, alone.kl, alone.hit) == (held.lost, held.covered, held.kl, held.hit)
+    np.testing.assert_allclose(held.shares, counts / counts.sum(), atol=1e-12)
+    assert alone.present == alone.hit == 4 and alone.smallest == 0
+
+
+# Stacked digits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_perfect_generator_of_stacked_digits_makes_all_modes(seed):
+    rng = np.random.default_rng([seed, 0])
+    confusion = digit_confusion(rng, 0.01)
+    counts = class_counts(read(rng, digits(rng.integers(1000, size=26_000)), 0.01) @ PLACES, 1000)
+    got = mode_coverage(np.ones(1000), counts, confusion=confusion)
+    assert got.present == got.hit == 1000
+    assert abs(got.kl) < 4 * np.sqrt(2 * 999) / (2 * 26_000)  # 2 n KL is chi-squared with 999 degrees of freedom
+    assert got.covered is None and "99,030" in got.reason
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_half_of_the_modes_stay_half_where_the_paper_count_says_three_quarters(seed):
+    rng = np.random.default_rng([seed, 1])
+    confusion = digit_confusion(rng, 0.01)
+    kept = rng.permutation(1000)[:500]
+    counts = class_counts(read(rng, digits(kept[rng.integers(500, size=26_000)]), 0.01) @ PLACES, 1000)
+    got = mode_coverage(np.ones(1000), counts, confusion=confusion)
+    assert got.hit > 700 and got.present == 500
+    assert got.kl == pytest.approx(np.log(2), abs=0.15)
+    blind = mode_coverage(np.ones(1000), counts)  # without the confusions every stray is a mode
+    assert blind.present == got.hit
+    missing = np.setdiff1d(np.arange(1000), kept)
+    assert got.shares[missing].sum() < 0.5 * (counts[missing].sum() / counts.sum())
+
+
+def test_present_modes_are_not_invented():
+    """No mode that only confusions reach is called present more often than the level says."""
+    rng, false = np.random.default_rng(5), 0
+    for _ in range(60):
+        kept, true = rng.permutation(20)[:10], rng.integers(0, 20, 600)
+        confusion = Confusion.of([true], [read(rng, true, 0.1, 20)], [20])
+        counts = class_counts(read(rng, kept[rng.integers(10, size=2000)], 0.1, 20), 20)
+        got = mode_coverage(np.ones(20), counts, confusion=confusion)
+        assert got.hit >= 18 and got.present >= 9  # of 30 held-out images a class, one odd draw can explain a mode
+        false += max(0, got.present - 10)
+    assert false <= binom.ppf(0.999, 60, 0.01 * 10)
+
+
+def test_a_lost_mode_that_confusions_refill_is_still_found():
+    rng = np.random.default_rng(0)
+    n, confusion = 100_000, 50_000 * np.eye(10, dtype=int)
+    confusion[4, [4, 9]] = 49_000, 1000  # two in a hundred 4s are read as 9s
+    labels = rng.integers(9, size=n)  # no 9 is ever made
+    labels = np.where((labels == 4) & (rng.random(n) < 0.02), 9, labels)
+    q = np.array([*[0.11] * 9, 0.01])
+    counts = class_counts(labels, 10)
+    raw, corrected = mode_coverage(q, counts), mode_coverage(q, counts, confusion=confusion)
+    assert raw.lost == () and corrected.lost == (9,) and corrected.present == 9 < raw.present
+    honest = mode_coverage(q, rng.multinomial(n, q @ (confusion / 50_000)), confusion=confusion)
+    assert honest.lost == () and honest.present == 10 and honest.smallest > 0.7
+
+
+def test_what_confusions_refuse():
+    counts = np.array([5, 5])
+    for bad in (np.ones((2, 2)), -np.ones((2, 2), int), np.ones((2, 3), int)):
+        with pytest.raises(UserError, match="Confusions"):
+            mode_coverage(np.ones(2), counts, confusion=bad)
+    with pytest.raises(UserError, match="3 modes; there are 2"):
+        mode_coverage(np.ones(2), counts, confusion=np.eye(3, dtype=int))
+    with pytest.raises(UserError, match="from 0 to 1"):
+        Confusion.of([[0, 2]], [[0, 1]], [2])
+    unseen = np.array([[7, 1, 0], [0, 6, 0], [0, 0, 0]])  # no held-out image of a class: its reading is taken as right
+    np.testing.assert_array_equal(Confusion.of_counts(unseen).rates[0][0, 2], [0, 0, 1])
+
+
+def test_two_runs_give_the_same_bits():
+    counts, confusion = np.array([90, 60, 3]), np.array([[20, 2, 0], [1, 25, 0], [0, 0, 30]])
+    a, b = (mode_coverage(np.ones(3), counts, confusion=confusion) for _ in range(2))
+    assert a == b and (a.shares == b.shares).all() and (a.share_sd == b.share_sd).all()
+
+
+# Bins without labels
+
+
+def blobs(seed, n, kinds=10):
+    centres = 4 * np.random.default_rng(0).normal(size=(10, 8))
+    rng = np.random.default_rng([seed, 1])
+    return (centres[rng.integers(kinds, size=n)] + rng.normal(size=(n, 8))).astype(np.float32)
+
+
+def test_bins_find_what_is_missing_and_nothing_on_the_null():
+    real = RealBins.of(blobs(0, 1500), blobs(1, 400))
+    assert len(real.counts) == 20 == 400 // 20 and real.counts.sum() == 400
+    lost = bin_scores(real, blobs(2, 1000, kinds=7))
+    assert lost.fewer >= 3 and lost.different > lost.fewer and lost.kl > 0.2 and lost.smallest == 0
+    null = [bin_scores(RealBins.of(blobs(3 * s, 500), blobs(3 * s + 1, 300)), blobs(3 * s + 2, 500)) for s in range(60)]
+    assert sum(b.different > 0 for b in null) <= binom.ppf(0.999, 60, 0.05)
+    kl = np.array([b.kl for b in null])
+    assert abs(kl.mean()) < 0.2 * 14 / 2 * (1 / 300 + 1 / 500)
+
+
+def test_bins_are_seeded_cached_and_never_empty(tmp_path):
+    train, held, x = blobs(0, 300), blobs(1, 200), blobs(2, 100)
+    real = RealBins.of(train, held)
+    store.write_arrays(tmp_path / "b.safetensors", real.to_arrays())
+    kept = RealBins.from_arrays(store.open_arrays(tmp_path / "b.safetensors"))
+    assert bin_scores(kept, x) == bin_scores(real, x) == bin_scores(RealBins.of(train, held), x)
+    assert RealBins.of(train, held, seed=1).centres.tolist() != real.centres.tolist()
+    outlier = np.concatenate([train, np.full((1, 8), 1e3, np.float32)])  # a bin of its own, with no held-out sample
+    joined = RealBins.of(outlier, held)
+    assert joined.counts.min() > 0 and np.isfinite(bin_scores(joined, x).kl)
+    same = RealBins.of(np.ones((90, 2)), np.ones((90, 2)))
+    assert bin_scores(same, np.ones((30, 2))).different == 0
+
+
+def test_what_bins_refuse():
+    with pytest.raises(UserError, match="at least 40"):
+        RealBins.of(blobs(0, 100), blobs(1, 39))
+    with pytest.raises(UserError, match="bins is 1"):
+        RealBins.of(blobs(0, 100), blobs(1, 50), 1)
+    real = RealBins.of(blobs(0, 100), blobs(1, 50))
+    with pytest.raises(UserError, match="3 wide"):
+        bin_scores(real, blobs(2, 30)[:, :3])

@@ -1,0 +1,172 @@
+"""Definition 5: what of a scaling law the loop changed, on laws that are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from imgloop.collapse import scaling
+from imgloop.collapse.profile import collapse_profile
+from imgloop.collapse.scaling import Law, scaling_law
+from imgloop.errors import UserError
+
+SIZES = np.array([100, 200, 400, 800, 1600])
+LAST = 4
+HALF = Law(5.0, 0.5, 0.0)
+
+
+def chains(after, before=HALF, seeds=6, noise=0.01, rng=0):
+    """Risks (S, N, G + 1) that go from one law to another by generation 1 and stay, and controls that stay at once."""
+    rng = np.random.default_rng(rng)
+    level = 0.05 * rng.standard_normal((seeds, 1, 1))
+
+    def noisy(course):
+        shape = (seeds, len(SIZES), LAST + 1)
+        errors = noise * rng.standard_normal(shape)
+        errors[..., 0] = 0
+        return course * np.exp(level + errors)
+
+    first = before(SIZES)[:, None]
+    course = np.concatenate([first, np.repeat(after(SIZES)[:, None], LAST, 1)], 1)
+    return noisy(course), noisy(np.repeat(first, LAST + 1, 1))
+
+
+def changed(law):
+    return [p.name[:2] for p in law.parts if p.changed]
+
+
+def table(treated, control, sizes=SIZES):
+    rows = [
+        {"condition": name, "size": n, "seed": s, "generation": t, "risk": x[s, i, t]}
+        for name, x in (("loop", treated), ("real_only", control))
+        for s in range(len(x))
+        for i, n in enumerate(sizes)
+        for t in range(x.shape[-1])
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("law", [Law(5.0, 0.5, 0.0), Law(2.0, 1.0, 0.01), Law(100.0, 0.8, 0.5)])
+def test_a_law_is_fitted_as_it_is(law):
+    found = scaling.fit(SIZES.astype(float), np.log(law(SIZES)))
+    assert (found.a, found.b, found.c) == pytest.approx((law.a, law.b, law.c), rel=1e-3, abs=1e-5)
+    np.testing.assert_allclose(law.size(law(SIZES)), SIZES)
+    assert law.size(law.c) == np.inf
+
+
+def test_nothing_changed():
+    law = scaling_law(SIZES, *chains(Law(5.0, 0.5, 0.0)))
+    assert changed(law) == [] and law.constant.estimate == pytest.approx(1, abs=0.02)
+    assert [e[0] for e in law.effective] == pytest.approx([1] * 5, abs=0.05)
+
+
+def test_a_changed_constant():
+    law = scaling_law(SIZES, *chains(Law(10.0, 0.5, 0.0)))
+    assert "5a" in changed(law) and "5b" not in changed(law)
+    assert law.constant.estimate == pytest.approx(2, rel=0.02)
+    for estimate, low, high in law.effective:  # twice the risk at slope 1/2: a quarter of the data
+        assert estimate == pytest.approx(0.25, rel=0.1) and low < 0.25 < high
+
+
+def test_a_changed_slope():
+    law = scaling_law(SIZES, *chains(Law(5.0 * 100**-0.2, 0.3, 0.0)))
+    assert {"5a", "5b"} <= set(changed(law)) and law.slope.estimate == pytest.approx(0.2, abs=0.02)
+    effective = [e[0] for e in law.effective]
+    assert effective == sorted(effective, reverse=True)  # the more data, the less each adds
+
+
+def test_a_new_floor():
+    law = scaling_law(SIZES, *chains(Law(5.0, 0.5, 0.1), noise=0.002))
+    assert "5c" in changed(law) and law.floor.estimate == pytest.approx(0.1, rel=0.1)
+    assert law.floor.low < 0.1 < law.floor.high
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_they_promise():
+    """95 % intervals of the constant, the slope, the floor and N_eff / N over simulated sweeps."""
+    hits = np.zeros(4)
+    for i in range(n := 100):
+        law = scaling_law(SIZES, *chains(Law(10.0, 0.5, 0.1), Law(5.0, 0.5, 0.05), noise=0.005, rng=i))
+        truth = Law(5.0, 0.5, 0.05).size(Law(10.0, 0.5, 0.1)(400)) / 400
+        parts = ((law.floor, 0.05),)
+        hits[0] += law.constant.low < 2 < law.constant.high
+        hits[1] += law.slope.low < 0 < law.slope.high
+        hits[2] += all(p.low < t < p.high for p, t in parts)
+        hits[3] += law.effective[2][1] < truth < law.effective[2][2]
+    assert (hits / n > 0.86).all(), hits / n
+
+
+def test_the_profile_measures_definition_5_where_sizes_vary():
+    profile = collapse_profile(table(*chains(Law(10.0, 0.5, 0.0))))
+    v = profile["loop"][5]
+    assert v.verdict == "detected" and v.exact and v.effect == pytest.approx(np.log(2), rel=0.02)
+    assert "5a constant x 2" in v.reason and "5b slope" in v.reason
+    page = str(profile)
+    assert "N_eff / N" in page
+    assert len(profile.to_dict()["conditions"]["loop"]["scaling_law"]["effective"]) == 5
+
+
+def test_no_change_is_excluded():
+    assert collapse_profile(table(*chains(Law(5.0, 0.5, 0.0))))["loop"][5].verdict == "excluded"
+
+
+def test_a_quarter_of_the_data_is_found_among_the_sizes():
+    found = collapse_profile(table(*chains(Law(12.0, 0.5, 0.0))))["loop"]
+    assert found[1].verdict == "detected"  # a quarter of the data doubles the risk, the loop does more
+    assert collapse_profile(table(*chains(Law(8.0, 0.5, 0.0))))["loop"][1].verdict == "excluded"
+
+
+def test_a_drift_of_the_control_is_no_change():
+    treated, control = chains(Law(5.0, 0.5, 0.0))
+    drift = np.linspace(1, 3, LAST + 1)
+    law = scaling_law(SIZES, treated * drift, control * drift)
+    assert law.constant.estimate == pytest.approx(1, abs=0.02)
+    alone = scaling_law(SIZES, treated * drift)
+    assert alone.constant.estimate > 2
+
+
+def test_sizes_by_the_name_of_a_condition():
+    frame = table(*chains(Law(10.0, 0.5, 0.0)))
+    frame["condition"] += ",n_initial=" + frame["size"].astype(str)
+    frame["n_train"] = frame["size"]
+    profile = collapse_profile(frame.drop(columns="size"))
+    assert profile.conditions == ["loop,n_initial=1600"]
+    found = profile["loop,n_initial=1600"]
+    assert found[5].verdict == "detected" and found[1].seeds == 6
+
+
+def test_what_cannot_be_fitted():
+    treated, control = chains(Law(10.0, 0.5, 0.0))
+    with pytest.raises(UserError, match="needs 5 different sizes"):
+        scaling_law(SIZES[:4], treated[:, :4], control[:, :4])
+    with pytest.raises(UserError, match="no logarithm"):
+        scaling_law(SIZES, treated - 5, control)
+    with pytest.raises(UserError, match="No chain"):
+        scaling_law(SIZES, treated * np.nan, control)
+    few = collapse_profile(table(treated[:, :4], control[:, :4], SIZES[:4]))["loop"][5]
+    assert few.verdict == "not measured" and "there is 4 sizes" not in few.reason and "4 sizes" in few.reason
+    negative = collapse_profile(table(treated - 5, control))["loop"][5]
+    assert negative.verdict == "not measured" and "logarithm" in negative.reason
+
+
+def test_a_chain_with_a_gap_is_left_out():
+    treated, control = chains(Law(10.0, 0.5, 0.0))
+    treated[2, 1, 3] = np.nan
+    assert scaling_law(SIZES, treated, control).seeds == 5
+    assert collapse_profile(table(treated, control))["loop"][5].seeds == 5
+
+
+def test_one_chain_has_a_law_without_intervals():
+    law = scaling_law(SIZES, *(x[:1] for x in chains(Law(10.0, 0.5, 0.0))))
+    assert law.constant.estimate == pytest.approx(2, rel=0.05) and np.isnan(law.constant.low)
+    assert changed(law) == [] and law.to_frame()["effective"].notna().all()
+
+
+def test_the_sweep_composes():
+    from imgloop.config import compose, parsed
+
+    swept = compose(["experiment=study/scaling_law"]).hydra.sweeper.params
+    sizes = [int(n) for n in swept["n_initial"].split(",")]
+    assert len(sizes) == 5 and abs(4 * sizes[2] - sizes[4]) < 4
+    for paradigm in swept["paradigm"].split(","):
+        settings = parsed(["experiment=study/scaling_law", f"paradigm={paradigm}", f"n_initial={sizes[0]}"])
+        assert settings.condition == f"{paradigm},n_initial={sizes[0]}" and settings.n_samples is None
