@@ -1,9 +1,11 @@
 """The README's own commands and programs, run at small settings; its links and pictures exist."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from conftest import REPO, TINY
@@ -51,8 +53,6 @@ def test_run(command, tmp_path, monkeypatch):
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
     if "data=folder" in arguments:
-        import os
-
         data = os.environ.get("IMGLOOP_TEST_DATA")
         if not data:
             pytest.skip("IMGLOOP_TEST_DATA is not set")
@@ -78,8 +78,6 @@ def imgloop(module, *arguments):
 
 def some_of(archive, tmp_path, keep=400):
     """A small zip of the first images of each folder: decoding all 60,000 would take half a minute."""
-    import zipfile
-
     out = tmp_path / "some.zip"
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(out, "w") as target:
         for name in source.namelist()[:: 60000 // keep]:
@@ -111,9 +109,30 @@ def test_program(program, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(REPO)},
+        env={**os.environ, "PYTHONPATH": str(REPO)},
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "python -m imgloop.collapse" in c])
+def test_profile_commands(command):
+    told = imgloop(*shlex.split(command)[2:])
+    assert "detected" in told and ("for a probability of" in told) == ("power" in command)
+
+
+@pytest.mark.slow
+def test_score_command(tmp_path):
+    data = os.environ.get("IMGLOOP_TEST_DATA")
+    if not data:
+        pytest.skip("IMGLOOP_TEST_DATA is not set")
+    (command,) = [c for c in COMMANDS if "python -m imgloop.metrics" in c]
+    archive = some_of(f"{data}/cifar10.zip", tmp_path)
+    with zipfile.ZipFile(archive) as z:
+        z.extractall(tmp_path / "samples", [n for n in z.namelist() if n.startswith("test/")])
+    names = {"cifar10.zip": archive, "samples": tmp_path / "samples", "nearest.png": tmp_path / "nearest.png"}
+    told = imgloop(*(str(names.get(a, a)) for a in shlex.split(command)[2:]))
+    assert "precision" in told and (tmp_path / "nearest.png").stat().st_size > 1000
 
 
 def test_links_and_pictures_exist():
