@@ -7,6 +7,7 @@ from importlib import import_module
 _PUBLIC = {
     "run": "imgloop.api",
     "load_study": "imgloop.study",
+    "Study": "imgloop.studies",
     "collapse_profile": "imgloop.collapse.profile",
     "Pool": "imgloop.pool",
     "Mix": "imgloop.pool",

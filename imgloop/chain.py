@@ -191,6 +191,8 @@ class Chain:
         self.tell_changes()
         trainer = TrainerSettings(**config["trainer"])
         model = build(config["model"], trainer=trainer)
+        if getattr(model, "conditional", False):
+            real.check_classes()
         evaluator = Evaluator.of(
             config["features"], real, self.shared, display.reading("training the classifier"), trainer.device
         )

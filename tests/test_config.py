@@ -118,7 +118,7 @@ def test_the_tier_chooses_what_suits_the_machine():
     assert parsed("tier=cpu").config["trainer"]["accelerator"] == "cpu"
     gpu = parsed("tier=gpu")
     assert gpu.config["trainer"]["accelerator"] == "gpu" and gpu.choices["trainer"] == "gpu"
-    assert gpu.config["model"]["network"] == "unet2d"
+    assert parsed("tier=gpu", "model=gan").config["trainer"] == gpu.config["trainer"]
 
 
 def test_composing_leaves_no_trace():

@@ -516,6 +516,10 @@ def test_broken_files_stop_or_are_counted(tmp_path):
     whole = load(root, heldout=5)
     (root / "a/003.png").write_text("no image")
     (root / "b/004.png").write_bytes((root / "b/004.png").read_bytes()[:60])
+    os.mkfifo(root / "b/100.png")
+    with pytest.raises(UserError, match=r"b/100\.png is no regular file"):
+        load(root, heldout=5)
+    (root / "b/100.png").unlink()
     (root / "b/099.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"[ab]/0\d\d\.png .*cannot be decoded \(.+\).*data\.skip_broken=true"):
         load(root, heldout=5)

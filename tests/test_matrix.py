@@ -51,6 +51,8 @@ def impossible(row: dict[str, str]) -> str | None:
     """What refuses a combination: words of its sentence, or None where it must run."""
     if row["labels"] != "none" and row["data"] == "ffhq":
         return "labelled data"
+    if row["labels"] != "none" and row["data"] == "stacked_digits":  # of which these sources hold 80 images
+        return "needs a training image of every class"
     return None
 
 

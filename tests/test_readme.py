@@ -89,6 +89,7 @@ def some_of(archive, tmp_path, keep=400):
 def test_measure_and_study_commands(tmp_path, monkeypatch):
     import imgloop
     from imgloop import measure
+    from imgloop.report import __main__ as report
 
     monkeypatch.chdir(tmp_path)
     imgloop.run([*TINY, "generations=2"])
@@ -96,6 +97,9 @@ def test_measure_and_study_commands(tmp_path, monkeypatch):
     assert others
     for command in others:
         measure.main(shlex.split(command)[3:])
+    for command in [c for c in COMMANDS if "python -m imgloop.report" in c]:
+        report.main(shlex.split(command)[3:])
+    assert (tmp_path / "outputs/digits-diffusion/report.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ def test_wheel_holds_package_and_configuration_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names} == {"imgloop", f"{wheel.name.split('-py3')[0]}.dist-info"}
     expected = {f"imgloop/{p.relative_to(REPO)}" for p in (REPO / "conf").rglob("*.yaml")}
+    expected |= {f"imgloop/report/{name}" for name in ("page.html.j2", "page.css", "page.js")}
+    expected |= {p.relative_to(REPO).as_posix() for p in (REPO / "imgloop" / "weights").iterdir()}
     assert expected <= set(names) and any(n.endswith("LICENSE") for n in names)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import BinaryIO
 
 import numpy as np
@@ -226,6 +227,8 @@ def _walk(root: Path) -> Iterator[Member]:
             path = Path(folder, name)
             try:
                 stat = path.stat()
+                if not S_ISREG(stat.st_mode):  # a pipe or device: reading it might never end
+                    raise UserError(f"data.root={root}: {path} is no regular file; remove it.")
                 yield Member(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns)
             except FileNotFoundError:  # a dangling link: reading it reports it as broken
                 yield Member(path.relative_to(root).as_posix(), 0, 0)

@@ -30,6 +30,22 @@ class RealData:
     classes: tuple[str, ...] | None
     facts: dict
 
+    def check_classes(self) -> None:
+        """Raise UserError unless the images have classes, each with a training image: what a class-conditional model
+        needs."""
+        if self.classes is None or self.train.y is None:
+            raise UserError(
+                "model.conditional=true needs labelled data: give images in one sub-folder a class, or "
+                "model.conditional=false."
+            )
+        missing = np.flatnonzero(np.bincount(self.train.y, minlength=len(self.classes)) == 0)
+        if len(missing):
+            raise UserError(
+                f"model.conditional=true needs a training image of every class, and {len(missing)} of "
+                f"{len(self.classes)} have none, such as {self.classes[missing[0]]}: raise data.n, or leave classes "
+                "out by data.classes."
+            )
+
 
 def order(count: int, seed: int) -> np.ndarray:
     """The order in which `count` images are drawn, int64 (count,): a permutation keyed by `data.seed` alone."""

@@ -1,0 +1,199 @@
+"""Panels and stacked bars as SVG: colours are the page's CSS variables, so that they follow light, dark and print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from imgloop.report.panels import Line, Panel
+from imgloop.report.text import figure
+
+WIDTH, HEIGHT = 360, 236
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 38
+DASHES = ("", "7 3", "8 3 2 3", "2 3")  # of the conditions in turn, beside colours and markers
+COLOURS = 8
+MARKERS = (  # after the circle: outlines and strokes, in units of its radius
+    [[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]],
+    [[(0, -1.2), (1.1, 0.8), (-1.1, 0.8)]],
+    [[(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)]],
+    [[(0, 1.2), (1.1, -0.8), (-1.1, -0.8)]],
+    [[(-1, 0), (1, 0)], [(0, -1), (0, 1)]],
+    [[(-1, -1), (1, 1)], [(-1, 1), (1, -1)]],
+    [[(-1, 0), (1, 0)], [(-0.6, -1), (0.6, 1)], [(-0.6, 1), (0.6, -1)]],
+)
+SHARES = (360, 210)  # of a stacked bar chart
+
+
+def marker(shape: int, x: float, y: float, r: float = 3.2) -> str:
+    """One of eight markers, as an SVG path."""
+    if shape % 8 == 0:
+        return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    parts = MARKERS[shape % 8 - 1]
+    ends = "z" if len(parts[0]) > 2 else ""
+    return "".join("M" + "L".join(f"{x + r * h:.1f} {y + r * v:.1f}" for h, v in part) + ends for part in parts)
+
+
+def look(index: int) -> tuple[str, str, int]:
+    """CSS class, dash pattern and marker of a condition; figures.look in SVG's words."""
+    return f"c{index % COLOURS}", DASHES[index % len(DASHES)], (index + index // COLOURS) % 8
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers that span an axis."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, with 2 and 5 between them where there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    decades = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(decades) > 6:
+        return decades[:: -(-len(decades) // 6)]
+    if len(decades) > 2:
+        return decades
+    found = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return found or [low, high]
+
+
+def panel(p: Panel, number: int) -> Markup:
+    """A panel as an inline SVG, whose points tell their values."""
+    low, high = p.limits
+    xs = np.concatenate([line.x for line in p.lines] + [[0.0]])
+    first, last = float(xs.min()), max(float(xs.max()), float(xs.min()) + 1)
+
+    def across(x: float) -> float:
+        return LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    def down(y: float) -> float:
+        share = math.log(y / low) / math.log(high / low) if p.log else (y - low) / (high - low)
+        return HEIGHT - BOTTOM - min(max(share, -0.02), 1.02) * (HEIGHT - TOP - BOTTOM)
+
+    drawable = (lambda y: np.isfinite(y) and y > 0) if p.log else np.isfinite
+    out = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="p{number}t p{number}d">',
+        f'<title id="p{number}t">{escape(p.seen)}</title><desc id="p{number}d">{escape(p.label)} over generations; '
+        f"{escape(p.band)}.</desc>",
+    ]
+    for y in log_ticks(low, high) if p.log else ticks(low, high):
+        at = down(y)
+        out.append(f'<path class="rule" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        out.append(f'<text class="tick" x="{LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end">{figure(float(y))}</text>')
+    for x in [t for t in ticks(first, last, 6) if t == int(t)]:
+        out.append(
+            f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{int(x)}</text>'
+        )
+    out.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    out.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">generation</text>')
+    unit = p.unit + (" (log)" if p.log else "")
+    size = min(10.0, (HEIGHT - TOP - BOTTOM) / (0.5 * max(len(unit), 1)))
+    out.append(
+        f'<text class="label" style="font-size:{size:.1f}px" transform="translate(9 {(HEIGHT - BOTTOM + TOP) / 2}) '
+        f'rotate(-90)" text-anchor="middle">{escape(unit)}</text>'
+    )
+    if p.reference and drawable(p.reference[1]):
+        at = down(p.reference[1])
+        out.append(f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        out.append(
+            f'<text class="note" x="{WIDTH - RIGHT - 2}" y="{at - 4:.1f}" text-anchor="end">'
+            f"{escape(p.reference[0])}</text>"
+        )
+    for line in p.lines:
+        out += _line(line, across, down, drawable, p)
+    return Markup("".join(out) + "</svg>")
+
+
+def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
+    name, dash, shape = look(line.index)
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    out = [f'<g class="{name}">']
+    kept = [i for i in range(len(line.x)) if drawable(line.mean[i])]
+    banded = [i for i in kept if drawable(line.low[i]) and drawable(line.high[i])]
+    compared = line.theory is not None
+    if len(banded) > 1 and not compared:
+        edge = [f"{across(line.x[i]):.1f} {down(line.high[i]):.1f}" for i in banded]
+        edge += [f"{across(line.x[i]):.1f} {down(line.low[i]):.1f}" for i in reversed(banded)]
+        out.append(f'<path class="band" d="M{"L".join(edge)}z"/>')
+    course = line.theory if compared else line.mean
+    path = [f"{across(x):.1f} {down(y):.1f}" for x, y in zip(line.x, course) if drawable(y)]
+    if len(path) > 1:
+        style = ' stroke-dasharray="1 3"' if p.bound and compared else dashed
+        out.append(f'<path class="line" d="M{"L".join(path)}"{style}/>')
+    for i in kept[:: max(1, len(kept) // 20)]:
+        x, y = across(line.x[i]), down(line.mean[i])
+        if compared and i in banded:
+            out.append(f'<path class="error" d="M{x:.1f} {down(line.low[i]):.1f}V{down(line.high[i]):.1f}"/>')
+        out.append(f'<path class="point" d="{marker(shape, x, y)}"><title>{escape(line.said(i))}</title></path>')
+        if line.median is not None and drawable(line.median[i]):
+            out.append(f'<path class="hollow" d="{marker(shape, x, down(line.median[i]))}"/>')
+    return [*out, "</g>"]
+
+
+def key(index: int) -> Markup:
+    """A condition's line and marker, for a legend."""
+    name, dash, shape = look(index)
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return Markup(
+        f'<svg class="key" viewBox="0 0 40 12" aria-hidden="true"><g class="{name}"><path class="line" d="M1 6H39"'
+        f'{dashed}/><path class="point" d="{marker(shape, 20, 6)}"/></g></svg>'
+    )
+
+
+def shares(name: str, bars: Sequence[tuple[int, int, dict[str, float]]], number: int) -> Markup:
+    """Stacked bars of one condition: (generation, rows of its training set, share by origin). An origin is `real`, the
+    generation that drew the samples, or `drawn` by any of them."""
+    width, height = SHARES
+    left, top, bottom = 42, 30, 36
+    step = (width - left - 6) / max(len(bars), 1)
+    wide, tall = step * 0.84, height - top - bottom
+    newest = max((int(o) for _, _, share in bars for o in share if o.isdigit()), default=0)
+    told = "; ".join(f"generation {t}: {_parts(share)}" for t, _, share in bars)
+    out = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="s{number}t s{number}d">'
+        f'<title id="s{number}t">{escape(name)}: what each generation was trained on</title>'
+        f'<desc id="s{number}d">{escape(told)}</desc>'
+    ]
+    for y in (0, 50, 100):
+        at = height - bottom - y / 100 * tall
+        out.append(f'<text class="tick" x="{left - 4}" y="{at + 3.5:.1f}" text-anchor="end">{y} %</text>')
+    for i, (t, rows, share) in enumerate(bars):
+        x, base = left + i * step + step * 0.08, height - bottom
+        for text, part in share.items():
+            high = part * tall
+            shade = 0.25 + 0.7 * (int(text) + 1) / (newest + 1) if text.isdigit() else 1.0 if text == "real" else 0.5
+            said = f"generation {t}: {_parts({text: part})} of {rows:,}"
+            out.append(
+                f'<rect class="{"real" if text == "real" else "drawn"}" x="{x:.1f}" y="{base - high:.2f}" '
+                f'width="{wide:.1f}" height="{high:.2f}" fill-opacity="{shade:.2f}">'
+                f"<title>{escape(said)}</title></rect>"
+            )
+            if high > 11 and wide > 5.5 * len(text) + 2:
+                out.append(
+                    f'<text class="inside{" on-dark" if shade > 0.6 else ""}" x="{x + wide / 2:.1f}" '
+                    f'y="{base - high / 2 + 3.5:.1f}" text-anchor="middle">{escape(text)}</text>'
+                )
+            base -= high
+        if i % -(-len(bars) // 12) == 0:
+            at = f'x="{x + wide / 2:.1f}" y="{height - bottom + 13}"'
+            out.append(f'<text class="tick" {at} text-anchor="middle">{t}</text>')
+        if len(bars) <= 5 or i in (0, len(bars) - 1):
+            anchor = "middle" if len(bars) <= 5 else "start" if i == 0 else "end"
+            at = x + wide / 2 if len(bars) <= 5 else x + wide * (i > 0)
+            out.append(f'<text class="tick" x="{at:.1f}" y="{top - 5}" text-anchor="{anchor}">{rows:,}</text>')
+    out.append(
+        f'<text class="label" x="{(left + width) / 2}" y="{height - 5}" text-anchor="middle">generation</text>'
+        f'<text class="label" x="{left}" y="10">training set: rows, and share by origin</text>'
+    )
+    return Markup("".join(out) + "</svg>")
+
+
+def _parts(share: dict[str, float]) -> str:
+    told = {"real": "real", "drawn": "drawn by earlier generations"}
+    return ", ".join(f"{figure(100 * s)} % {told.get(o, f'drawn by generation {o}')}" for o, s in share.items())

@@ -1,0 +1,61 @@
+"""Numbers and names as a reader wants them: three significant digits, nothing repeated that all conditions share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import numpy as np
+
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def figure(x) -> str:
+    """A measured number with at most three significant digits; counts (integers) are exact, missing values empty."""
+    if x is None or (isinstance(x, float) and np.isnan(x)):
+        return ""
+    if isinstance(x, Integral):
+        return f"{int(x):,}"
+    if np.isinf(x):
+        return "∞" if x > 0 else f"{MINUS}∞"
+    mantissa, power = f"{x:.2e}".split("e")
+    if x != 0 and not -4 <= int(power) < 6:
+        return f"{float(mantissa):g} {TIMES} 10{str(int(power)).translate(POWERS)}".replace("-", MINUS)
+    return f"{float(f'{x:.3g}'):,.10g}".replace("-", MINUS)
+
+
+def spread(mean: float, deviation: float | None) -> str:
+    """A mean and, where it is known, what it varies by."""
+    known = deviation is not None and np.isfinite(deviation)
+    return f"{figure(float(mean))} ± {figure(float(f'{deviation:.2g}'))}" if known else figure(float(mean))
+
+
+def short_names(conditions: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Names to print for conditions, without the settings that all of them share; and those settings."""
+    parts = {c: c.split(",") for c in conditions}
+    common = [p for p in next(iter(parts.values()), [])[1:] if all(p in others for others in parts.values())]
+    if len(conditions) < 2:
+        return {c: c for c in conditions}, []
+    names = {c: ",".join(p for i, p in enumerate(found) if i == 0 or p not in common) for c, found in parts.items()}
+    return (names, common) if len(set(names.values())) == len(names) else ({c: c for c in conditions}, [])
+
+
+def listed(items: Sequence[object], most: int = 12) -> str:
+    """Items in a row, those beyond `most` counted."""
+    return ", ".join(map(str, items[:most])) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers as ranges: 0, 1, 2, 5 -> 0-2, 5."""
+    spans: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def plural(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' * (n != 1)}"

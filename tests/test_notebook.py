@@ -1,0 +1,31 @@
+"""The notebook of docs/ runs top to bottom and shows what it says."""
+
+import pytest
+from conftest import REPO
+
+NOTEBOOK = REPO / "docs" / "tour.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra test)")
+    client = pytest.importorskip("nbclient", reason="nbclient is not installed (extra test)")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra test)")
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    kept = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in notebook.cells:
+        cell.update({"outputs": []} if cell.cell_type == "code" else {})
+    client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(shown) == len(kept) >= 7
+    assert "no verdict" in "".join(shown) and "profile.json" in shown[-1]
+    assert sum("image/png" in str(cell.get("outputs")) for cell in notebook.cells) == 2
+    assert [bool(s) for s in shown] == [bool(k) for k in kept]  # the outputs that it is kept with are its own
+
+
+def text(cell) -> str:
+    """What a cell printed and returned."""
+    outputs = cell.get("outputs", [])
+    return "".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs)

@@ -1,0 +1,678 @@
+"""The report: what it says, that it is one safe page, and what it does with studies that run or are damaged."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shlex
+import shutil
+import tarfile
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPO, TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import imgloop
+from imgloop import store
+from imgloop.collapse.profile import collapse_profile
+from imgloop.config import parsed
+from imgloop.errors import UserError
+from imgloop.report import archive, files, page, reproduce, sheets, svg, text
+from imgloop.report.__main__ import main, parser, watch
+from imgloop.report.panels import panels, split
+from imgloop.report.progress import fingerprint, locked, progress, size
+from imgloop.report.timescales import time_of
+from imgloop.studies import Study
+
+TABLE = REPO / "docs" / "studies" / "digits-diffusion.csv"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A real study: two conditions, one seed, three generations; not to be changed."""
+    out = tmp_path_factory.mktemp("made")
+    for paradigm in ("replace", "real_only"):
+        imgloop.run([*TINY, f"paradigm={paradigm}", "generations=3", "study=tried", f"out={out}"])
+    return out / "tried"
+
+
+@pytest.fixture
+def study(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "tried")
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    """A real study of a solvable system with its control."""
+    out = tmp_path_factory.mktemp("solved")
+    for paradigm in ("replace", "real_only"):
+        small = ["model.replicates=40", "generations=6", "display=none", f"out={out}"]
+        imgloop.run(["model=gaussian", "data=law", "data.n=20", f"paradigm={paradigm}", *small])
+    return next(out.glob("*gaussian*"))
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with attributes, and text by the element that it is in."""
+
+    VOID = ("meta", "img", "input", "br")
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], []
+        self.feed(html)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else ("", {}), data))
+
+    def all(self, tag):
+        return [a for t, a in self.elements if t == tag]
+
+    def said(self, tag=None, kind=None):
+        """Texts inside elements of a tag or class."""
+        inside = ((a, d) for a, d in self.texts if (tag is None or a[0] == tag) and d.strip())
+        return [d for a, d in inside if kind is None or kind in (a[1].get("class") or "").split()]
+
+
+def read(path, **more):
+    return Page(page.html(page.report(path, **more)))
+
+
+# -- The page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["made", "solved", "table"])
+def test_the_page_is_one_file_with_what_a_reader_needs(kind, request):
+    path = TABLE if kind == "table" else request.getfixturevalue(kind)
+    html = page.html(page.report(path))
+    found = Page(html)
+    assert len(html) < 15e6 and html.startswith("<!doctype html>")
+    assert {"charset": "utf-8"} in found.all("meta")
+    refers = [a[k] for _, a in found.elements for k in ("src", "href", "action", "data", "srcset", "poster") if k in a]
+    assert refers and all(r.startswith(("#", "data:image/png;base64,")) for r in refers)
+    assert not found.all("link") and not re.search(r"url\(|@import", html)
+    ids = [a["id"] for _, a in found.elements if "id" in a]
+    assert len(ids) == len(set(ids)) and {r[1:] for r in refers if r.startswith("#")} <= set(ids)
+    assert all(a.get("alt") for a in found.all("img")) and len(found.all("h1")) == 1
+    assert all("aria-labelledby" in a or "aria-hidden" in a for a in found.all("svg"))
+    headings = " ".join(found.said("h2"))
+    for part in ("definitions of model collapse", "each measure", "look like", "How fast", "reproduce", "not known"):
+        assert part in headings
+    assert ("trained on" in headings) == (kind != "table")
+
+
+def test_no_more_than_three_significant_digits():
+    """On axes, in titles, verdicts and timescales; counts of images are exact."""
+    r = page.report(TABLE)
+    found = Page(page.html(r))
+    kinds = (("text", "tick"), ("text", "note"), ("p", "moved"), ("span", "effect"), ("td", "n"), ("title", None))
+    said = [text for kind in kinds for text in found.said(*kind)] + [t.said for t in r.times]
+    numbers = [n for text in said for n in re.findall(r"(?<![\w.])\d[\d,]*\.?\d*", text)]
+    assert len(numbers) > 500
+    for number in numbers:
+        assert len(number.replace(",", "").replace(".", "").strip("0")) <= 3, number
+
+
+def test_the_matrix_says_in_words_what_the_profile_says():
+    r = page.report(TABLE)
+    html = page.html(r)
+    table = html[html.index('<table class="matrix">') : html.index("</table>")]
+    expected = collapse_profile(pd.read_csv(TABLE))
+    rows = re.findall(r'<tr><th scope="row">(.*?)<br>.*?</th>(.*?)</tr>', table, re.S)
+    assert [name for name, _ in rows] == expected.conditions
+    for name, row in rows:
+        words = [re.sub(r"<.*?>", "", w).split(None, 1)[1] for w in re.findall(r'"said">(.*?)</span><span', row)]
+        told = [v.verdict + (", exact" if v.exact else "") for v in expected[name].values()]
+        assert words == told and len(told) == 8
+    assert len({page.MARKS[v] for v in ("detected", "excluded", "undetermined", "not measured")}) == 4
+
+
+def test_points_are_means_over_seeds_with_their_spread():
+    by = pd.read_csv(TABLE).groupby(["condition", "generation"])["fd"]
+    titles = read(TABLE).said("title")
+    for (condition, t), mean in by.mean().items():
+        spread = float(f"{by.std(ddof=1)[condition, t]:.2g}")
+        assert f"{condition}, generation {t}: {float(f'{mean:.3g}'):.10g} ± {spread:.10g} (5 seeds)" in titles
+
+
+def test_what_comes_from_files_is_escaped(study):
+    evil = "<img src=x onerror=alert(1)>\"&'{{7*7}}$\\%_#"
+    (study / "replace,n_samples=48").exists()
+    old = next(p for p in study.iterdir() if p.name.startswith("replace"))
+    old.rename(study / evil)
+    (study / evil / "seed0").rename(study / evil / "seed7")
+    facts = next(study.glob("shared/real-*/facts.json"))
+    store.write_json(facts, store.read_json(facts) | {"classes": ["<script>alert(2)</script>"] * 10, "source": evil})
+    record = study / evil / "seed7" / "gen000" / "record.json"
+    store.write_json(record, store.read_json(record) | {"versions": {evil: "<b>1</b>"}, "machine": {"gpu": "<i>"}})
+    path = files.write(page.report(study))
+    found = Page(path.read_text())
+    assert {t for t, _ in found.elements} & {"b", "i"} == set() and not any("onerror" in a for _, a in found.elements)
+    assert len([t for t, _ in found.elements if t == "script"]) == 1
+    assert any(evil in said for said in found.said()) and "49" not in "".join(found.said("h3"))
+    policy = next(a["content"] for a in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "sha256-" in policy and "script-src 'unsafe" not in policy
+    assert files.escaped(evil).count("{") == files.escaped(evil).count("}")
+
+
+def test_reading_runs_nothing_that_a_folder_names(study, monkeypatch, tmp_path):
+    import hydra.utils
+
+    def never(*args, **kwargs):
+        raise AssertionError("instantiated")
+
+    monkeypatch.setattr(hydra.utils, "instantiate", never)
+    chains = sorted(study.glob("*/seed0"))
+    told = yaml.safe_load((chains[0] / "config.yaml").read_text())
+    told["config"]["model"]["_target_"] = "os.system"
+    (chains[0] / "config.yaml").write_text(yaml.safe_dump(told))
+    touched = tmp_path / "touched"
+    (chains[1] / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{touched}']")
+    html = page.html(page.report(study))
+    assert not touched.exists() and "no command" in html
+
+
+# -- Images -----------------------------------------------------------------------------------------------------------
+
+
+def decoded(sheet):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet.uri.split(",")[1]))))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sheet_shows_the_images_themselves(channels):
+    x = np.random.default_rng(0).integers(0, 256, (5, channels, 8, 6), np.uint8)
+    found = sheets.sheet(x, "alt", "caption")
+    pixels = decoded(found)
+    assert pixels.shape[:2] == (2 * 9 - 1, 3 * 7 - 1) and found.width % pixels.shape[1] == 0
+    for i, image in enumerate(x):
+        cell = pixels[i // 3 * 9 :, i % 3 * 7 :][:8, :6]
+        assert (cell[..., :-1] == np.moveaxis(image, 0, -1)).all() and (cell[..., -1] == 255).all()
+    assert (pixels[8, :, -1] == 0).all()
+
+
+def test_ages_show_the_stored_latents_of_every_generation(made):
+    s = Study(made)
+    names, _ = text.short_names(s.conditions)
+    ages = sheets.ages(s, names)
+    assert [t for t, _ in ages.generations] == [0, 1, 2] and len(ages.real) == 2 and ages.left_out == ""
+    for t, row in ages.generations:
+        for condition, (name, sheet) in zip(s.conditions, row):
+            assert name == names[condition] and f"generation {t}" in sheet.alt
+            same = sheets.sheet(np.asarray(s.latents(condition, 0, t)), "", "")
+            assert sheet.uri == same.uri
+    assert ages.generations[0][1][0][1].uri == ages.generations[0][1][1][1].uri  # generation 0 is shared
+    assert ages.generations[2][1][0][1].uri != ages.generations[2][1][1][1].uri
+
+
+def test_many_large_images_stay_within_the_budget(study):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
+    for folder in study.glob("*/seed0/gen*"):
+        store.write_arrays(folder / "evolution.safetensors", {"x": noise})
+    whole = page.report(study).ages
+    names = {c: c for c in Study(study).conditions}
+    less = sheets.ages(Study(study), names, budget=300_000)
+    assert sum(len(s.uri) for _, row in less.generations for _, s in row) <= 300_000
+    assert whole.samples == 16 and less.samples < 16 and "of 16 latents" in less.left_out
+
+
+# -- Numbers and names ------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(-1e12, 1e12).filter(lambda x: x == 0 or abs(x) > 1e-12))
+def test_a_figure_is_its_number_to_three_digits(x):
+    said = text.figure(x).replace(text.MINUS, "-").replace(",", "")
+    said = said.replace(f" {text.TIMES} 10", "e").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    assert float(said) == pytest.approx(x, rel=5.01e-3)
+    assert len(re.sub(r"e.*|[-.]", "", said).strip("0")) <= 3
+
+
+def test_figures_of_what_is_no_number():
+    assert text.figure(None) == text.figure(float("nan")) == "" and text.figure(1397) == "1,397"
+    assert text.ranges([3, 0, 1, 2, 7]) == "0-3, 7"
+
+
+@given(st.lists(st.text("ab=,1", min_size=1, max_size=12), min_size=1, max_size=5, unique=True))
+def test_short_names_stay_apart(conditions):
+    names, common = text.short_names(conditions)
+    assert list(names) == conditions and len(set(names.values())) == len(conditions)
+    assert all(part in c.split(",") for part in common for c in conditions)
+
+
+def test_lines_are_told_apart_without_colour():
+    looks = [svg.look(i) for i in range(16)]
+    assert len({colour for colour, _, _ in looks[:8]}) == 8  # one colour a condition, and yet:
+    assert len({(dash, marker) for _, dash, marker in looks[:8]}) == 8 and len(set(looks)) == 16
+    assert len({svg.marker(shape, 5, 5) for shape in range(8)}) == 8
+
+
+def test_many_conditions_go_to_panels_with_one_axis_and_the_control():
+    frame = pd.read_csv(TABLE)
+    lines = panels(Study(TABLE), {c: c for c in frame["condition"].unique()})[0]
+    control = next(line for line in lines.lines if line.condition == "real_only")
+    others = [
+        dataclasses.replace(lines.lines[0], condition=f"c{i}", index=i, mean=lines.lines[0].mean * (1 + i))
+        for i in range(18)
+    ]
+    whole = dataclasses.replace(lines, lines=(*others, control))
+    parts = split([whole], "real_only")
+    assert [len(p.lines) for p in parts] == [8, 8, 5] and all(p.lines[-1] is control for p in parts)
+    assert {p.limits for p in parts} == {whole.limits}
+    assert [line.condition for p in parts for line in p.lines[:-1]] == [f"c{i}" for i in range(18)]
+    assert split([lines]) == [lines]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_lie_on_the_axis(low, width):
+    found = svg.ticks(low, low + width)
+    assert 2 <= len(found) <= 7 and all(low - 1e-6 * width <= t <= low + width * (1 + 1e-6) for t in found)
+
+
+@given(st.floats(0.1, 100), st.floats(0.01, 2), st.integers(2, 12))
+def test_linear_growth_doubles_when_it_should(start, slope, last):
+    t = np.arange(last + 1)
+    at = time_of(start * (1 + slope * t), "doubled")
+    assert at == pytest.approx(1 / slope, rel=1e-6)  # interpolated within, extrapolated beyond
+    assert time_of(start * (1 - t / (4 * last)), "halved") == pytest.approx(2 * last)
+    assert time_of(start * (1 - t / (4 * last)), "doubled") == np.inf
+
+
+def test_timescales_of_courses_that_tell_nothing():
+    assert time_of(np.array([1.0]), "halved") is None and time_of(np.array([0.0, 1.0]), "doubled") is None
+    assert time_of(np.array([1.0, np.nan, 2.0]), "doubled") is None
+    assert time_of(np.array([8.0, 4.0, 8.0]), "halved") == 1
+
+
+def test_timescales_of_the_real_table():
+    """The median over seeds, taken by hand from each seed's course."""
+    frame = pd.read_csv(TABLE).query("condition == 'replace'").sort_values(["seed", "generation"])
+    by_hand = []
+    for _, part in frame.groupby("seed"):
+        ratio = (part["fd"] / part["fd"].iloc[0]).to_numpy()
+        by_hand.append(np.interp(2, ratio[: np.argmax(ratio >= 2) + 1], np.arange(np.argmax(ratio >= 2) + 1)))
+    found = next(t for t in page.report(TABLE).times if (t.condition, t.measure) == ("replace", "fd"))
+    assert (found.median, found.low, found.high) == pytest.approx((np.median(by_hand), min(by_hand), max(by_hand)))
+
+
+# -- How to reproduce -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["paradigm=accumulate"],
+        ["paradigm=replace", "real_fraction=0.25", "model.widths=[8,16]", "train.images=640", "features=pixels"],
+        ["paradigm=replace", "n_samples={start: 200, factor: 2, max: 1000}", "start=weights", "study=a.b+c"],
+        ["paradigm=fresh", "n_initial=250", "n_samples=200", "n_synthetic=100", "model.objective=edm"],
+        ["experiment=analytic/gaussian", "paradigm=replace", "model.replicates=30"],
+        ["model=gan", "data=shapes", "data.n=4000", "generations=7", "collapse.tail_kept=0.7"],
+        ["tier=gpu", "paradigm=edit", "edit_fraction=0.3", "keep_models=2"],
+        ["data=folder", "data.root='/a folder/of \"images\".zip'", "data.classes=[cat,'7']"],
+    ],
+)
+def test_the_command_makes_the_same_chain(overrides):
+    settings = parsed(overrides)
+    told = {"choices": settings.choices, "identity": settings.identity, "config": settings.config}
+    line = reproduce.command(yaml.safe_load(yaml.safe_dump(told)), [3])
+    again = parsed(shlex.split(line)[3:])
+    assert again.config["seed"] == 3 and again.identity == settings.identity
+    apart = ("seed", "out", "display", "overwrite")
+    assert {k: v for k, v in again.config.items() if k not in apart} == {
+        k: v for k, v in settings.config.items() if k not in apart
+    }
+    assert again.condition == settings.condition
+
+
+def test_commands_for_several_seeds(made):
+    s = Study(made)
+    told = s.config(s.chains[0])
+    assert reproduce.command(told, [0, 1, 2]).endswith("'seed=range(0,3)'")
+    assert reproduce.command(told, [0, 2]).endswith("seed=0,2") and " -m paradigm" in reproduce.command(told, [0, 2])
+    with pytest.raises(UserError, match="no option"):
+        reproduce.command({**told, "choices": {"data": "../../etc/passwd"}}, [0])
+
+
+# -- Studies as objects -----------------------------------------------------------------------------------------------
+
+
+def test_a_study_has_a_table_images_and_real_data(made):
+    s = imgloop.Study(made) if "Study" in imgloop.__all__ else Study(made)
+    pd.testing.assert_frame_equal(s.table, imgloop.load_study(made), check_dtype=False)
+    condition = next(c for c in s.conditions if c.startswith("replace"))
+    images = s.images(condition, seed=0, generation=2)
+    assert images.shape == (48, 1, 8, 8) and images.dtype == np.uint8 and isinstance(images, np.memmap)
+    assert s.latents(condition, 0, 2).shape == (16, 1, 8, 8) and s.labels(condition, 0, 2) is None
+    assert len(s.real.train) == 1397 and s.real.heldout.x.shape[1:] == (1, 8, 8) and len(s.real.classes) == 10
+    assert s.record(condition, 0, 1)["share_by_origin"] == {"0": 1.0}
+
+
+@pytest.mark.parametrize(
+    "asked, what",
+    [
+        (lambda s: s.images("nothing", 0, 0), "has no chain nothing/seed0"),
+        (lambda s: s.images(s.conditions[0], 0, 9), "has generations 0 to 2, not 9"),
+        (lambda s: Study(s.path, protocol="inception-1").table, "has scores under inception-1"),
+        (lambda s: Study(s.path / "shared"), "holds no finished generation"),
+        (lambda s: Study("nowhere"), "does not exist"),
+    ],
+)
+def test_what_a_study_does_not_hold_is_told(made, asked, what):
+    with pytest.raises(UserError, match=what):
+        asked(Study(made))
+
+
+# -- Files, list, archive, watch --------------------------------------------------------------------------------------
+
+
+def test_what_is_written_beside_the_page(tmp_path, capsys):
+    assert main([str(TABLE), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "● detected" in printed and "look at" in printed
+    beside, expected = tmp_path / "report", collapse_profile(pd.read_csv(TABLE))
+    told = json.loads((beside / "profile.json").read_text())
+    assert told["profile"] == json.loads(json.dumps(expected.to_dict())) and told["not_known"] and told["timescales"]
+    frame = pd.read_csv(beside / "profile.csv")
+    assert list(frame["verdict"]) == [v.verdict for v in expected.verdicts]
+    tex = (beside / "profile.tex").read_text()
+    assert tex.count("{") == tex.count("}") and r"real\_only" not in tex.split("tabular")[0]
+    assert all(line.count(" & ") == 8 for line in tex.splitlines() if line.endswith(r" \\"))
+    keys = re.findall(r"^@\w+\{(\w+),$", (beside / "references.bib").read_text(), re.M)
+    assert len(keys) == len(set(keys)) and {"schaeffer2025position", "heusel2017gans", "holm1979simple"} <= set(keys)
+    drawn = {p.stem: p.read_bytes() for p in (beside / "figures").glob("*.pdf")}
+    measured = {p.measure for p in page.report(TABLE).panels}
+    assert set(drawn) == measured and all(d.startswith(b"%PDF") for d in drawn.values())
+
+
+def test_only_what_was_used_is_cited(made, solved):
+    keys = [{w.key for w in page.report(p).works} for p in (made, solved)]
+    assert {"lipman2023flow", "alpaydin1998optical", "shumailov2024ai", "imgloop"} <= keys[0]
+    assert not {"huang2024gan", "krizhevsky2009learning", "gerstgrasser2024inevitable", "holm1979simple"} & keys[0]
+    assert not {"lipman2023flow", "alpaydin1998optical", "heusel2017gans"} & keys[1] and "holm1979simple" in keys[1]
+
+
+def test_the_list_names_studies_chains_measures_and_sizes(study, capsys):
+    gone = next(study.glob("real_only*/seed0/gen002"))
+    shutil.rmtree(gone)
+    assert main([str(study.parent), "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "tried  1 of 2 chains finished" in said and "2 of 3" in said and "3 of 3" in said and "fd " in said
+    whole = sum(p.stat().st_size for p in study.rglob("*") if p.is_file())
+    assert size([study]) == whole and f"{whole / 1e6:.3g} MB" in said
+    assert main([str(study / "shared"), "--list"]) == 1 and "holds no study" in capsys.readouterr().err
+
+
+def test_an_archive_has_no_weights_and_all_that_a_report_needs(study, tmp_path):
+    path = archive.archive(study, tmp_path / "packed" / "a.tar.gz")
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    assert not [n for n in names if "/model" in n or "generation0" in n or n.endswith((".lock", ".part"))]
+    other = tmp_path / "unpacked" / "tried"
+    before, after = (re.sub(r"Written \S+ \S+", "", page.html(page.report(p))) for p in (study, other))
+    assert before == after
+    from imgloop import measure
+
+    assert measure.measure(other, ["features=random"]).startswith("random")  # and it can be measured anew
+    with pytest.raises(UserError, match="outside of it"):
+        archive.archive(study, study / "a.tar.gz")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_watch_follows_a_study_until_it_has_ended(study, capsys):
+    last = next(study.glob("replace*/seed0/gen002"))
+    aside = shutil.move(last, study.parent / "aside")
+    seen = []
+
+    def sleep(seconds):
+        html = (study / "report.html").read_text()
+        seen.append(re.search(r'http-equiv="refresh" content="(\d+)"', html) is not None)
+        if len(seen) == 2:
+            shutil.move(aside, last)
+        assert len(seen) < 5
+
+    a = parser().parse_args([str(study), "--watch", "--every", "7"])
+    from rich.console import Console
+
+    watch(a, Console(width=120), sleep)
+    html = (study / "report.html").read_text()
+    assert seen == [True, True] and "refresh" not in html and "2 of 2 chains finished" in html
+    assert "5 of 6 generations" in capsys.readouterr().out
+
+
+def test_a_fingerprint_changes_with_what_there_is_to_show(study):
+    before = fingerprint(study)
+    assert fingerprint(study) == before
+    record = next(study.glob("*/seed0/gen001/record.json"))
+    store.write_json(record, store.read_json(record))
+    assert fingerprint(study) != before
+
+
+# -- Studies that run, are damaged or small ---------------------------------------------------------------------------
+
+
+def test_one_seed_has_no_verdicts(made):
+    r = page.report(next(made.glob("replace*/seed0")))
+    assert r.profile.startswith("1 seed: no verdicts") and r.study.single and len(r.chains) == 1
+    html = page.html(r)
+    assert "1 seed: no verdicts" in html and "real, held out" in html
+    both = page.report(made)
+    assert {v.verdict for v in both.profile.verdicts} <= {"no verdict", "not measured"}
+
+
+def test_a_solvable_study_has_verdicts_theory_and_no_images(solved):
+    r = page.report(solved)
+    assert r.ages == "A solvable system keeps no images." and not isinstance(r.profile, str)
+    judged = r.profile[next(c for c in r.names if c.startswith("replace"))]
+    assert judged[2].seeds == 40  # replicates are chains
+    drawn = panels(r.study, r.names)
+    frame = r.study.table
+    for p in drawn:
+        for line in p.lines:
+            assert line.mean == pytest.approx(frame[frame["condition"] == line.condition][p.measure])
+    assert any(line.theory is not None for p in drawn for line in p.lines)
+
+
+def test_a_running_chain_is_called_that(study):
+    if locked() is None:
+        pytest.skip("this system does not list locks (/proc/locks)")
+    chain = next(study.glob("replace*/seed0"))
+    shutil.rmtree(chain / "gen002")
+    told = {p.chain: p for p in progress(study)}[chain]
+    assert (told.done, told.planned, told.said) == (2, 3, "interrupted")
+    with store.lock(chain / ".lock"):
+        assert {p.chain: p.said for p in progress(study)}[chain] == "running"
+        assert "1 running" in page.html(page.report(study))
+
+
+DAMAGES = {
+    "a cut record": lambda c: (c / "gen001" / "record.json").write_text("{"),
+    "a record of nothing": lambda c: (c / "gen001" / "record.json").write_text("[]"),
+    "a missing record": lambda c: (c / "gen001" / "record.json").unlink(),
+    "cut scores": lambda c: [p.write_text('{"scores":') for p in (c / "gen001" / "scores").glob("*.json")],
+    "a record without times": lambda c: (c / "gen001" / "record.json").write_text('{"generation": 1}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_chain_is_left_out_and_named(study, damage, capsys):
+    chain = next(study.glob("replace*/seed0"))
+    DAMAGES[damage](chain)
+    assert main([str(study)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith("left out: ") and str(chain) in told[0]
+    assert "Left out: " in (study / "report.html").read_text()
+    DAMAGES[damage](next(study.glob("real_only*/seed0")))
+    assert main([str(study)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith("imgloop.report: ")
+    assert main([str(study), "--list"]) == 0
+    with pytest.raises(UserError):
+        Study(study)
+
+
+@pytest.mark.parametrize("name", ["evolution.safetensors", "../../../shared"])
+def test_images_that_are_missing_cost_only_the_images(study, name):
+    for folder in study.glob("*/seed0/gen001"):
+        store.remove((folder / name).resolve()) if (folder / name).exists() else None
+    r = page.report(study)
+    said = r.ages if isinstance(r.ages, str) else str(r.ages.real)
+    assert ("missing" in said) if name.startswith("evo") else said == "()"
+    assert "Frechet distance" in page.html(r)
+
+
+def test_thresholds_tell_when_they_were_set_and_what_changed_since(study):
+    assert "They were set at 20" in page.report(study).thresholds[0]
+    assert "before the first chain ended" in page.report(study).thresholds[0]
+    for chain in study.glob("*/seed0"):
+        told = yaml.safe_load((chain / "config.yaml").read_text())
+        told["config"]["collapse"]["tail_kept"] = 0.7
+        (chain / "config.yaml").write_text(yaml.safe_dump(told))
+    assert "tail_kept was 0.8 and is 0.7" in page.report(study).thresholds[1]
+    (study / "shared" / "collapse.json").unlink()
+    r = page.report(study)
+    assert "today's" in r.thresholds[0] and r.profile.thresholds.tail_kept == 0.7
+
+
+def test_a_damaged_config_costs_only_the_command(study):
+    for chain in study.glob("*/seed0"):
+        (chain / "config.yaml").write_text(":\n\t-")
+    html = page.html(page.report(study))
+    assert html.count("no command: ") == 2 and "0 of 2 chains finished" in html
+
+
+def test_mistakes_end_in_one_sentence(made, tmp_path, capsys):
+    for arguments in (
+        [],
+        [str(tmp_path)],
+        ["nowhere"],
+        [str(made), "--seed", "9"],
+        [str(made), "--watch", "--every", "0"],
+        [str(tmp_path), "--archive"],
+        [str(TABLE), "--watch"],
+        [str(made), "--protocol", "none"],
+    ):
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("imgloop.report: ") and said.count("\n") == 1, arguments
+
+
+@pytest.mark.slow
+def test_a_multirun_ends_with_a_report(tmp_path, command):
+    done = command("-m", *TINY, "paradigm=replace,real_only", "generations=2", f"out={tmp_path}", "study=swept")
+    assert done.returncode == 0, done.stderr
+    assert "1. catastrophic risk" in done.stdout and str(tmp_path / "swept" / "report.html") in done.stdout
+    assert "Which definitions" in (tmp_path / "swept" / "report.html").read_text()
+
+
+# -- In a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium as the system has it, headless."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+    found = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+    if found is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory):
+    return files.write(page.report(made), tmp_path_factory.mktemp("written"), whole=False).as_uri()
+
+
+def opened(browser, address, **more):
+    """The page in a browser, and what it asked for and complained of."""
+    tab = browser.new_page(**{"viewport": {"width": 1280, "height": 900}} | more)
+    tab.heard = []
+    tab.on("console", lambda m: tab.heard.append(m.text))
+    tab.on("pageerror", lambda e: tab.heard.append(str(e)))
+    tab.on("request", lambda r: r.url.startswith(("data:", address)) or tab.heard.append(r.url))
+    tab.goto(address)
+    return tab
+
+
+def visible(tab):
+    return [int(s.get_attribute("data-generation")) for s in tab.locator(".generation").all() if s.is_visible()]
+
+
+def test_the_slider_shows_one_generation_at_a_time(browser, written):
+    tab = opened(browser, written)
+    slider = tab.get_by_role("slider", name="Generation")
+    assert visible(tab) == [2] and slider.get_attribute("aria-valuetext") == "generation 2 of 2"
+    slider.focus()
+    tab.keyboard.press("Home")
+    assert visible(tab) == [0] and tab.locator("#generation-said").inner_text() == "generation 0 of 2"
+    tab.keyboard.press("ArrowRight")
+    assert visible(tab) == [1] and tab.get_by_alt_text("generation 1").count() == 2
+    for image in tab.locator(".generation.shown img").all():
+        assert image.evaluate("i => i.complete && i.naturalWidth > 0")
+    tab.reload()
+    assert visible(tab) == [1]  # a page that refreshes itself stays where its reader was
+    tab.emulate_media(media="print")
+    assert visible(tab) == [0, 1, 2] and not slider.is_visible()
+    assert tab.heard == []
+    tab.close()
+
+
+def test_without_scripts_all_generations_are_shown(browser, written):
+    tab = opened(browser, written, java_script_enabled=False)
+    assert visible(tab) == [0, 1, 2] and not tab.locator(".slider").is_visible()
+    tab.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_the_page_fits_its_window_and_can_be_read(browser, written, width, scheme):
+    tab = opened(browser, written, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert float(contrast(tab, "main p")) >= 7 and float(contrast(tab, ".moved")) >= 4.5
+    for i in range(2):
+        assert float(contrast(tab, f"main svg .c{i} .line", "stroke")) >= 3
+    assert tab.heard == []
+    tab.close()
+
+
+def contrast(tab, selector, what="color"):
+    """WCAG 2's contrast ratio of an element's colour to the page."""
+    colours = tab.evaluate(
+        """([selector, what]) => [getComputedStyle(document.querySelector(selector))[what],
+                                  getComputedStyle(document.body).backgroundColor]""",
+        [selector, what],
+    )
+    light = []
+    for colour in colours:
+        linear = np.array([int(v) for v in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+        light.append(float(linear @ [0.2126, 0.7152, 0.0722]))
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_it_prints(browser, written):
+    tab = opened(browser, written)
+    pdf = tab.pdf(prefer_css_page_size=True)
+    assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
+    tab.close()
