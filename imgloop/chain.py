@@ -49,6 +49,11 @@ class Chain:
             raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.")
         if self.start_folder is not None and (self.start_folder / "model").is_dir():
             self.start_folder = self.start_folder / "model"
+        if self.start_folder is not None and not (self.start_folder / "imgloop.json").is_file():
+            raise UserError(
+                f"start={start} holds no saved model (imgloop.json): give a generation's folder, such as "
+                "outputs/STUDY/CONDITION/seed0/gen000."
+            )
         self.fork = None if settings.config["fork"] is None else Fork.of(settings.config["fork"])
 
     # -- where it stands ---------------------------------------------------------------------------------------------

@@ -328,6 +328,11 @@ def test_other_threads_on_resuming_are_told(tmp_path, capsys):
     assert "threads (1, now 2)" in capsys.readouterr().out
 
 
+def test_a_folder_to_start_from_must_hold_a_model(tmp_path):
+    with pytest.raises(UserError, match="holds no saved model"):
+        chain(tmp_path, f'start="{tmp_path}"')
+
+
 def test_start_from_a_saved_model(tmp_path):
     first = chain(tmp_path, "generations=1").folder
     second = chain(tmp_path, "generations=1", f'start="{first / "gen000"}"', "study=next").folder

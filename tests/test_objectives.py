@@ -232,6 +232,7 @@ def test_no_knob_of_conditional_models_is_without_effect(tmp_path, change):
         ({"labels": "real"}, "conditional=true"),
         ({"conditional": True, "guidance": 2.0, "label_drop": 0}, "label_drop above 0"),
         ({"bias": 0}, "above 0"),
+        ({"objective": "ddpm", "sampler_steps": 1001}, "at most 1000"),
     ],
     ids=str,
 )

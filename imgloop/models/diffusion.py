@@ -265,6 +265,8 @@ class Diffusion:
         for name, value, low in (("batch", batch, 1), ("sampler_steps", self.sampler_steps, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise UserError(f"model.{name}={value}: give a whole number of at least {low}.")
+        if self.sampler_steps > 1000:  # noise levels that diffusers' schedulers choose from
+            raise UserError(f"model.sampler_steps={self.sampler_steps}: give at most 1000.")
         if not isinstance(lr, int | float) or not 0 < lr < 1 or not 0 <= ema < 1:
             raise UserError(f"model.lr={lr} and model.ema={ema}: lr must lie in (0, 1) and ema in [0, 1).")
         if not 0 < bias < math.inf or not 0 <= guidance < math.inf or not 0 <= label_drop < 1:
