@@ -661,7 +661,9 @@ def test_the_folder_holds_one_table_and_no_folder_a_generation(finished, drawn):
         "accumulate_subsample,n_initial=9,budget=8,data.n=12,n_samples=7",
         "seed0",
     )
-    assert [p.name for p in folder.parent.parent.iterdir()] == [folder.parent.name]  # nothing shared, nothing compared
+    study = folder.parent.parent
+    assert {p.name for p in study.iterdir()} == {folder.parent.name, "shared"}  # nothing compared
+    assert {p.name for p in (study / "shared").iterdir()} == {"collapse.json", ".collapse.lock"}  # the thresholds alone
     assert list(finished.metrics["generation"]) == [0, 1, 2, 3]
     assert np.asarray(Image.open(folder / "curves.png").convert("L")).std() > 10
 
