@@ -131,7 +131,7 @@ class Chain:
                 self.restore()
                 if self.settings.config["overwrite"]:
                     self.set_aside()
-                if self.generation(0).is_dir():
+                if self.done and (self.fork is None or self.generation(0).is_dir()):
                     self.check_config()
                 store.remove(*self.folder.glob(".gen*.part"))
                 yield self

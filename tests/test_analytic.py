@@ -1156,7 +1156,7 @@ def swept(tmp_path_factory):
 def test_an_experiment_runs_all_its_conditions_by_itself_and_compares_them(swept):
     done, study = swept
     assert done.returncode == 0, done.stderr
-    conditions = {p.name for p in study.iterdir() if p.is_dir()} - {"shared"}
+    conditions = {p.name for p in study.iterdir() if p.is_dir()} - {"shared", "report"}
     assert len(conditions) == 2 and {c.split(",")[0] for c in conditions} == {"replace", "accumulate"}
     frame = pd.read_csv(study / "comparison.csv")
     assert set(frame["condition"]) == conditions and len(frame) == 6

@@ -38,8 +38,8 @@ FACTORS = {
         "accumulate",
         "accumulate_subsample budget=40",
         "augment",
-        "fresh n_initial=40 n_real=20",
-        "edit",
+        "fresh n_initial=30 n_real=20",
+        "edit edit_fraction=0.03",
         "real_only",
     ],
     "start": ["scratch", "weights", "weights_and_optimizer", "PATH"],
@@ -98,7 +98,7 @@ def sources(tmp_path_factory):
         "cifar10": [f"data.root={root}/cifar10", "data.n=100", *small],
         "cifar100": [f"data.root={root}/cifar100", *small],
         "ffhq": [f"data.root={root}/ffhq", *small],
-        "shapes": ["data.size=16", "data.n=80", "data.heldout=20"],
+        "shapes": ["data.size=16", "data.n=600", "data.heldout=20"],
         "stacked_digits": ["data.n=80", "data.heldout=20"],
     }
 

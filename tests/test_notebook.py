@@ -13,6 +13,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra test)")
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel shows its own figures
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kept = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
