@@ -10,6 +10,7 @@ from torch import nn
 from imgloop import store
 from imgloop.data.digits import Digits
 from imgloop.data.real import RealData
+from imgloop.data.shapes import Shapes
 from imgloop.data.stacked import StackedDigits
 from imgloop.metrics import evaluator as module
 from imgloop.metrics import features as extractors
@@ -250,3 +251,23 @@ def test_kept_manifold_of_other_features_is_refused(evaluator):
     arrays = evaluator.manifold.to_arrays()
     with pytest.raises(store.UserError, match="cached distances"):
         RealManifold.from_arrays(evaluator.heldout[:-1], arrays)
+
+
+def test_features_of_a_classifier_agree_with_the_rules_of_shapes_and_random_ones_are_blind(tmp_path):
+    real = Shapes(size=16, n=1500, heldout=600).load(tmp_path)
+    fresh = Shapes(size=16).rows("train", 1500, 3500)[0].astype(np.float32)
+    trained = extractors.classifier(real, tmp_path, "cpu", images=16_000)
+    measures = [Evaluator(e, real, tmp_path) for e in (trained, extractors.random(real, tmp_path, "cpu"))]
+
+    def measured(share):
+        """Scores of images, each of them mixed with another: where `share` is .5, two modes shine through each other"""
+        x = (1 - share) * fresh[:1000] + share * fresh[1000:]
+        return [m(Pool(np.rint(x).astype(np.uint8))).values for m in measures]
+
+    rows = [measured(share) for share in (0, 0.25, 0.5)]
+    violations = [seen["rule_violations"] for seen, _ in rows]
+    assert violations[0] == 0 and 0.5 < violations[1] < violations[2]
+    for column in ("off_support", "ambiguity"):
+        seen, blind = ([r[i][column] for r in rows] for i in (0, 1))
+        assert seen[0] < 0.1 and 3 * seen[0] < seen[1] < seen[2] > 0.5, (column, seen)
+        assert max(blind) < 0.1, (column, blind)

@@ -1,0 +1,90 @@
+"""python scripts/agreement.py STUDY [...] [features=NAME]: samples of `shapes` by rule and by features.
+
+`shapes` are data whose rules decide of any image whether it is valid and which mode it shows. For every generation: the
+share of images that break a rule beside the off-support rate and ambiguity, with what real images read of each; AUC,
+the probability that an invalid sample has a larger score than a valid one; modes by rule and by classifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+import imgloop
+from imgloop import store, study
+from imgloop.config import parsed
+from imgloop.data.shapes import Shapes
+from imgloop.measure import read_real
+from imgloop.metrics.evaluator import Evaluator
+from imgloop.metrics.modes import class_counts
+from imgloop.metrics.neighbours import nearest2
+from imgloop.metrics.tails import ambiguity_of
+from imgloop.pool import Pool
+
+COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by_rule", "modes_present")
+
+
+def fresh(real, n: int = 2000) -> np.ndarray:
+    """The `n` images that the law draws after the training images, which neither generator nor classifier has seen."""
+    frequencies = real.facts["mode_frequencies"]
+    law = Shapes(real.train.x.shape[-1], tail=frequencies[0] / frequencies[-1], seed=real.facts["seed"])
+    return law.rows("train", len(real.train), len(real.train) + n)[0]
+
+
+def row(images: np.ndarray, evaluator: Evaluator) -> dict[str, float | None]:
+    """Scores of uint8 (N, 3, S, S) by rule and by features, with how they agree image by image and mode by mode."""
+    pool, tails = Pool(images), evaluator.tails
+    scores, judged, found = evaluator(pool), evaluator.judge(images), evaluator.extractor(images)
+    features = torch.as_tensor(np.asarray(found.x))
+    distance = nearest2(features, tails.features, tails.k)[0][:, -1]
+    between = ambiguity_of(features, tails.centroids)
+    both = judged.valid.any() and not judged.valid.all()
+    by_rule = class_counts(judged.mode[judged.mode >= 0], len(evaluator.real.classes))
+    return {
+        **{c: scores.values.get(c, scores.notes.get(c)) for c in COLUMNS},
+        "auc_off_support": roc_auc_score(~judged.valid, distance) if both else None,
+        "auc_ambiguity": roc_auc_score(~judged.valid, between) if both else None,
+        "mode_shares": spearmanr(by_rule, scores.notes["class_shares"]).statistic if by_rule.any() else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", nargs="+", help="folders of studies of shapes; features=NAME chooses the extractor")
+    given = parser.parse_args().study
+    features = [g for g in given if g.startswith(("features=", "features."))]
+    table, rows = Table(title="shapes: by rule and by features", title_justify="left"), []
+    try:
+        node = parsed(features).config["features"]
+        for path in [g for g in given if g not in features]:
+            opened, evaluators = imgloop.Study(path), {}
+            for chain in opened.chains:
+                for folder in study.generations(chain):
+                    key = store.read_json(folder / "record.json")["real"]
+                    if key not in evaluators:
+                        real = read_real(opened.root / "shared" / f"real-{key}")
+                        evaluators[key] = Evaluator.of(node, real, opened.root / "shared")
+                        if evaluators[key].judge is None or evaluators[key].tails is None:
+                            sys.exit(f"agreement: {path} needs data=shapes and 250 held-out images or more.")
+                        rows.append((f"{opened.name}: fresh real images", row(fresh(real), evaluators[key])))
+                    images = np.array(store.open_arrays(folder / "pool.safetensors")["x"])
+                    rows.append((f"{chain.parent.name} {folder.name}", row(images, evaluators[key])))
+                    print(rows[-1][0], file=sys.stderr, flush=True)
+    except imgloop.UserError as e:
+        sys.exit(f"agreement: {e}")
+    for name in ("samples", *rows[0][1]):
+        table.add_column(name.replace("_", " "))
+    for name, values in rows:
+        table.add_row(name, *("-" if v is None else f"{v:.3g}" for v in values.values()))
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()
