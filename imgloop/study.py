@@ -120,10 +120,12 @@ def csv(frame) -> str:
     return out.getvalue()
 
 
-def reference(study: Path, frame) -> dict[str, float] | None:
+def reference(study: Path, frame) -> dict[str, Any] | None:
     """Real-against-real values by measure, where the study holds exactly one such set for the table's protocol."""
-    found = list((Path(study) / "shared").glob("reference-*/reference.json"))
-    return store.read_json(found[0]) if len(found) == 1 else None
+    shown = set(frame["protocol"].dropna()) if "protocol" in frame else set()
+    found = [store.read_json(p) for p in (Path(study) / "shared").glob("reference-*/reference.json")]
+    found = [r for r in found if {r.get("protocol")} == shown]
+    return found[0] if len(found) == 1 else None
 
 
 def finish(chain, display):
@@ -197,9 +199,17 @@ def compare(study: Path) -> None:
         store.write_text(study / "comparison.csv", csv(result))
         seeds = int(frame.groupby("condition")["seed"].nunique().max())
         spread = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
-        store.write_bytes(
-            study / "comparison.png", figures.curves(frame, f"{study.name}: {spread}", reference(study, frame))
-        )
+        title = f"{study.name}: {spread}{'; ' + told if (told := sizes_differ(frame)) else ''}"
+        store.write_bytes(study / "comparison.png", figures.curves(frame, title, reference(study, frame)))
+
+
+def sizes_differ(frame) -> str:
+    """A warning where measures of different numbers of samples stand side by side, else nothing: the protocol is the
+    same but for that number, and Frechet distance and coverage depend on it."""
+    sizes = sorted({int(n) for n in frame["n_pool"].dropna()}) if "n_pool" in frame else []
+    if len(sizes) < 2:
+        return ""
+    return f"{sizes[0]:,} to {sizes[-1]:,} samples: fd falls with their number"
 
 
 def spread(study: Path) -> str:
@@ -227,4 +237,6 @@ def comparison_lines(study: Path) -> list[str]:
             f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
             + "  ".join(f"{c:>15}" for c in cells)
         )
+    if told := sizes_differ(load_study(study)):
+        lines.append(told)
     return lines

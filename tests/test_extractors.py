@@ -127,9 +127,9 @@ def test_the_shipped_cifar_classifier_knows_its_images_in_any_folder(few_of_cifa
 def test_official_cifar_may_use_it_and_changed_files_may_not():
     about = store.read_json(FOLDER / "cifar10.json")
     pool, classes = Pool(images(), np.zeros(4, np.int64)), tuple(about["classes"])
-    assert fitting(pool, pool, classes, {"label": "CIFAR-10"}) == "cifar10"
-    for label, names in (("CIFAR-10 (changed files)", classes), ("CIFAR-10", classes[::-1]), ("folder x", classes)):
-        assert fitting(pool, pool, names, {"label": label}) is None
+    assert fitting(pool, pool, classes, {"set": "CIFAR-10"}) == "cifar10"
+    for facts, names in (({"label": "CIFAR-10"}, classes), ({"set": "CIFAR-10"}, classes[::-1]), ({}, classes)):
+        assert fitting(pool, pool, names, facts) is None
 
 
 def test_stacked_digits_are_read_channel_by_channel(tmp_path):

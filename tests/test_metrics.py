@@ -16,7 +16,9 @@ from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance, frec
 from imgloop.metrics.kernel import kernel_distance, polynomial_mmd2
 from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, nearest_distances
 from imgloop.metrics.modes import class_counts, mode_coverage, per_class_shares
+from imgloop.metrics.streaming import FrechetDistance
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
+from imgloop.metrics.vendi import vendi_score
 
 
 def normal(seed, n, d, scale=1.0, shift=0.0, dtype=np.float64):
@@ -612,3 +614,33 @@ def test_any_kind_of_array_is_taken_and_none_is_changed(metric, tmp_path):
 def test_features_too_large_for_distances():
     with pytest.raises(UserError, match="too large"):
         manifold_scores(1e30 * normal(0, 30, 4), 1e30 * normal(1, 30, 4))
+
+
+def test_what_is_no_plain_array_of_numbers_is_refused_in_a_sentence():
+    good = normal(0, 20, 3)
+    bad = {
+        "complex64": torch.complex(torch.ones(20, 3), torch.ones(20, 3)),
+        "sparse": torch.eye(20)[:, :3].to_sparse(),
+        "one array": [[1.0, 2.0, 3.0], [1.0, 2.0]] * 10,
+        "cannot be read": [torch.ones(3, requires_grad=True)] * 20,
+        "masked": np.ma.masked_less(good, 0),
+        "1e[+]50": good * 1e160,
+        "dtype <U": np.full((20, 3), "a"),
+    }
+    for match, x in bad.items():
+        for measure in (frechet_distance, kernel_distance, vendi_of_both):
+            with pytest.raises(UserError, match=match):
+                measure(good, x)
+    for same in (good.astype(">f8"), good.astype(np.longdouble), good.tolist(), [*torch.from_numpy(good)]):
+        assert frechet_distance(good, same) == frechet_distance(good, good)
+
+
+def vendi_of_both(real, generated):
+    return vendi_score(real) - vendi_score(generated)
+
+
+def test_a_stream_of_one_side_says_which_is_missing():
+    metric = FrechetDistance(3)
+    metric.update(torch.from_numpy(normal(0, 20, 3)), real=True)
+    with pytest.raises(UserError, match="0 generated samples"):
+        metric.compute()

@@ -41,6 +41,7 @@ def sets(tmp_path_factory):
             archive.write(path, path.relative_to(root / "samples"))
     np.savez(root / "adm.npz", np.repeat(np.moveaxis(gx, 1, -1), 3, -1), gy)
     np.savez(root / "named.npz", images=gx, labels=gy)
+    np.save(root / "plain.npy", gx)
     (root / "gen000").mkdir()
     store.write_arrays(root / "gen000" / "pool.safetensors", {"x": gx, "y": gy})
     copies = np.flatnonzero((order >= 10) & (order < 15))
@@ -56,6 +57,8 @@ def test_every_form_of_a_set_gives_the_same_scores(sets):
     first = reports[0]
     assert {"fd", "kd", "precision", "recall", "coverage"} <= first.scores.keys()
     assert first.protocol["reference"] == "all real images" and first.protocol["n_generated"] == 200
+    unlabelled = score(root / "real", root / "plain.npy", "pixels")[0]
+    assert unlabelled.scores == first.scores and unlabelled.classes is None
     for report in reports[1:]:
         assert report.scores == first.scores and report.protocol == first.protocol and report.classes == first.classes
     assert first.notes["class_labels"] == "the set's own" and first.classes["3"]["n_real"] > 20
@@ -84,6 +87,15 @@ def test_copies_are_found_and_shown_first(sets, tmp_path):
     assert (same == report.samples.x[copies]).all() and (np.diff(report.nearest.distance, axis=1) >= 0).all()
     other = score(root / "real", root / "samples", "pixels", train=root / "samples")[0]
     assert (other.nearest.closer == 0).all() and other.scores["fd"] == report.scores["fd"]  # every sample is its own
+    assert other.scores["near_copies"] == 1 and other.scores["authenticity"] == 0
+    assert report.scores["near_copies"] == (closer < 0.5).mean() >= 0.025
+    whole = score(root / "real", root / "real", options={"images": 640})[0]  # a fifth of it trained no classifier
+    assert (
+        whole.protocol["n_reference"] == 60 and whole.scores["near_copies"] == 1 and whole.scores["authenticity"] == 0
+    )
+    learned = score(root / "real", root / "named.npz", options={"images": 640}, train=root / "samples")[0]
+    assert learned.protocol["n_reference"] == 300 and learned.protocol["trained_on"] == 200
+    assert learned.scores["near_copies"] == 1
     picture = Image.open(io.BytesIO(figure(report, 12)))
     assert picture.format == "PNG" and picture.width > 600
 
@@ -114,7 +126,13 @@ def test_the_command_prints_a_table_or_json_and_writes_the_figure(sets, tmp_path
     assert found["protocol"]["features"] == "pixels" and found["scores"]["fd"] > 0 and "fid" not in found["scores"]
     main([str(root / "real"), str(root / "samples"), "--features", "pixels", "--nearest", str(tmp_path / "n.png")])
     told = capsys.readouterr()
-    assert f"{found['scores']['fd']:.4g}" in told.out and "protocol: pixels features" in told.out
+    assert f"{found['scores']['fd']:.3g}" in told.out and "protocol: pixels features" in told.out
+    head, *rows = told.out.splitlines()
+    nulls = {row.split()[0]: row.split()[2:] for row in rows[:10]}
+    assert head.split()[-1] == "null" and nulls["density"] == ["1"] and not nulls["fd"]
+    assert found["notes"]["null"]["density"] == 1 and found["real_against_real"]["n_half"] == 150
+    assert "authenticity" not in found["notes"]["null"]  # copies are looked for in the reference itself
+    assert "not measured: " in told.out and "class" in told.out.split("not measured: ")[1]
     assert "by class" in told.out and (tmp_path / "n.png").stat().st_size > 1000
 
 
@@ -134,8 +152,14 @@ def test_fid_is_a_name_for_the_original_weights_alone(sets):
 def test_numbers_of_different_protocols_are_refused_in_one_table(sets, tmp_path):
     root, _ = sets
     np.savez(tmp_path / "few.npz", x=scaled()[0][600:750])
+    stages = []
+
+    def told(stage):
+        return lambda *_: stages.append(stage)
+
     with pytest.raises(UserError, match=r"n_generated \(200 of .*, 150 of"):
-        score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels")
+        score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", progress=told)
+    assert set(stages) == {"reading real images", "reading samples"}  # nothing was extracted in vain
     reports = score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", n=150)
     assert [r.protocol["n_generated"] for r in reports] == [150, 150]
     assert all(c["n_generated"] for c in reports[0].classes.values())  # not the first ones: a folder is sorted by class
@@ -152,6 +176,29 @@ def test_labels_of_another_set_are_matched_by_name(sets):
     assert relabelled(found, ("cat", "dog")) is None and relabelled(found, None) is None
     numbered = read(root / "named.npz")
     assert (relabelled(numbered, CLASSES) == numbered.pool.y).all() and relabelled(numbered, CLASSES[:3]) is None
+    assert (relabelled(numbered, list("abcdefghij")) == numbered.pool.y).all()
+    ten = tuple(map(str, range(1, 11)))  # other numbers, of which 0 is none
+    assert relabelled(numbered, ten) is None
+
+
+def test_labels_need_not_begin_at_zero(sets, tmp_path):
+    root, _ = sets
+    for name in ("real", "samples"):
+        found = read(root / name)
+        for shift in (0, 7):
+            np.savez(tmp_path / f"{name}{shift}.npz", x=found.pool.x, y=2 * found.pool.y + shift)
+    plain, shifted = (score(tmp_path / f"real{s}.npz", tmp_path / f"samples{s}.npz", "pixels")[0] for s in (0, 7))
+    assert list(plain.classes.values()) == list(shifted.classes.values())
+    assert list(shifted.classes) == [str(2 * c + 7) for c in range(10)]
+
+
+@pytest.mark.parametrize("name", ["stacked digits", "digits", "CIFAR-10"])
+def test_a_folders_name_proves_nothing_of_its_content(sets, tmp_path, name):
+    root, _ = sets
+    (tmp_path / name).symlink_to(root / "real")
+    report = score(tmp_path / name, root / "named.npz", "classifier", options={"images": 640})[0]
+    p = report.protocol
+    assert not p["shipped"] and "channels_apart" not in p and p["required_accuracy"] == 0.8
 
 
 def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
@@ -161,6 +208,9 @@ def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
     np.savez(tmp_path / "wide.npz", x=np.zeros((4, 3, 8, 9), np.uint8))
     np.savez(tmp_path / "large.npz", x=np.zeros((20, 1, 16, 16), np.uint8))
     np.savez(tmp_path / "labels.npz", x=x[:20], y=np.zeros(3, int))
+    np.savez(tmp_path / "negative.npz", x=x[:20], y=np.arange(-1, 19))
+    np.savez(tmp_path / "ten.npz", x=x[:10])
+    (tmp_path / "bad.safetensors").write_bytes(b"\x09" * 99)
     np.savez(tmp_path / "pickled.npz", x=np.array([object()]))
     np.savez(tmp_path / "colours.npz", x=np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8))
     np.savez(tmp_path / "grey.npz", x=x[:50])
@@ -170,7 +220,11 @@ def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
         Image.new("L", (side, side)).save(tmp_path / "mixed" / f"{i}.png")
     cases = {
         ("absent",): "does not exist",
-        ("float.npz",): "expected uint8 images",
+        ("float.npz",): "scale it to 0..255",
+        ("negative.npz",): "labels y go down to -1",
+        ("ten.npz",): "at least 11 generated images",
+        ("bad.safetensors",): "cannot be read",
+        ("grey.npz", "--device", "cuda"): "no GPU",
         ("wide.npz",): "expected square ones",
         ("large.npz",): "give --size 8",
         ("labels.npz",): "expected integers",

@@ -308,6 +308,12 @@ class _Study:
         """What a reader of this condition's profile must know."""
         if self.risk in ("fd", "kd") and not self.risk_asked:
             self.notes.append(f"There is no loss: {self.risk} is the risk (definitions 1, 2, 3 and 5).")
+        drawn = [c.frame["n_pool"].dropna().unique() for c in (self.condition, self.control) if c and c.has("n_pool")]
+        if len({int(n) for sizes in drawn for n in sizes}) > 1:
+            self.notes.append(
+                "Generations drew different numbers of samples: fd falls and the smallest mode share rises with their "
+                "number, whatever the generator."
+            )
         if self.G < self.h.window and self.G >= 1:
             self.notes.append(f"Numbers are means of the {self.G} generations after 0, not of {self.h.window}.")
         if self.noise_risk is not None and self.risk is not None and self.G >= 1 and self.seeds:

@@ -111,6 +111,13 @@ def checked(frame):
             f"The table has {wanted}: it needs {', '.join(KEYS)} and at least one of {', '.join(MEASURES)}; it has "
             f"{', '.join(map(str, frame.columns)) or 'no columns'}."
         )
+    shown = [] if "protocol" not in frame else frame[["protocol", "condition"]].dropna().drop_duplicates("protocol")
+    if len(shown) > 1:
+        told = ", ".join(f"{protocol} ({condition})" for protocol, condition in shown.to_numpy())
+        raise UserError(
+            f"The table holds numbers of different protocols, {told}, which cannot be compared: measure all alike, "
+            "with python -m imgloop.measure."
+        )
     if frame.empty:
         raise UserError("The table has no rows: give one for each condition, seed and generation.")
     if frame[list(KEYS)].isna().any().any():

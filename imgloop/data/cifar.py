@@ -91,6 +91,7 @@ class _Cifar:
         changed, name = about["changed"], self.official.name
         facts = {
             "label": f"{name} (changed files)" if changed else name,
+            **({} if changed else {"set": name}),
             "source": f"{name} from {self.root or self.official.url}, held-out from its test part, "
             f"{self.size}x{self.size}",
             "available": sum(map(len, pools)),

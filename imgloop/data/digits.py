@@ -65,6 +65,7 @@ class Digits:
         train, heldout = split(pool, None, self.n, self.heldout, classes, self.imbalance)
         facts = {
             "label": "digits" if classes == CLASSES else f"digits {', '.join(CLASSES[k] for k in kept)}",
+            "set": "digits",
             "source": "scikit-learn's handwritten digits (UCI optdigits test set), 8x8 grey",
             "available": len(x),
             "seed": self.seed,

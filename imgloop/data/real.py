@@ -22,7 +22,8 @@ class RealData:
     """Real images, split once: `train` may be trained on, `heldout` is seen by no generator of the study.
 
     Images are uint8 (N, C, H, W), perhaps memory-mapped; labels, int64 (N,), index `classes`; both may be None.
-    `facts` is JSON-able: label, source, sizes, hashes, duplicates between the parts, files left out, warning.
+    `facts` is JSON-able: label, source, sizes, hashes, duplicates between the parts, files left out, warning; `set`,
+    the name of a known data set, only where its content was checked: a folder's name proves nothing.
     """
 
     train: Pool

@@ -60,6 +60,7 @@ class StackedDigits:
         train, heldout, found = drawn(cache, key, self.rows, (3, 8, 8), CLASSES, self.n, self.heldout, progress)
         facts = {
             "label": "stacked digits",
+            "set": "stacked digits",
             "source": "three of scikit-learn's digits in the colour channels, 8x8: "
             f"{COUNT - HELDOUT_DIGITS} digits for training rows, {HELDOUT_DIGITS} others for held-out rows",
             "available": None,

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 from imgloop.errors import UserError
+from imgloop.study import SCORES
 
-FIRST = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "authenticity")
+FIRST = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "authenticity", "near_copies")
 SECONDS = 5.0  # between two lines of progress where no terminal is
 PAIRS = 24  # samples in each half of the figure
 
@@ -37,6 +38,12 @@ def main(argv: list[str] | None = None) -> None:
             device=a.device,
             progress=told,
         )
+        if a.json:
+            found = [r.to_json() for r in reports]
+            print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False))
+        else:
+            print("\n".join(lines(reports)))
+            print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
         if a.nearest:
             from imgloop import store
             from imgloop.metrics.nearest import figure
@@ -45,12 +52,6 @@ def main(argv: list[str] | None = None) -> None:
                 path = a.nearest if i == 0 else a.nearest.with_stem(f"{a.nearest.stem}-{i + 1}")
                 store.write_bytes(path, figure(report, PAIRS))
                 print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
-        if a.json:
-            found = [r.to_json() for r in reports]
-            print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False))
-        else:
-            print("\n".join(lines(reports)))
-            print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
     except UserError as e:
         sys.exit(f"imgloop.metrics: {e}")
     except KeyboardInterrupt:
@@ -75,6 +76,10 @@ def arguments(argv: list[str] | None):
     a = parser.parse_args(argv)
     if wrong := [o for o in a.option if "=" not in o]:
         parser.error(f"--option {wrong[0]}: give KEY=VALUE")
+    if a.nearest and (
+        a.nearest.suffix.lower() != ".png" or a.nearest.is_dir() or not a.nearest.absolute().parent.is_dir()
+    ):
+        parser.error(f"--nearest {a.nearest}: give the name of a .png file in a folder that exists")
     for name in ("size", "n"):
         if getattr(a, name) is not None and getattr(a, name) < 1:
             parser.error(f"--{name} {getattr(a, name)}: give a whole number of at least 1")
@@ -98,16 +103,19 @@ def told(stage: str):
 
 
 def lines(reports) -> list[str]:
-    """The table: one row a score, one column a set; then its protocol, and the scores by class."""
+    """The table: one row a score, one column a set and one of null values; then its protocol, what was not measured,
+    and the scores by class."""
     first = reports[0]
     names = [c for c in FIRST if any(c in r.scores for r in reports)]
     names += [c for c in first.scores if c not in names]
     shown = {c: first.distance if c == "fd" else c for c in names}
     widths = [max(10, len(r.name)) for r in reports]
     left = max(map(len, shown.values()))
-    out = [" " * left + "".join(f"  {r.name:>{w}}" for r, w in zip(reports, widths))]
+    null = first.notes.get("null", {})
+    out = [" " * left + "".join(f"  {r.name:>{w}}" for r, w in zip(reports, widths)) + f"  {'null':>10}"]
     for c in names:
-        out.append(f"{shown[c]:<{left}}" + "".join(f"  {cell(r.scores.get(c)):>{w}}" for r, w in zip(reports, widths)))
+        cells = "".join(f"  {cell(r.scores.get(c)):>{w}}" for r, w in zip(reports, widths))
+        out.append(f"{shown[c]:<{left}}{cells}  {cell(null.get(c)):>10}".rstrip())
     for report in reports:
         if report.classes:
             out += ["", f"{report.name} by class ({report.notes['class_labels']} labels)", *by_class(report)]
@@ -117,6 +125,17 @@ def lines(reports) -> list[str]:
         f"protocol: {p['features']} features ({p['extractor']}), {p['channels']}x{p['size']}x{p['size']}, "
         f"{p['n_generated']:,} samples against {p['n_reference']:,} images ({p['reference']})",
     ]
+    if null:
+        real = first.reference
+        out.append(
+            f"null: what fresh real images would read; real against real: {first.distance} {real['fd']:.3g} between "
+            f"halves of the reference, {real['n_half']:,} images each"
+        )
+    reasons: dict[str, list[str]] = {}
+    for column, reason in first.notes.items():
+        if column in SCORES and not column.endswith("risk"):  # which only a generator of imgloop has
+            reasons.setdefault(reason, []).append(column)
+    out += [f"not measured: {', '.join(columns)}: {reason}" for reason, columns in reasons.items()]
     if "heldout_accuracy" in p:
         shipped = "comes with imgloop" if p["shipped"] else "was trained for this"
         out.append(
@@ -140,7 +159,7 @@ def by_class(report) -> list[str]:
 
 
 def cell(value) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 if __name__ == "__main__":

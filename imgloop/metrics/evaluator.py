@@ -27,7 +27,8 @@ from imgloop.pool import Pool
 from imgloop.study import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
-LEAST = 2 * K_DENSITY + 2  # held-out images, so that each half has neighbours
+LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared
+LEAST = LEAST_SAMPLES + 1  # held-out images, so that each half has neighbours
 LEAST_BINNED = 40  # held-out images for two bins
 SEED = 0  # of subsets, of the held-out halves and of the risk's noise: the same for every chain and generation
 TAIL = 0.1  # share of held-out images, and of training images of rare classes, that count as rare
@@ -61,7 +62,7 @@ def protocol_name(protocol: dict[str, Any]) -> str:
 class Evaluator:
     """Scores pools of samples against the held-out real data, under one protocol."""
 
-    def __init__(self, extractor: Extractor, real, cache: Path):
+    def __init__(self, extractor: Extractor, real, cache: Path, progress: Callable | None = None):
         if len(real.heldout) < LEAST:
             raise UserError(
                 f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 250 "
@@ -69,17 +70,18 @@ class Evaluator:
                 "make sense: raise data.heldout or add images."
             )
         self.extractor, self.real, self.cache, self.device = extractor, real, Path(cache), str(extractor.device)
-        heldout, train = self.features_of(real.heldout, "heldout"), self.features_of(real.train, "train")
+        heldout, train = self.features_of(real.heldout), self.features_of(real.train)
         self.heldout, self.few = heldout.x, too_few(len(real.heldout))
         self.key = store.content_key(
             [FORMAT, extractor.key, *(store.array_hash(p.x, p.y) for p in (real.train, real.heldout)), K_DENSITY, SEED]
         )
         self.moments = RealMoments.from_arrays(self.kept("moments", lambda: RealMoments.of(heldout.x)))
         k = max(K_PRECISION, K_DENSITY)
-        manifold = self.kept("manifold", lambda: RealManifold.of(heldout.x, k, device=self.device))
+        apart = {"device": self.device, "progress": progress}  # progress(done, total): of searching neighbours
+        manifold = self.kept("manifold", lambda: RealManifold.of(heldout.x, k, **apart))
         self.manifold = RealManifold.from_arrays(heldout.x, manifold)
         self.train = RealManifold.from_arrays(
-            train.x, self.kept("copies", lambda: RealManifold.of(train.x, 1, device=self.device))
+            train.x, self.kept("copies", lambda: RealManifold.of(train.x, 1, **apart))
         )
         self.tails = None if self.few else RealTails.from_arrays(heldout.x, self.kept("tails", self.real_tails))
         if self.tails is not None and not self.tails.zone:
@@ -102,6 +104,7 @@ class Evaluator:
             "reference": "held-out",
             "n_reference": len(real.heldout),
             "reference_hash": store.array_hash(real.heldout.x)[:16],
+            "train_hash": store.array_hash(real.train.x)[:16],
             "k_precision": K_PRECISION,
             "k_density": K_DENSITY,
             "n_thresholds": 0 if self.tails is None else len(self.tails.b),
@@ -128,16 +131,21 @@ class Evaluator:
             + (f"; warning: {self.protocol['warning']}" if "warning" in self.protocol else "")
         )
 
-    def features_of(self, pool: Pool, name: str) -> Features:
-        """Features of a real pool, computed once a study."""
-        key = store.content_key([self.extractor.key, store.array_hash(pool.x)])
+    def features_of(self, pool: Pool) -> Features:
+        """Features of a real pool, computed once a study; raises UserError where what was kept has changed since."""
+        key = store.content_key([FORMAT, self.extractor.made_by, store.array_hash(pool.x)])
 
         def make(part: Path) -> None:
             found = self.extractor(pool.x)
             store.write_arrays(part / "features.safetensors", {k: v for k, v in vars(found).items() if v is not None})
+            store.write_json(part / "hash.json", store.array_hash(found.x, found.logits))
 
-        arrays = store.open_arrays(store.once(self.cache / f"features-{name}-{key}", make) / "features.safetensors")
-        return Features(arrays["x"], arrays.get("logits"))
+        folder = store.once(self.cache / f"features-{key}", make)
+        arrays = store.open_arrays(folder / "features.safetensors")
+        found = Features(arrays["x"], arrays.get("logits"))
+        if store.array_hash(found.x, found.logits) != store.read_json(folder / "hash.json"):
+            raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
+        return found
 
     def kept(self, name: str, make: Callable) -> dict[str, np.ndarray]:
         """The arrays of what `make` computes of the real data, computed once a study."""
@@ -172,7 +180,7 @@ class Evaluator:
         (_, parts, k) = heldout.logits.shape
         return Confusion.of([true // k**p % k for p in reversed(range(parts))], predicted.T, [k] * parts)
 
-    def real_against_real(self) -> dict[str, float]:
+    def real_against_real(self) -> dict[str, Any]:
         """What a perfect generator could read: held-out half A against B, and the training set against the held-out
         set.
 
@@ -185,13 +193,16 @@ class Evaluator:
             half = len(self.heldout) // 2
             a, b = self.heldout[:half], self.heldout[half : 2 * half]
             manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION, device=self.device)
-            own = manifold_scores(self.manifold, self.heldout, K_DENSITY, train=self.train, device=self.device)
+            own = None
+            if self.real.train is not self.real.heldout:
+                own = manifold_scores(self.manifold, self.heldout, K_DENSITY, train=self.train, device=self.device)
             rates = {} if self.tails is None else {"tail_mass": 1.0, "off_support": self.tails.null_rate}
             if self.tails is not None and self.tails.ratio is not None:
                 rates["ambiguity"] = self.tails.null_rate
             store.write_json(
                 part / "reference.json",
                 {
+                    "protocol": protocol_name(self.protocol),
                     "fd": frechet_distance(a, b),
                     "fd_train": frechet_distance(self.moments, train),
                     "n_half": half,
@@ -199,8 +210,7 @@ class Evaluator:
                     "precision": manifold.precision,
                     "recall": manifold.recall,
                     "variance_ratio": variance_ratio(self.heldout, train),
-                    "vendi": vendi_score(self.heldout),
-                    "authenticity": own.authenticity,
+                    "authenticity": own and own.authenticity,
                     **rates,
                 },
             )
@@ -212,7 +222,7 @@ class Evaluator:
         """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured."""
         found, values, notes = self.extractor(pool.x), dict.fromkeys(SCORES), {}
         protocol = {**self.protocol, "n_generated": len(pool)}
-        if len(pool) > 2 * K_DENSITY:
+        if len(pool) >= LEAST_SAMPLES:
             self.measure_distribution(found, values, notes)
         else:
             notes["fd"] = f"{len(pool)} samples are too few to compare"
@@ -254,9 +264,13 @@ class Evaluator:
         notes["null"] = {
             "density": 1.0,
             "coverage": expected_coverage(len(self.heldout), len(found.x), K_DENSITY),
-            "authenticity": self.reference["authenticity"],
-            "vendi": self.reference["vendi"],
+            "kd": 0.0,
+            "variance_ratio": 1.0,
         }
+        if len(found.x) <= len(self.heldout):  # it grows with the number of samples
+            notes["null"]["vendi"] = vendi_score(self.heldout[: len(found.x)])
+        if self.reference["authenticity"] is not None:  # where the reference is not what copies are looked for in
+            notes["null"]["authenticity"] = self.reference["authenticity"]
         if self.tails is None:
             return
         tails = self.tails.scores(score2, found.x)
@@ -274,7 +288,11 @@ class Evaluator:
             counts = class_counts(found.labels, len(self.class_shares))
             modes = mode_coverage(self.class_shares, counts, confusion=self.confusion, seed=SEED)
             values |= {"modes_covered": modes.covered, "modes_present": modes.present}
-            values |= {"mode_kl": modes.kl, "mode_share_min": modes.smallest}
+            if len(found.x) >= len(counts):  # with fewer most classes are empty whatever drew them
+                values |= {"mode_kl": modes.kl, "mode_share_min": modes.smallest}
+            else:
+                few = f"{len(found.x)} samples are too few for {len(counts)} classes."
+                notes |= dict.fromkeys(("mode_kl", "mode_share_min"), few)
             notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
             notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
             if modes.reason:
@@ -282,6 +300,9 @@ class Evaluator:
             sides = self.heldout, self.heldout_labels, found.x, found.labels
             if any(min((labels == c).sum() for labels in sides[1::2]) > 1 for c in np.unique(sides[1])):
                 notes["variance_within_classes"] = within_class_variance_ratio(*sides)
+        elif self.bins is not None and len(found.x) < len(self.bins.counts):
+            few = f"{len(found.x)} samples are too few for {len(self.bins.counts)} bins of features."
+            notes |= dict.fromkeys(("modes_covered", "mode_kl", "mode_share_min"), few)
         elif self.bins is not None:
             bins = bin_scores(self.bins, found.x)
             values |= {"modes_covered": bins.bins - bins.fewer, "mode_kl": bins.kl, "mode_share_min": bins.smallest}

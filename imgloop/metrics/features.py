@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.provenance import versions
 
 CHUNK = 256  # images of up to 64 pixels a forward pass
 LEAST_CHUNK = 8
@@ -59,11 +60,20 @@ class Extractor:
         chunk: int | None = None,
         scaled: bool = True,
     ):
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"Measuring on {device}, but PyTorch sees no GPU on this machine: measure on the cpu.")
         self.name, self.network, self.device = name, network.eval().to(device), device
         self.key = store.content_key(
             [name, [(k, store.array_hash(v.cpu().numpy())) for k, v in network.state_dict().items()]]
         )
         self.facts, self.chunk, self.scaled = facts or {}, chunk, scaled
+        self.made_by = [
+            self.key,
+            chunk,
+            scaled,
+            device,
+            *versions().values(),
+        ]  # all that the bits of features depend on
         self.progress: Callable[[int, int], None] | None = None
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from imgloop.errors import UserError
 
+LARGEST = 1e50  # of a feature: inner products, cubed by the kernel distance, stay within float64
 ROWS = 4096  # rows in float64 at a time: the copy of a large feature array stays small
 EPS = torch.finfo(torch.float64).eps
 
@@ -20,13 +22,13 @@ EPS = torch.finfo(torch.float64).eps
 def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) -> Tensor:
     """`x` (N, D), numpy array or torch tensor, as a float32 or float64 tensor on the CPU; float32 stays float32.
 
-    Raises UserError unless it has two dimensions, `at_least` rows, `width` columns (where given) and finite values.
+    Raises UserError unless it is one array of real numbers with two dimensions, `at_least` rows, `width` columns (where
+    given) finite values of at most 1e50.
     """
     if not isinstance(x, Tensor):
-        x = np.asarray(x)
-        if x.dtype.kind not in "fiub":
-            raise UserError(f"The {name} features have dtype {x.dtype}; expected real numbers.")
-        x = torch.from_numpy(np.require(x, requirements=["C", "W"]))  # a read-only memory map is copied
+        x = _array(x, name)
+    if x.is_complex() or x.layout != torch.strided:
+        raise UserError(f"The {name} features are {x.dtype}, {x.layout}; expected a dense tensor of real numbers.")
     x = x.detach().cpu()
     if x.dtype not in (torch.float32, torch.float64):
         x = x.to(torch.float32 if x.is_floating_point() else torch.float64)
@@ -42,7 +44,28 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
         raise UserError(
             f"The {name} features contain NaN or infinity in {int((~x.isfinite()).any(1).sum())} of {len(x)} samples."
         )
+    if x.dtype == torch.float64 and any(block.abs().max() > LARGEST for block in x.split(ROWS)):
+        raise UserError(
+            f"The {name} features reach beyond {LARGEST:g}, where their products overflow: rescale both sets."
+        )
     return x
+
+
+def _array(x, name: str) -> Tensor:
+    """Anything that numpy can read as an array of real numbers, as a tensor."""
+    if np.ma.isMaskedArray(x):
+        raise UserError(f"The {name} features are a masked array; leave out what is masked.")
+    try:
+        x = np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as e:  # rows of unequal lengths, tensors that need gradients
+        raise UserError(f"The {name} features cannot be read as one array ({str(e).splitlines()[0]}).") from e
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"The {name} features have dtype {x.dtype}; expected real numbers.")
+    if x.dtype.itemsize > 8 or not x.dtype.isnative:  # torch knows neither
+        x = x.astype(np.float64)
+    with warnings.catch_warnings():  # nothing here writes into features, so that memory maps need no copy
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(x))
 
 
 def mean_of(x: Tensor) -> Tensor:

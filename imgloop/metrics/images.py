@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
-from imgloop import store
 from imgloop.data.archive import Archive, Member, Part, layout, opened
 from imgloop.data.decode import Broken, TooSmall, decode, reduced
 from imgloop.errors import UserError
@@ -17,6 +17,7 @@ from imgloop.pool import Pool
 
 TOLD = 512  # files between two reports of progress
 POOL = "pool.safetensors"  # of a generation's folder
+ARRAYS = (".npz", ".npy", ".safetensors")
 IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")  # names of arrays, the first that is there
 
 
@@ -33,8 +34,8 @@ class ImageSet:
 def read(
     path: str | Path, size: int | None = None, channels: int | None = None, progress: Callable | None = None
 ) -> ImageSet:
-    """The images in `path`: a folder or .zip of image files (as conf/data/folder.yaml describes), an .npz, or a pool of
-    a chain, given as .safetensors or as the generation's folder.
+    """The images in `path`: a folder or .zip of image files (as conf/data/folder.yaml describes), an .npz or .npy, or a
+    pool of a chain, given as .safetensors or as the generation's folder.
 
     `size` in pixels: what is larger is reduced, what is smaller refused; None takes images as they are, and then all
     must be of one size. `channels` 1 or 3; None: as stored in arrays, and of image files 1 where all are grey. Raises
@@ -45,7 +46,7 @@ def read(
         raise UserError(f"{path} does not exist; give a folder or .zip of images, an .npz, or a pool.safetensors.")
     if path.is_dir() and (path / POOL).is_file():
         path = path / POOL
-    if path.suffix in (".npz", ".safetensors"):
+    if path.suffix in ARRAYS:
         return _resized(_arrays(path), path, size, channels)
     with opened(path) as archive:
         places = layout(path, archive)
@@ -64,13 +65,16 @@ def read(
 def relabelled(found: ImageSet, classes: Sequence[str] | None) -> np.ndarray | None:
     """The labels of a set as indices of another's `classes`, int64 (N,); None where it has none or others.
 
-    Numbered labels without names are taken as they are where they fit.
+    Numbered labels stand for the classes of these names, or else for their places in the other's list.
     """
     y = found.pool.y
     if y is None or classes is None:
         return None
     if found.classes is None:
-        return y if y.min() >= 0 and y.max() < len(classes) else None
+        names, place = np.unique(y, return_inverse=True)
+        if set(map(str, names)) <= set(classes):
+            return np.array([list(classes).index(str(name)) for name in names])[place]
+        return y if y.max() < len(classes) and not all(c.isdecimal() for c in classes) else None
     if not set(found.classes) <= set(classes):
         return None
     return np.array([list(classes).index(c) for c in found.classes])[y]
@@ -109,24 +113,31 @@ def _one_size(path: Path, archive: Archive) -> int:
 
 
 def _arrays(path: Path) -> ImageSet:
-    """The images of an .npz or .safetensors; raises UserError for other content."""
-    if path.suffix == ".safetensors":
-        arrays = store.open_arrays(path)
-    else:
-        try:
+    """The images of an .npz, .npy or .safetensors; raises UserError for other content."""
+    try:
+        if path.suffix == ".safetensors":
+            arrays = load_file(path)
+        elif path.suffix == ".npy":
+            arrays = {IMAGES[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
+        else:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in file.files}
-        except Exception as e:  # zip, header and pickle errors, each of its own kind
-            raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
+    except Exception as e:  # zip, header and pickle errors, each of its own kind
+        raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
     names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
     x = arrays[names[0]] if names else np.empty(0)
+    if x.dtype.kind == "f" and x.ndim in (3, 4):
+        raise UserError(
+            f"{path}: the array {names[0]} is {x.dtype} of unknown range; scale it to 0..255, round it and "
+            "store it as uint8."
+        )
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
         raise UserError(
             f"{path}: the array {names[0] if names else '(none)'} is {x.dtype} {x.shape}; expected uint8 images "
             f"(N, C, S, S) or (N, S, S, C), named {', '.join(IMAGES)}."
         )
     x = x[:, None] if x.ndim == 3 else x
-    if x.shape[1] not in (1, 3):
+    if x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
         x = np.moveaxis(x, -1, 1)
     if x.shape[1] not in (1, 3) or x.shape[2] != x.shape[3]:
         raise UserError(f"{path}: images of shape {x.shape[1:]}; expected square ones with 1 or 3 channels.")
@@ -134,6 +145,8 @@ def _arrays(path: Path) -> ImageSet:
     y = None if label is None else np.asarray(arrays[label])
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
         raise UserError(f"{path}: the labels {label} are {y.dtype} {y.shape}; expected integers ({len(x)},).")
+    if y is not None and y.min() < 0:
+        raise UserError(f"{path}: the labels {label} go down to {y.min()}; expected integers from 0.")
     return ImageSet(Pool(x, None if y is None else y.astype(np.int64)))
 
 

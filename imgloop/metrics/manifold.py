@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,12 @@ class RealManifold:
     neighbours2: np.ndarray
 
     @classmethod
-    def of(cls, features, k: int = 5, *, device: str = "cpu") -> RealManifold:
-        """The real side for every neighbourhood up to `k`; raises UserError where there are not more than k samples."""
+    def of(cls, features, k: int = 5, *, device: str = "cpu", progress: Callable | None = None) -> RealManifold:
+        """The real side for every neighbourhood up to `k`; `progress(done, total)` is told of samples. Raises UserError
+        where there are not more than k samples."""
         x = as_features(features, "real", at_least=k + 1)
         on_device = x.to(device)
-        return cls(x, nearest2(on_device, on_device, k, leave_one_out=True)[0])
+        return cls(x, nearest2(on_device, on_device, k, leave_one_out=True, progress=progress)[0])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The distances, without the features, to be cached."""
@@ -65,9 +66,10 @@ def manifold_scores(
     the same balls by default, as the prdc package does; with `k_precision` (3 in their paper) the balls to that
     neighbour with their surface (`<=`). With `train`, the training features (T, D) or a `RealManifold` of them, also
     `authenticity`: the share of samples farther from their nearest training sample than that one is from its own
-    nearest. No matrix of N x M is held; products are taken on `device`, with the same result on any. Raises UserError
-    where the real side has not more than max(k, k_precision) samples or the generated side not more than its k, and on
-    different widths, wrong shape, NaN or infinity.
+    nearest. It falls with copying, and also where samples keep to the dense parts of the data, copies or not: read it
+    beside recall and the variance ratio. No matrix of N x M is held; products are taken on `device`, with the same
+    result on any. Raises UserError where the real side has not more than max(k, k_precision) samples or the generated
+    side not more than its k, and on different widths, wrong shape, NaN or infinity.
     Source: Kynkaanniemi et al. 2019, section 2; Naeem et al. 2020, section 3; Alaa et al. 2022, section 3.
     """
     return neighbour_scores(real, generated, k, k_precision=k_precision, train=train, device=device)[0]

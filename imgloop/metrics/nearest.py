@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imgloop.data.decode import reduced
 from imgloop.figures import INK, MUTED, PAPER, png, tile
-from imgloop.metrics.scoring import Report
+from imgloop.metrics.scoring import NEAR, Report
 
 GAP, PIXELS = 12, 56  # between groups; of an image, about
 ACROSS = 6  # groups in a row
@@ -20,9 +21,10 @@ def figure(report: Report, pairs: int = 24) -> bytes:
     image's own distance to its nearest other training image: near 0 is a copy, about 1 is what real images have.
     """
     closer = report.nearest.closer
-    some = np.random.default_rng(SEED).permutation(len(closer))[:pairs]
+    drawn = np.random.default_rng(SEED).permutation(len(closer))  # a folder is sorted by class: so are equal ones
+    some = drawn[:pairs]
     parts = [
-        ("closest to the training images", np.argsort(closer, kind="stable")[:pairs]),
+        ("closest to the training images", drawn[np.argsort(closer[drawn], kind="stable")[:pairs]]),
         ("at random", some[np.argsort(closer[some], kind="stable")]),
     ]
     sheets = [(title, _groups(report, rows)) for title, rows in parts]
@@ -31,12 +33,12 @@ def figure(report: Report, pairs: int = 24) -> bytes:
     width = max(s.width for _, s in sheets) + 2 * GAP
     page = Image.new("RGB", (width, head + sum(s.height + title_height for _, s in sheets)), PAPER)
     draw, down = ImageDraw.Draw(page), head
-    below = float((closer < 0.5).mean())
+    below = report.scores["near_copies"]
     draw.text((GAP, 8), f"{report.name}: samples, each with its two nearest training images (framed)", INK, font)
     draw.text(
         (GAP, 30),
         f"below: distance over the training image's own to its nearest other; {below:.1%} of {len(closer):,} samples "
-        f"are under 0.5 ({report.protocol['features']} features)",
+        f"are under {NEAR} ({report.protocol['features']} features)",
         MUTED,
         small,
     )
@@ -52,8 +54,8 @@ def _groups(report: Report, rows: np.ndarray) -> Image.Image:
     nearest, closer = report.nearest, report.nearest.closer
     cells = []
     for row in rows:
-        sample = tile(np.asarray(report.samples.x[row : row + 1]), 1, PIXELS)
-        beside = tile(np.asarray(report.train.x)[nearest.index[row]], nearest.index.shape[1], PIXELS)
+        sample = tile(_shown(report.samples.x[row : row + 1]), 1, PIXELS)
+        beside = tile(_shown(report.train.x[nearest.index[row]]), nearest.index.shape[1], PIXELS)
         cell = Image.new("RGB", (sample.width + beside.width + 8, beside.height + 18), PAPER)
         cell.paste(sample, (0, 2))
         cell.paste(beside, (sample.width + 4, 2))
@@ -66,3 +68,11 @@ def _groups(report: Report, rows: np.ndarray) -> Image.Image:
     for i, cell in enumerate(cells):
         sheet.paste(cell, (i % ACROSS * w, i // ACROSS * h))
     return sheet
+
+
+def _shown(x: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, C, S, S), large ones reduced to what the figure has room for."""
+    x = np.asarray(x)
+    if x.shape[-1] < 2 * PIXELS:
+        return x
+    return np.stack([reduced(np.broadcast_to(image, (3, *image.shape[1:])), PIXELS, len(image)) for image in x])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ SPARE = 3  # candidates beyond the k-th neighbour, so that float32 nearly always
 # the tie that it is.
 
 
-def nearest2(x: Tensor, y: Tensor, k: int, leave_one_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def nearest2(
+    x: Tensor, y: Tensor, k: int, leave_one_out: bool = False, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances from each row of `x` (N, D) to its `k` nearest rows of `y` (M, D), ascending, float64 (N, k),
     and which rows these are, int64 (N, k); of equally near ones the first. Both tensors are on one device.
 
-    `leave_one_out`: `y` is `x`, and no row is its own neighbour.
+    `leave_one_out`: `y` is `x`, and no row is its own neighbour. `progress(done, total)` is told of rows.
     """
     distances, indices = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
     rows = np.arange(len(x))
@@ -38,6 +40,8 @@ def nearest2(x: Tensor, y: Tensor, k: int, leave_one_out: bool = False) -> tuple
                 bounds[torch.arange(len(part)), torch.from_numpy(part)] = torch.inf
             distances[part], indices[part], certain = _closest(x, y, part, bounds, None, k, len(y) - leave_one_out)
             left.append(part[~certain])
+            if progress and dtype == precisions()[0]:
+                progress(int(part[-1]) + 1, len(x))
         rows = np.concatenate(left)
         if not len(rows):
             break

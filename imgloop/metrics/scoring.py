@@ -13,17 +13,18 @@ import torch
 from imgloop import store
 from imgloop.data.real import HELDOUT_MOST, HELDOUT_SHARE, RealData, order
 from imgloop.errors import UserError
-from imgloop.metrics.evaluator import K_DENSITY, K_PRECISION, Evaluator
+from imgloop.metrics.evaluator import K_DENSITY, K_PRECISION, LEAST_SAMPLES, Evaluator
 from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import frechet_distance
 from imgloop.metrics.images import ImageSet, read, relabelled
-from imgloop.metrics.manifold import manifold_scores
+from imgloop.metrics.manifold import RealManifold, manifold_scores
 from imgloop.metrics.neighbours import nearest2
 from imgloop.metrics.variance import variance_ratio
 from imgloop.pool import Pool
 
 TRAINED = ("auto", "classifier")  # options that may learn from the real images, which are then split
 BESIDE = 2  # training images shown beside a sample
+NEAR = 0.5  # of a training image's distance to its own nearest other: what is closer to it is all but a copy
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Report:
     samples: Pool
     train: Pool
     nearest: Nearest
+    reference: dict[str, Any]  # what real images read of real images: two halves of the reference, and the training set
 
     @property
     def distance(self) -> str:
@@ -66,6 +68,7 @@ class Report:
             "protocol": self.protocol,
             "scores": {("fid" if k == "fd" and self.protocol.get("fid") else k): v for k, v in self.scores.items()},
             "notes": self.notes,
+            "real_against_real": self.reference,
             "classes": self.classes,
         }
 
@@ -88,7 +91,8 @@ def score(
 
     The reference is the real set's own test part where it has one, else all of it; where features come from a
     classifier that it trains, a held-out fifth (2,000 images at most), which the classifier does not see. `train`: the
-    images that the generator was trained on, if they are others, among which copies are looked for. `features` and its
+    images that the generator was trained on, if they are others: copies are looked for among them, and a classifier
+    learns from them. Without it copies are looked for among the real images, but not in a test part. `features` and its
     `options` are those of the `features` group. `n`: score n of each set, drawn at random with a fixed seed. `size`:
     reduce all images to it.
     `progress(stage)` gives the callback of a stage. Features of real images are kept in `cache`. Raises UserError.
@@ -106,33 +110,46 @@ def score(
         node[key] = value
     found = read(real, size, None, told("reading real images"))
     shape = found.pool.x.shape[1:]
-    sets = {str(g): _like(shape, read(g, size, None, told("reading samples")), g, real, size) for g in many}
-    data = divided(found, features, Path(real).name)
+    sets = [
+        (str(g), chosen(_like(shape, read(g, size, None, told("reading samples")), g, real, size), n, g)) for g in many
+    ]
+    require_one({name: {"n_generated": len(s.pool)} for name, s in sets})  # before anything long
+    data = divided(found, Path(real).name, train is None and features in TRAINED)
     if train is not None:
-        copied = read(train, size, None, told("reading training images"))
-        data = RealData(_like(shape, copied, train, real, size).pool, data.heldout, data.classes, data.facts)
-        data = RealData(Pool(data.train.x, relabelled(copied, data.classes)), data.heldout, data.classes, data.facts)
-        if data.classes is not None and data.train.y is None:
-            raise UserError(f"{train} has not the classes of {real}; leave --train out, or use features=random.")
+        copied = _like(shape, read(train, size, None, told("reading training images")), train, real, size)
+        data = RealData(Pool(copied.pool.x, relabelled(copied, data.classes)), data.heldout, data.classes, data.facts)
+        if data.classes is not None and data.train.y is None and features in TRAINED:
+            raise UserError(
+                f"{train} has not the classes of {real}, from which features={features} are learned: leave --train "
+                "out, or use features=random."
+            )
     cache = cache or store.cache_folder() / "metrics"
     extractor = build(node, real=data, shared=cache, device=device, progress=told("preparing features"))
     extractor.progress = told("extracting features")
-    evaluator = Evaluator(extractor, data, cache)
+    searching = told("searching neighbours")
+    evaluator = Evaluator(extractor, data, cache, searching)
     evaluator.protocol |= {"reference": data.facts["reference"], "size": shape[-1], "channels": shape[0]}
-    reports = [measured(name, s, n, evaluator, data) for name, s in sets.items()]
+    evaluator.protocol |= {"reduced": size is not None}
+    known, copied_from = data.train, evaluator.train
+    if data.facts["split"]:  # a sample may copy what was held out from the classifier as well
+        known = Pool(np.concatenate([data.train.x, data.heldout.x]))
+        copied_from = RealManifold.of(evaluator.features_of(known).x, 1, device=device, progress=searching)
+    reports = [measured(name, s, evaluator, data, known, copied_from) for name, s in sets]
     require_one({r.name: r.protocol for r in reports})
     return reports
 
 
-def divided(found: ImageSet, features: str, label: str) -> RealData:
-    """Training and reference images of a real set, by the rule that `score` states."""
+def divided(found: ImageSet, label: str, learns: bool) -> RealData:
+    """Training and reference images of a real set, by the rule that `score` states; `learns`: features may be learned
+    from its labels."""
     pool, test, classes = found.pool, found.test, found.classes
     if classes is None and pool.y is not None:
-        classes = tuple(map(str, range(int(pool.y.max()) + 1)))
-    learns = classes is not None and features in TRAINED
+        values, place = np.unique(pool.y, return_inverse=True)
+        classes, pool = tuple(map(str, values)), Pool(pool.x, place.astype(np.int64))
+    split = learns and classes is not None and test is None
     if test is not None:
         train, heldout, reference = pool, test, "the test part of the real images"
-    elif learns:
+    elif split:
         drawn = order(len(pool), 0)
         held = max(1, min(int(HELDOUT_SHARE * len(pool)), HELDOUT_MOST))
         heldout, train = (Pool(pool.x[rows], pool.y[rows]) for rows in (drawn[:held], drawn[held:]))
@@ -140,26 +157,35 @@ def divided(found: ImageSet, features: str, label: str) -> RealData:
     else:
         train = heldout = pool
         reference = "all real images"
-    facts = {"label": label, "reference": reference}
+    facts = {"label": label, "reference": reference, "split": split}
     return RealData(train, heldout, classes, facts)
 
 
-def measured(name: str, found: ImageSet, n: int | None, evaluator: Evaluator, data: RealData) -> Report:
-    """All scores of one set."""
+def chosen(found: ImageSet, n: int | None, name: str | Path) -> ImageSet:
+    """`n` of the images, drawn at random with a fixed seed; all of them for None. Raises UserError."""
     samples = found.pool
-    if n is not None:
-        if len(samples) < n:
-            raise UserError(f"{name} holds {len(samples)} images, fewer than --n {n}.")
-        rows = np.sort(order(len(samples), 0)[:n])  # not the first: a folder is sorted by class
-        samples = Pool(samples.x[rows], None if samples.y is None else samples.y[rows])
-    extractor = evaluator.extractor
+    if min(len(samples), len(samples) if n is None else n) < LEAST_SAMPLES:
+        raise UserError(f"{name}: at least {LEAST_SAMPLES} generated images are needed; it holds {len(samples)}.")
+    if n is None:
+        return found
+    if len(samples) < n:
+        raise UserError(f"{name} holds {len(samples)} images, fewer than --n {n}.")
+    rows = np.sort(order(len(samples), 0)[:n])  # not the first: a folder is sorted by class
+    return ImageSet(Pool(samples.x[rows], None if samples.y is None else samples.y[rows]), None, found.classes)
+
+
+def measured(
+    name: str, found: ImageSet, evaluator: Evaluator, data: RealData, known: Pool, copied_from: RealManifold
+) -> Report:
+    """All scores of one set; copies are looked for among the images `known`, whose features are `copied_from`."""
+    samples, extractor = found.pool, evaluator.extractor
     evaluator.extractor = once = _Once(extractor)
     try:
         scores = evaluator(samples)
     finally:
         evaluator.extractor = extractor
     features = once(samples.x)
-    nearest = nearest_of(features.x, evaluator.train.features, evaluator.train.neighbours2)
+    nearest = nearest_of(features.x, copied_from.features, copied_from.neighbours2)
     labels = relabelled(ImageSet(samples, None, found.classes), data.classes)
     classes = None
     if data.classes is not None and data.heldout.y is not None and (labels is not None or features.labels is not None):
@@ -167,7 +193,9 @@ def measured(name: str, found: ImageSet, n: int | None, evaluator: Evaluator, da
         labels = features.labels if labels is None else labels
         classes = by_class(data.classes, evaluator.heldout, data.heldout.y, features.x, labels)
     values = {k: v for k, v in scores.values.items() if v is not None}
-    return Report(name, scores.protocol, values, scores.notes, classes, samples, data.train, nearest)
+    values["authenticity"] = float((nearest.closer > 1).mean())
+    values["near_copies"] = float((nearest.closer < NEAR).mean())
+    return Report(name, scores.protocol, values, scores.notes, classes, samples, known, nearest, evaluator.reference)
 
 
 def nearest_of(samples: np.ndarray, train: torch.Tensor, neighbours2: np.ndarray) -> Nearest:

@@ -50,6 +50,17 @@ class _TwoSided(Metric):
                 moments.merge(Moments.from_arrays(dict(zip(("n", "mean", "sums"), one))))
         return moments
 
+    def _sides(self) -> tuple[Moments, Moments]:
+        """Real and generated, two samples each at least."""
+        sides = self._side("real"), self._side("generated")
+        for name, moments in zip(("real", "generated"), sides):
+            if moments.n < 2:
+                raise UserError(
+                    f"{type(self).__name__} has {moments.n} {name} samples and needs 2: update both sides, real=True "
+                    "and real=False, before compute; a call of the metric computes from one batch, of one side."
+                )
+        return sides
+
     def set_dtype(self, dst_type) -> Metric:
         """States stay in float64 whatever precision the model around them takes."""
         return self
@@ -68,8 +79,8 @@ class FrechetDistance(_TwoSided):
     higher_is_better = False
 
     def compute(self) -> Tensor:
-        real = RealMoments.of(self._side("real"))
-        return torch.tensor(frechet_distance(real, self._side("generated")), dtype=torch.float64)
+        real, generated = self._sides()
+        return torch.tensor(frechet_distance(RealMoments.of(real), generated), dtype=torch.float64)
 
 
 class VarianceRatio(_TwoSided):
@@ -78,7 +89,7 @@ class VarianceRatio(_TwoSided):
     higher_is_better = None
 
     def compute(self) -> Tensor:
-        real, generated = (float(self._side(side).covariance.trace()) for side in ("real", "generated"))
+        real, generated = (float(side.covariance.trace()) for side in self._sides())
         if not real > 0:
             raise UserError("The real features do not vary, so there is nothing to compare a variance with.")
         return torch.tensor(generated / real, dtype=torch.float64)

@@ -154,7 +154,7 @@ def too_few(n: int) -> str | None:
         return None
     return (
         f"{n} held-out samples are too few for tail scores, which need {LEAST_B} for thresholds and {LEAST_A} to "
-        f"measure distances to; raise data.heldout or add images."
+        f"measure distances to: add real images, or hold out more of them (data.heldout)."
     )
 
 
@@ -164,9 +164,10 @@ def tail_scores(real, generated, k: int = K, *, centroids=None, seed: int = 0) -
     The score of a sample is its distance to the `k`-th nearest of A, one part of the real samples. B, the others, gives
     a lower threshold, its .9 quantile, and an upper one, its r-th largest score, r = max(10, .1 % of B): the tail zone
     lies between them, and what is beyond the upper one is off the support. `real` must not be what the generator was
-    trained on: copies of such samples would be near by themselves. Ambiguity is the distance to the nearest over the
-    second-nearest of the class `centroids`, held against its own r-th largest of B. Raises UserError where `real` has
-    under 250 samples, and on different widths, wrong shape, NaN or infinity.
+    trained on: copies of such samples would be near by themselves. The zone holds what is rare among all samples: where
+    modes differ in width it is mostly the widest one's, and the loss of the others' tails hardly moves it. Ambiguity is
+    the distance to the nearest over the second-nearest of the class `centroids`, held against its own r-th largest of
+    B. Raises UserError where `real` has under 250 samples, and on different widths, wrong shape, NaN or infinity.
     Source: the order-statistic null is that of conformal p-values, Vovk et al. 2005; Bates et al. 2023.
     """
     tails = real if isinstance(real, RealTails) else RealTails.of(real, k, centroids=centroids, seed=seed)

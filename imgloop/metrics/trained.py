@@ -46,7 +46,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
     with the package. Stacked digits are read by a classifier of single digits on each channel: `channels_apart` is
     True, `heldout_accuracy` is that of the mode, all three digits right, and `digit_accuracy` that of one digit.
     """
-    apart = real.facts.get("label") == "stacked digits"
+    apart = real.facts.get("set") == "stacked digits"
     train, heldout, classes = real.train, real.heldout, tuple(real.classes)
     if apart:
         train, heldout, classes = digits_of(train), digits_of(heldout), tuple("0123456789")
@@ -72,7 +72,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
 
 def required_accuracy(real) -> float:
     """The held-out accuracy under which a protocol carries a warning: .97 for digits, else .8."""
-    return REQUIRED.get(str(real.facts.get("label")).split(" ")[0], ELSE_REQUIRED)
+    return REQUIRED.get(real.facts.get("set"), ELSE_REQUIRED)
 
 
 def digits_of(stacked: Pool) -> Pool:
@@ -108,7 +108,7 @@ def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: dict) -
         about = store.read_json(FOLDER / f"{name}.json")
         if about["classes"] != list(classes) or about["shape"] != list(train.x.shape[1:]):
             continue
-        if name == "cifar10" and facts.get("label") == "CIFAR-10":
+        if name == "cifar10" and facts.get("set") == "CIFAR-10":
             return name
         known = store.open_arrays(FOLDER / f"{name}.safetensors")["trained_on"]
         if np.isin(fingerprints(train.x), known).all() and np.isin(fingerprints(heldout.x), known).mean() <= RECURRING:
