@@ -16,6 +16,7 @@ from imgloop.config import Settings, build
 from imgloop.cost import Plan
 from imgloop.errors import UserError
 from imgloop.fork import Fork
+from imgloop.loggers import LOSSES, Log
 from imgloop.measure import measured, real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.progress import Interrupt
@@ -40,6 +41,7 @@ class Chain:
         self.pools: dict[int, Pool] = {}
         self.replicates = 1
         self.display = None
+        self.log = Log(self)
         self.stop = Interrupt()
         self.seconds: dict[str, float] = {}
         self.protocol: str | None = None  # of the scores that metrics.csv shows
@@ -226,10 +228,11 @@ class Chain:
 
     def write_config(self) -> None:
         s = self.settings
-        store.write_text(
+        choices, config = ({k: v for k, v in d.items() if k != "logger"} for d in (s.choices, s.config))
+        store.write_text(  # without the logger: it is none of the chain's, and may name a server
             self.folder / "config.yaml",
             yaml.safe_dump(
-                {"choices": s.choices, "identity": s.identity, "config": s.config}, sort_keys=False, allow_unicode=True
+                {"choices": choices, "identity": s.identity, "config": config}, sort_keys=False, allow_unicode=True
             ),
         )
 
@@ -290,7 +293,12 @@ class Chain:
     def task(self, t: int, scratch: Path, progress: Callable) -> Task:
         c = self.settings.config
         start = c["start"] if self.start_folder is None else "weights" if t == 0 else "scratch"
-        return Task(t, self.seed_number, self.settings.images(t), start, scratch, progress, self.stop)
+
+        def told(done: int, total: int, **figures) -> None:
+            progress(done, total, **figures)
+            self.log.follow(t, scratch)
+
+        return Task(t, self.seed_number, self.settings.images(t), start, scratch, told, self.stop)
 
     def fitted(self, t: int, model, data: TrainingSet):
         """f_t: fitted now, resumed from where an interrupted fit stood, or for t = 0 taken from the study's shared
@@ -303,6 +311,7 @@ class Chain:
                     scratch, began = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
                     previous = model.load(self.start_folder) if self.start_folder else None
                     model.fit(data, self.task(0, scratch, progress), previous).save(part / "model")
+                    keep_losses(scratch, part)
                     store.write_json(part / "cost.json", {"seconds": spent(scratch) or time.perf_counter() - began})
                     store.remove(scratch)
 
@@ -316,6 +325,7 @@ class Chain:
                 )
                 f = model.load(folder / "model")
                 self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
+                self.losses = folder
                 return f
             previous = (
                 model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
@@ -323,6 +333,7 @@ class Chain:
             f = model.fit(data, self.task(t, self.scratch(t), progress), previous)
             if seconds := spent(self.scratch(t)):
                 self.seconds["train"] = seconds
+            self.losses = self.scratch(t)
             return f
 
     def starts_from_weights(self, t: int) -> bool:
@@ -365,6 +376,7 @@ class Chain:
                 )
                 store.write_arrays(part / "evolution.safetensors", {"x": aged.x})
                 scores.write(part / "scores")
+                keep_losses(self.losses, part)
                 store.write_bytes(part / "grid.png", figures.grid(self.pools[REAL].x, drawn.x, f"generation {t}"))
                 store.write_json(part / "record.json", self.describe(t, f, mix, drawn, part))
 
@@ -375,6 +387,7 @@ class Chain:
             self.prune(t)
         self.seconds = {}
         self.display.finished(t, self, scores)
+        self.log.update()
 
     def describe(self, t: int, f, mix: Mix, drawn: Pool, part: Path) -> dict[str, Any]:
         """record.json: what generation t was made of and by."""
@@ -411,6 +424,12 @@ class Chain:
             needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)
             for old in range(0, t + 1 - needed):
                 store.remove(*(p for p in [self.generation(old) / "model"] if p.exists()))
+
+
+def keep_losses(source: Path, part: Path) -> None:
+    """Copy the loss curve of a fit to where it is kept; a fit without images has none."""
+    if (source / LOSSES).exists():
+        store.write_bytes(part / LOSSES, (source / LOSSES).read_bytes())
 
 
 def spent(scratch: Path) -> float | None:

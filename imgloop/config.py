@@ -41,6 +41,7 @@ APART = (
     "display",
     "keep_models",
     "trainer",
+    "logger",
 )
 
 
@@ -53,8 +54,8 @@ class Train:
 
 @dataclass
 class Config:
-    """Our own scalars, with their types; the groups (paradigm, data, model, features, trainer) are filled from
-    conf/."""
+    """Our own scalars, with their types; the groups (paradigm, data, model, features, trainer, logger) are filled
+    from conf/."""
 
     paradigm: Any = None
     data: Any = None
@@ -62,6 +63,7 @@ class Config:
     features: Any = None
     collapse: Any = None
     trainer: Any = None
+    logger: Any = None
     seed: int = 0
     generations: int = 5  # generations 0..generations - 1
     n_samples: Any = None  # samples drawn a generation; null: as many as R; a number or schedule
@@ -169,7 +171,12 @@ class Settings:
 
         groups = {g: o for g, o in choices.items() if o is not None and (CONF / g).is_dir()}
         # The tier and trainer are not among them: what they change is told by the settings that they change.
-        kept = ("experiment", "paradigm", "data", "model", "features", "collapse")
+        kept = ("experiment", "paradigm", "data", "model", "features", "collapse", "logger")
+        several = [g for g in kept if g not in choices and isinstance(cfg.get(g), DictConfig)]
+        if several:
+            raise UserError(
+                f"{several[0]} takes one option; several are not combined (-m with {several[0]}=A,B runs each)."
+            )
         base = composed(*(f"{g}={groups[g]}" for g in kept if groups.get(g)))
         for name in [k for k in base if k != "hydra"]:
             if name not in cfg:
@@ -202,12 +209,12 @@ class Settings:
             if key.split(".")[0] not in known:
                 raise UserError(f"{key.split('.')[0]} is not a setting; the settings are {', '.join(sorted(known))}.")
         self.check_solvable()
-        for group in ("data", "model", "paradigm", "features", "collapse", "trainer"):
+        for group in ("data", "model", "paradigm", "features", "collapse", "trainer", "logger"):
             extra = set(c[group] or {}) - set(self.defaults[group] or {})
             if extra:
                 raise UserError(
                     f"{group}.{min(extra)} is not a setting of {group}={self.choices[group]}; it has "
-                    f"{', '.join(k for k in self.defaults[group] if k != '_target_')}."
+                    f"{', '.join(k for k in self.defaults[group] or {} if k != '_target_') or 'none'}."
                 )
             for key, default in (self.defaults[group] or {}).items():
                 if key == "_target_" and c[group].get(key) != default:

@@ -30,7 +30,7 @@ def run(settings: Settings) -> Result:
     paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
     chain = chain_of(settings)
     chain.check_study()
-    with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display:
+    with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display, chain.log:
         chain.display = display
         if not chain.remaining(generations):
             display.say(chain.nothing_to_do())
@@ -38,8 +38,10 @@ def run(settings: Settings) -> Result:
             with interruptible() as chain.stop:
                 model, evaluator, drawn = chain.prepared(paradigm, generations, store.cache_folder())
                 freeze(chain.study, settings.config["collapse"])
+                chain.log.begin()
                 advance(chain, paradigm, model, evaluator, drawn, generations)
         metrics = finish(chain, display)
+        chain.log.finish()
     return Result(chain.folder, metrics)
 
 

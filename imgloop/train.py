@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from imgloop import store
 from imgloop.errors import Stopped, UserError
+from imgloop.loggers import LOSSES
 from imgloop.pool import TrainingSet
 from imgloop.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+POINT = 50  # optimiser steps, at least, that a point of the loss curve is the mean of
 SPENT = "spent.json"  # seconds of training so far, over all the sittings of an interrupted fit
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -139,16 +141,30 @@ class Keeper(L.Callback):
         self.task, self.chunks, self.batch, self.seconds = task, chunks, batch, seconds
         self.began = self.saved = time.monotonic()
         self.done, self.saved_at, self.before = 0, 0, 0.0
+        self.losses: list[list[float]] = []  # [images seen, mean loss since the point before]
+        self.summed, self.counted = 0.0, 0  # of the steps since then
 
     def state_dict(self):
-        return {"done": self.done, "seconds": self.before + time.monotonic() - self.began}
+        return {
+            "done": self.done,
+            "seconds": self.before + time.monotonic() - self.began,
+            "losses": self.losses,
+            "since": [self.summed, self.counted],
+        }
 
     def load_state_dict(self, state):
         self.done = self.saved_at = self.chunks.position = state["done"]
         self.before = state["seconds"]
+        self.losses = state.get("losses", [])  # a checkpoint of before they were kept has none
+        self.summed, self.counted = state.get("since", (0.0, 0))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.done = batch[1]
+        steps = batch[1] - batch[0]
+        self.summed, self.counted = self.summed + steps * module.recent_loss, self.counted + steps
+        if self.counted >= POINT or self.done == self.chunks.steps:
+            self.losses.append([self.done * self.batch, self.summed / self.counted])
+            self.summed, self.counted = 0.0, 0
         self.task.progress(self.done * self.batch, self.chunks.steps * self.batch, loss=module.recent_loss)
         stop = self.task.stop()
         if stop or self.done == self.chunks.steps or time.monotonic() - self.saved > self.seconds:
@@ -166,6 +182,7 @@ class Keeper(L.Callback):
             trainer.save_checkpoint(part)
             os.replace(part, path)
         store.write_json(self.task.scratch / SPENT, {"seconds": self.state_dict()["seconds"]})
+        store.write_json(self.task.scratch / LOSSES, self.losses)
         self.saved, self.saved_at = time.monotonic(), self.done
 
 

@@ -80,6 +80,7 @@ def test_the_defaults():
         "collapse": "default",
         "trainer": "cpu",
         "tier": "cpu",
+        "logger": "none",
     }
     assert s.n_samples is None and s.config["seed"] == 0 and s.config["start"] == "scratch"
     assert s.folder == Path("outputs/digits-diffusion/accumulate/seed0")
