@@ -19,6 +19,7 @@ from imgloop.task import Task
 
 FIGURES = 200 << 10  # bytes of a generation's pictures and records
 WARM_SECONDS = 1.0  # about how long each half of the warm-up may take
+WARM_SHARE = 0.05  # of the training to come, which a short chain's warm-up is not to exceed
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Plan:
 
             fit(batch)  # first calls allocate, choose kernels, compile
             _, base = fit(2 * batch)
-            images = batch * int(np.clip(2 * WARM_SECONDS / base, 4, 64))
+            images = batch * int(np.clip(min(2 * WARM_SECONDS / base, WARM_SHARE * sum(self.images) / batch), 4, 64))
             f, seconds = fit(images)
             train_rate = (images - 2 * batch) / max(seconds - base, 0.3 * seconds)
             f.save(Path(tmp) / "model")

@@ -100,32 +100,21 @@ class Study:
     def table(self):
         """condition, seed and the columns of metrics.csv as a pandas table, one row a generation; what load_study
         returns."""
-        import pandas as pd
-
         if self.is_csv:
             from imgloop.collapse import tables
 
             return tables.checked(tables.read(self.path))
-        frames = []
-        for chain in self.chains:
-            rows = study.table(chain, self.shown_protocol)
-            frames.append(rows.assign(condition=chain.parent.name, seed=int(chain.name[4:])))
-        frame = pd.concat([f.dropna(axis=1, how="all") for f in frames], ignore_index=True)
-        first = ["condition", "seed", *[c for c in study.COLUMNS if c in frame]]
-        return frame[first + [c for c in frame if c not in first]]
+        return study.joined(list(self.chains), self.shown_protocol)
 
     @cached_property
     def shown_protocol(self) -> str | None:
         """The protocol of the table's scores; raises UserError for one that no chain has."""
-        have = [study.protocols(c) for c in self.chains if not study.is_table(c)]
-        names = [p for some in have for p in some]
+        names = {p for c in self.chains if not study.is_table(c) for p in study.protocols(c)}
         if self.protocol is not None and self.protocol not in names:
             raise UserError(
-                f"No chain of {self.path} has scores under {self.protocol}; there are {', '.join(sorted(set(names)))}."
+                f"No chain of {self.path} has scores under {self.protocol}; there are {', '.join(sorted(names))}."
             )
-        return self.protocol or max(
-            names, key=lambda n: (names.count(n), sum(some[-1] == n for some in have if some)), default=None
-        )
+        return self.protocol or study.common_protocol(list(self.chains))
 
     def chain(self, condition: str, seed: int) -> Path:
         """A chain's folder; raises UserError where the study has no such chain."""

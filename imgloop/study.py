@@ -148,35 +148,42 @@ def finish(chain, display):
 
 def chains(study: Path) -> list[Path]:
     """The study's chain folders that hold at least one generation, by condition and seed."""
-    found = [p for p in Path(study).glob("*/seed*") if p.parent.name != "shared" and (generations(p) or is_table(p))]
-    return sorted(found, key=lambda p: (p.parent.name, int(p.name[4:]) if p.name[4:].isdigit() else 0))
+    named = [p for p in Path(study).glob("*/seed*") if p.name[4:].isdecimal() and p.parent.name != "shared"]
+    return sorted((p for p in named if generations(p) or is_table(p)), key=lambda p: (p.parent.name, int(p.name[4:])))
+
+
+def common_protocol(folders: list[Path]) -> str | None:
+    """The protocol under which most of the chains in `folders` have scores, of equals the newest."""
+    have = [protocols(c) for c in folders if not is_table(c)]
+    names = [p for some in have for p in some]
+    return max(names, key=lambda n: (names.count(n), sum(some[-1] == n for some in have if some)), default=None)
+
+
+def joined(folders: list[Path], protocol: str | None):
+    """The chains in `folders` as one pandas table: condition, seed, and the columns of metrics.csv."""
+    import pandas as pd
+
+    frames = [table(c, protocol).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in folders]
+    frame = pd.concat([f.dropna(axis=1, how="all") for f in frames], ignore_index=True)
+    first = ["condition", "seed", *[c for c in COLUMNS if c in frame]]
+    return frame[first + [c for c in frame if c not in first]]
 
 
 def load_study(path: str | Path, protocol: str | None = None):
     """Every chain of a study as one pandas table: condition, seed, and the columns of metrics.csv, one row a
-    generation.
+    generation; `imgloop.Study(path)` has its images as well.
 
-    All scores are of one `protocol` (a file name in scores/, without its ending): by default the one that most
-    chains have,
-    of equals the newest. Raises UserError where `path` holds no chain. Only data are read: nothing that a run folder
-    names is run.
+    All scores are of one `protocol` (a file name in scores/, without its ending): by default the one that most chains
+    have, of equals the newest. Raises UserError where `path` holds no chain. Only data are read: nothing that a run
+    folder names is run.
     """
-    import pandas as pd
-
     path = Path(path)
     found = chains(path)
     if not found:
         raise UserError(
             f"{path} holds no chain (CONDITION/seedK): give a study's folder, for example outputs/digits-diffusion."
         )
-    if protocol is None:
-        have = [protocols(c) for c in found]
-        names = [p for some in have for p in some]
-        protocol = max(names, key=lambda n: (names.count(n), sum(some[-1] == n for some in have if some)), default=None)
-    frames = [table(c, protocol).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in found]
-    frame = pd.concat(frames, ignore_index=True)
-    first = ["condition", "seed", *[c for c in COLUMNS if c in frame]]
-    return frame[first + [c for c in frame if c not in first]]
+    return joined(found, protocol or common_protocol(found))
 
 
 def compare(study: Path) -> None:

@@ -66,21 +66,14 @@ def setting(override: str):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):
-    """Configs are composed quickly and no figures are drawn, except for the tests that ask."""
+    """Configs are composed quickly, except for the tests that ask."""
     asked = "composed" in request.fixturenames
     monkeypatch.setattr(config, "compose", lambda o=(): (compose if asked and len(groups(o)) < len(o) else quickly)(o))
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(results, "curves", lambda *a: b"")
 
 
 @pytest.fixture
 def composed():
     """Asks for every config to be composed as the command line does."""
-
-
-@pytest.fixture
-def drawn():
-    """Asks for figures to be drawn."""
 
 
 def chain(tmp_path, *overrides):

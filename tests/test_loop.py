@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import preloaded
 import pytest
 from conftest import REPO, TINY
 from PIL import Image
@@ -29,10 +31,35 @@ def hashes(folder):
     return [[store.read_json(g / "record.json")[h] for h in HASHES] for g in sorted(folder.glob("gen*"))]
 
 
+def popen(*arguments):
+    """`python -m imgloop ...` in a fresh interpreter, running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "imgloop", *arguments],
+        cwd=REPO,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Three generations of accumulate, uninterrupted."""
     return chain(tmp_path_factory.mktemp("out"), "generations=3")
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """One generation of accumulate; not to be changed."""
+    return chain(tmp_path_factory.mktemp("single"), "generations=1")
+
+
+@pytest.fixture
+def begun(single, tmp_path):
+    """A copy of that chain in tmp_path, where `chain(tmp_path, ...)` goes on with it: its folder."""
+    shutil.copytree(single.folder.parents[1], tmp_path / single.folder.parents[1].name)
+    return tmp_path / single.folder.relative_to(single.folder.parents[2])
 
 
 def test_run_folder_is_as_drawn(finished):
@@ -101,9 +128,8 @@ def test_no_op_does_not_import_torch(finished):
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
 
 
-def test_extended_equals_longer_from_the_start(finished, tmp_path):
-    short = chain(tmp_path, "generations=1")
-    assert len(hashes(short.folder)) == 1
+def test_extended_equals_longer_from_the_start(finished, begun, tmp_path):
+    assert len(hashes(begun)) == 1
     longer = chain(tmp_path, "generations=3")
     assert hashes(longer.folder) == hashes(finished.folder)
 
@@ -114,29 +140,30 @@ def test_another_seed_gives_another_chain(finished, tmp_path):
     assert hashes(other.folder)[0][0] != hashes(finished.folder)[0][0]
 
 
+INTERRUPTED = [*TINY[1:], "train.images=9600", "generations=2", "trainer.checkpoint_seconds=0.1", "trainer.chunk=4"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Two generations of 150 steps, in one sitting."""
+    return imgloop.run([*INTERRUPTED, f"out={tmp_path_factory.mktemp('whole')}"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number, uninterrupted):
     """Signals at moments spread over the whole run, whatever it is doing; at the end the bits are those of one
-    sitting."""
-    settings = [*TINY[1:], "train.images=19200", "generations=2", "trainer.checkpoint_seconds=0.2", "trainer.chunk=4"]
-    whole = imgloop.run([*settings, f"out={tmp_path / 'whole'}"])
-    arguments = [sys.executable, "-m", "imgloop", *settings, f"out={tmp_path / 'parts'}"]
+    sitting. The first finds a fresh interpreter at its imports, the others processes that have them behind them."""
+    whole, settings = uninterrupted, [*INTERRUPTED, f"out={tmp_path / 'parts'}"]
     codes, rng = [], np.random.default_rng(int(number))
-    for _ in range(5):
-        process = subprocess.Popen(
-            arguments,
-            cwd=REPO,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    for sitting in range(5):
         log = tmp_path / "parts" / "digits-diffusion"
+        store.remove(*log.rglob("run.log"))  # it is there again when the process hears signals
+        process = preloaded.Command("-m", "imgloop", *settings) if sitting else popen(*settings)
         began = time.monotonic()
         while process.poll() is None and not list(log.rglob("run.log")) and time.monotonic() - began < 60:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0.1, 5.0))
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.1, 2.0 if sitting else 5.0))
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
         codes.append(process.returncode)
@@ -145,7 +172,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
             break
     stopped = -9 if number == signal.SIGKILL else 128 + number
     assert stopped in codes and set(codes) <= {0, stopped}, codes  # it was interrupted, and said so by its status
-    resumed = imgloop.run([*settings, f"out={tmp_path / 'parts'}"])
+    resumed = imgloop.run(settings)
     assert hashes(resumed.folder) == hashes(whole.folder)
     timing = [c for c in whole.metrics if c.startswith("seconds")]
     pd.testing.assert_frame_equal(resumed.metrics.drop(columns=timing), whole.metrics.drop(columns=timing))
@@ -194,13 +221,8 @@ def test_generation_0_is_computed_once_a_seed_and_shared(tmp_path):
 
 def test_two_processes_that_want_one_generation_0_train_it_once(tmp_path):
     settings = [*TINY[1:], "train.images=6400", "generations=1", f"out={tmp_path}"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "imgloop", *settings, f"paradigm={p}"], cwd=REPO, stdout=subprocess.PIPE, text=True
-        )
-        for p in ("replace", "accumulate")
-    ]
-    said = [p.communicate(timeout=200)[0] for p in both]
+    both = [preloaded.Command("-m", "imgloop", *settings, f"paradigm={p}") for p in ("replace", "accumulate")]
+    said = [p.communicate(timeout=200) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     assert len(list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))) == 1
     assert len({str(hashes(f)) for f in (tmp_path / "digits-diffusion").glob("*/seed0")}) == 1
@@ -232,9 +254,8 @@ def test_settings_that_changed_are_refused_by_name(tmp_path):
         ("record.json", "remove"),
     ],
 )
-def test_a_damaged_folder_is_refused_by_the_file_s_name(tmp_path, name, spoil):
-    folder = chain(tmp_path, "generations=1").folder
-    path = folder / "gen000" / name
+def test_a_damaged_folder_is_refused_by_the_file_s_name(tmp_path, begun, name, spoil):
+    path = begun / "gen000" / name
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.unlink() if spoil == "remove" else path.write_bytes(
@@ -242,22 +263,21 @@ def test_a_damaged_folder_is_refused_by_the_file_s_name(tmp_path, name, spoil):
     )
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         chain(tmp_path, "generations=2")
-    assert not (folder / "gen001").exists()
+    assert not (begun / "gen001").exists()
 
 
-def test_a_folder_names_no_code_that_is_run(tmp_path):
+def test_a_folder_names_no_code_that_is_run(begun):
     """Reading a run folder, to measure or to load a study, instantiates nothing that it names."""
     from imgloop.measure import measure
 
-    folder = chain(tmp_path, "generations=1").folder
-    path = folder / "config.yaml"
+    path = begun / "config.yaml"
     path.write_text(
         path.read_text()
         .replace("imgloop.data.digits.Digits", "os.abort")
         .replace("imgloop.models.diffusion.Diffusion", "os.abort")
     )
-    measure(folder.parent.parent, ["features=random"])
-    assert len(imgloop.load_study(folder.parent.parent)) == 1
+    measure(begun.parent.parent, ["features=random"])
+    assert len(imgloop.load_study(begun.parent.parent)) == 1
 
 
 def test_measuring_again_needs_no_training_and_gives_the_same_digits(tmp_path):
@@ -295,8 +315,8 @@ def test_memory_does_not_grow_with_generations(tmp_path):
 
 
 @pytest.mark.parametrize("start", ["weights", "weights_and_optimizer"])
-def test_start_from_the_generation_before(tmp_path, start):
-    scratch, warm = (chain(tmp_path, "generations=2", f"start={s}").folder for s in ("scratch", start))
+def test_start_from_the_generation_before(tmp_path, finished, start):
+    scratch, warm = finished.folder, chain(tmp_path, "generations=2", f"start={start}").folder
     assert hashes(scratch)[0][0] == hashes(warm)[0][0]  # generation 0 has none before it
     assert hashes(scratch)[1][0] != hashes(warm)[1][0]
     longer = chain(tmp_path, "generations=3", f"start={start}")
@@ -322,8 +342,7 @@ def test_generations_without_images_keep_every_bit(tmp_path, model, start):
     assert len(set(pools)) == (1 if start == "PATH" else 3)  # other latents each generation
 
 
-def test_other_threads_on_resuming_are_told(tmp_path, capsys):
-    chain(tmp_path, "generations=1")
+def test_other_threads_on_resuming_are_told(tmp_path, begun, capsys):
     chain(tmp_path, "generations=2", "threads=2")
     assert "threads (1, now 2)" in capsys.readouterr().out
 
@@ -333,8 +352,8 @@ def test_a_folder_to_start_from_must_hold_a_model(tmp_path):
         chain(tmp_path, f'start="{tmp_path}"')
 
 
-def test_start_from_a_saved_model(tmp_path):
-    first = chain(tmp_path, "generations=1").folder
+def test_start_from_a_saved_model(tmp_path, begun):
+    first = begun
     second = chain(tmp_path, "generations=1", f'start="{first / "gen000"}"', "study=next").folder
     assert hashes(second)[0][2] != hashes(first)[0][2]
     with pytest.raises(UserError, match="not the network configured"):
@@ -348,26 +367,24 @@ def test_keep_models_prunes_weights_and_nothing_else(tmp_path):
     chain(tmp_path, "generations=4", "keep_models=1")
 
 
-def test_a_nan_loss_stops_says_the_step_and_keeps_what_exists(tmp_path, monkeypatch):
+def test_a_nan_loss_stops_says_the_step_and_keeps_what_exists(tmp_path, begun, monkeypatch):
     from imgloop.models.diffusion import Denoising
 
-    folder = chain(tmp_path, "generations=1").folder
-    before, loss = hashes(folder), Denoising.loss
+    before, loss = hashes(begun), Denoising.loss
     # Only the chain's own fit of generation 1 fails, not the warm-up that is timed beforehand.
     monkeypatch.setattr(
         Denoising, "loss", lambda self, k: loss(self, k) * (float("nan") if (self.batches.t, k) == (1, 7) else 1)
     )
     with pytest.raises(UserError, match=r"loss became nan at step 8 of 10 in generation 1: lower model\.lr"):
         chain(tmp_path, "generations=2")
-    assert hashes(folder) == before
+    assert hashes(begun) == before
     monkeypatch.undo()
     assert len(hashes(chain(tmp_path, "generations=2").folder)) == 2
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, begun, monkeypatch):
     import errno
 
-    folder = chain(tmp_path, "generations=1").folder
     replace = os.replace
 
     def full(a, b):
@@ -379,7 +396,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(tmp_path, monkeyp
     with pytest.raises(UserError, match="disk is full"):
         chain(tmp_path, "generations=2")
     monkeypatch.undo()
-    assert len(hashes(folder)) == 1
+    assert len(hashes(begun)) == 1
     assert len(hashes(chain(tmp_path, "generations=2").folder)) == 2
 
 

@@ -15,6 +15,9 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel shows its own figures
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    settings, small = notebook.cells[1]["source"], ("train.images=640", "model.widths=[8,16]", "model.sampler_steps=2")
+    notebook.cells[1]["source"] = settings.replace('"train.images=8000"', ", ".join(f'"{s}"' for s in small))
+    assert notebook.cells[1]["source"] != settings  # as it is kept, but for the training
     kept = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
         cell.update({"outputs": []} if cell.cell_type == "code" else {})

@@ -3,10 +3,9 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 import zipfile
 
+import preloaded
 import pytest
 from conftest import REPO, TINY
 
@@ -71,7 +70,7 @@ def test_run(command, tmp_path, monkeypatch):
 
 def imgloop(module, *arguments):
     """What a command of ours prints, which must end well."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=REPO, capture_output=True, text=True)
+    done = preloaded.run("-m", module, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -108,13 +107,7 @@ def test_program(program, tmp_path):
     """Programs of the README, in a study folder made by the small version of its command."""
     tiny = [t for t in TINY if "generations" not in t]
     program = program.replace('"generations=3"', '"generations=2", ' + ", ".join(map(repr, tiny)))
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-    )
+    done = preloaded.run("-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

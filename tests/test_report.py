@@ -513,7 +513,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_chain_is_left_out_and_named(study, damage, capsys):
+def test_a_damaged_chain_is_left_out_and_named(study, damage, capsys, monkeypatch):
+    if damage != next(iter(DAMAGES)):  # what is left is drawn alike, whatever the damage
+        monkeypatch.setattr("imgloop.report.pdf.figures", lambda *a: {})
     chain = next(study.glob("replace*/seed0"))
     DAMAGES[damage](chain)
     assert main([str(study)]) == 0

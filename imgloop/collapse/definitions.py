@@ -41,6 +41,7 @@ RATES = ("off_support", "ambiguity", "rule_violations")  # of definition 8: any 
 # A ratio below its floor counts as the floor, since 0 has no log. Far beyond the thresholds, so that it makes no
 # verdict; the effect of a total loss is then a lower bound.
 FLOORS = {"variance_ratio": 1e-12, "mode_share_min": 1e-3, "tail_mass": 1e-2}
+FARTHEST = 3  # times the generations that were run: an extrapolation beyond says nothing
 LEAST_G = {3: 3}  # generations after 0 that a contrast needs; 1 elsewhere
 
 
@@ -103,7 +104,7 @@ def losses(x: np.ndarray, measure: str) -> np.ndarray:
 
 def crossing(course: np.ndarray, threshold: float) -> float | None:
     """The generation at which a course (G + 1,) first passes a threshold, by linear interpolation; beyond G by its mean
-    slope since generation 0, an extrapolation. None where it never does."""
+    slope since generation 0, an extrapolation, as far as FARTHEST times G. None where it does not."""
     if not np.isfinite(course).all():
         return None
     if (above := course >= threshold).any():
@@ -111,7 +112,8 @@ def crossing(course: np.ndarray, threshold: float) -> float | None:
         return float(t) if t == 0 else t - 1 + (threshold - course[t - 1]) / (course[t] - course[t - 1])
     last = len(course) - 1
     slope = (course[-1] - course[0]) / last
-    return last + (threshold - course[-1]) / slope if slope > 0 else None
+    at = last + (threshold - course[-1]) / slope if slope > 0 else np.inf
+    return at if at <= FARTHEST * max(last, 1) else None
 
 
 # -- Questions --------------------------------------------------------------------------------------------------------

@@ -299,7 +299,7 @@ class _Study:
             measure = number.name.split()[1]
             treated, control = (definitions.losses(x, measure) for x in self.pair(measure))
         at = definitions.crossing(statistics.Moments.of((treated - control).T).mean, number.above)
-        if at is None or at > 10 * self.G:
+        if at is None:
             return []
         beyond = f", extrapolated beyond generation {self.G}" if at > self.G else ""
         return [f"the mean passes the threshold at about generation {at:.1f}{beyond}"]

@@ -100,7 +100,10 @@ class Profile:
         from imgloop.collapse import show
 
         page = io.StringIO()
-        show.page(self, Console(file=page, width=120, no_color=True, highlight=False))
+        show.page(
+            self,
+            Console(file=page, width=120, no_color=True, highlight=False, force_jupyter=False, force_terminal=False),
+        )
         return page.getvalue().rstrip("\n")
 
 

@@ -17,7 +17,6 @@ HALVES = (
     *("precision", "recall", "density", "coverage", "variance_ratio", "effective_rank", "vendi"),
     *("modes_covered", "mode_share_min", "tail_mass", "authenticity"),
 )
-FARTHEST = 3  # times the generations that were run: an extrapolation beyond says nothing
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def timescales(study: Study, names: Mapping[str, str]) -> list[Timescale]:
             times = [t for t in times if t is not None]
             if times:
                 last = int(part["generation"].max())
-                kept = np.where(np.array(times) > FARTHEST * max(last, 1), np.inf, times)
+                kept = np.array(times)
                 middle = float(np.sort(kept)[(len(kept) - 1) // 2 : len(kept) // 2 + 1].mean())
                 spans = float(kept.min()), float(kept.max())
                 found.append(

@@ -1,0 +1,66 @@
+"""Curves: a picture of every measure that was taken, and of no other."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from imgloop import figures
+
+CURVES = figures.curves  # itself: the chains of other tests draw none
+NAMES = [name for name, *_ in figures.PANELS]
+
+
+def course(conditions=("replace",), seeds=2, names=NAMES, generations=4):
+    """A study's table, with numbers that rise."""
+    rows = [
+        {"condition": c, "seed": s, "generation": t, **{n: 1.0 + t + 0.1 * s + i for n in names}}
+        for i, c in enumerate(conditions)
+        for s in range(seeds)
+        for t in range(generations)
+    ]
+    return pd.DataFrame(rows)
+
+
+def picture(*given, **more):
+    return np.asarray(Image.open(io.BytesIO(CURVES(*given, **more))).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("count, panels", [(1, 1), (3, 3), (5, 8), (len(NAMES), 4 * -(-len(NAMES) // 4))])
+def test_a_panel_a_measure(count, panels):
+    x = picture(course(names=NAMES[:count]), "a study")
+    height, width = x.shape[:2]
+    rows, columns = -(-panels // 4), min(4, panels)
+    assert width == pytest.approx(455 * columns, abs=2) and height == pytest.approx(65 + 351 * rows, abs=2)
+    assert (x.min(2) < 128).mean() > 0.005
+
+
+def test_what_was_not_measured_has_no_panel():
+    frame = course(names=NAMES[:2])
+    frame["recall"] = np.nan
+    assert "recall" in NAMES and np.array_equal(picture(frame, "s"), picture(course(names=NAMES[:2]), "s"))
+
+
+def test_gaps_one_seed_and_one_generation_are_drawn():
+    frame = course(names=NAMES[:1])
+    frame.loc[2, NAMES[0]] = np.nan
+    for table in (frame, course(seeds=1, names=NAMES[:1]), course(generations=1, names=NAMES[:1])):
+        assert picture(table, "s").std() > 10
+
+
+def test_every_number_every_condition_and_the_reference_show():
+    one = course(("replace", "accumulate"), names=["fd"])
+    moved = one.copy()
+    moved.loc[3, "fd"] += 1.5
+    pictures = [
+        picture(one, "s"),
+        picture(moved, "s"),
+        picture(one[one["condition"] == "replace"], "s"),
+        picture(one, "s", {"fd": 0.5}),
+    ]
+    assert np.array_equal(pictures[0], picture(one, "s"))
+    for i, a in enumerate(pictures):
+        for b in pictures[i + 1 :]:
+            assert a.shape != b.shape or (a != b).any()
