@@ -164,7 +164,7 @@ def joined(folders: list[Path], protocol: str | None):
     import pandas as pd
 
     frames = [table(c, protocol).assign(condition=c.parent.name, seed=int(c.name[4:])) for c in folders]
-    frame = pd.concat([f.dropna(axis=1, how="all") for f in frames], ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
     first = ["condition", "seed", *[c for c in COLUMNS if c in frame]]
     return frame[first + [c for c in frame if c not in first]]
 
