@@ -104,7 +104,7 @@ class Study:
             from imgloop.collapse import tables
 
             return tables.checked(tables.read(self.path))
-        return study.joined(list(self.chains), self.shown_protocol)
+        return study.joined(list(self.chains), self.shown_protocol).dropna(axis=1, how="all")
 
     @cached_property
     def shown_protocol(self) -> str | None:

@@ -324,6 +324,69 @@ def test_missing_and_infinite_values():
     assert empty.verdict == "not measured" and "tail_mass" in empty.reason
 
 
+def test_a_rate_of_too_few_chains_excludes_nothing():
+    """Ambiguity rises by half of all samples in three chains and is missing in the others."""
+    frame = table({"ambiguity": 0.5 * (T > 0)}, seeds=5)
+    frame.loc[(frame["seed"] > 2) & (frame["generation"] > 0), "ambiguity"] = np.nan
+    found = collapse_profile(frame)["loop"][8]
+    assert found.verdict == "undetermined" and "ambiguity of too few chains" in found.reason
+    assert any("no value of ambiguity" in told for told in found.left_out)
+    assert collapse_profile(frame.drop(columns="ambiguity"))["loop"][8].verdict == "excluded"
+
+
+def test_a_jump_that_goes_on_growing_is_no_plateau():
+    """C of the whole course is below 0, that of its last two thirds above."""
+    jump = collapse_profile(table({"risk": (0.2 + 0.02 * T) * (T > 0)}, seeds=8))["loop"][3]
+    assert jump.verdict == "undetermined" and "not excluded" in jump.reason and jump.effect < 0
+    assert verdicts(table({"risk": 0.2 * (T > 0)}, seeds=8))[3] == "excluded"
+
+
+@pytest.mark.parametrize(
+    "condition, measure, generation, definition",
+    [("loop", "risk", G - 1, 3), ("real_only", "variance_ratio", G, 4), ("loop", "ambiguity", G, 8)],
+)
+def test_where_an_infinite_value_was_left_out_nothing_is_excluded(condition, measure, generation, definition):
+    frame = table({"risk": 0.2 * (T > 0)}, seeds=6)
+    assert verdicts(frame)[definition] == "excluded"
+    rows = (frame["condition"] == condition) & (frame["seed"] == 2) & (frame["generation"] == generation)
+    frame.loc[rows, measure] = np.inf
+    found = collapse_profile(frame)["loop"][definition]
+    assert found.verdict == "undetermined" and "an infinite value was left out" in found.reason
+    assert any(f"seed 2 has an infinite value of {measure}" in told for told in found.left_out)
+
+
+def test_the_margin_of_definition_2_needs_the_risk_at_generation_0():
+    frame = table(seeds=6)
+    assert verdicts(frame)[2] == "excluded"
+    first = (frame["condition"] == "loop") & (frame["generation"] == 0) & (frame["seed"] > 1)
+    frame.loc[first, "risk"] = np.nan
+    found = collapse_profile(frame)["loop"][2]
+    assert found.verdict == "undetermined" and "without a risk at generation 0" in found.reason
+
+
+def test_over_a_control_that_lost_everything_there_is_no_ratio():
+    frame = table(seeds=5)
+    frame.loc[frame["generation"] > 0, "tail_mass"] = 0.0
+    assert collapse_profile(frame)["loop"][7].verdict == "not measured"
+
+
+def test_names_of_others_may_hold_commas_and_numbers():
+    frame = table({"risk": 0.3 * T}, seeds=5)
+    renamed = frame.assign(condition=frame["condition"].map({"loop": "gpt, loop", "real_only": "gpt, control"}))
+    assert collapse_profile(renamed, "gpt, control")["gpt, loop"][2].verdict == "detected"
+    numbered = frame.assign(condition=frame["condition"].map({"loop": 1, "real_only": 0}))
+    assert collapse_profile(numbered, 0)["1"][2].verdict == "detected"
+    assert tables.settings("edit,n_samples=3,4,5,model.widths=8,16") == ("edit", frozenset({"model.widths=8,16"}))
+
+
+def test_numbers_of_different_protocols_are_refused():
+    frame = table(seeds=4, protocol="classifier-1")
+    collapse_profile(frame)
+    frame.loc[frame["condition"] == "loop", "protocol"] = "random-2"
+    with pytest.raises(UserError, match=r"different protocols, random-2 \(loop\), classifier-1 \(real_only\)"):
+        collapse_profile(frame)
+
+
 def test_few_generations():
     frame = table(PLANTED[3])
     assert {v.verdict for v in collapse_profile(frame[frame["generation"] == 0]).verdicts} == {"not measured"}
@@ -481,7 +544,7 @@ def test_the_command_reads_a_table(tmp_path, capsys):
     "arguments, says",
     [
         (["nowhere.csv"], "does not exist"),
-        ([str(REPO / "docs")], "holds no chain"),
+        ([str(REPO / "docs")], "holds no finished generation"),
         ([str(DIGITS), "--control", "base"], "no condition base"),
         ([str(DIGITS), "--threshold", "alpha"], "NAME=VALUE"),
         (["power", "--shape", "cubic"], "shape=cubic"),
@@ -511,3 +574,19 @@ def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):
     assert (first.iloc[:, 0] == first.iloc[:, 1]).all()  # chain and control share generation 0
     assert main([str(tmp_path / "g")]) == 0
     assert "60 seeds, generations 0..8" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_very_condition_that_the_user_names_is_the_control():
+    frame = table({"risk": 0.3 * (T > 0)}, seeds=5).replace({"condition": {"real_only": "ctl"}})
+    better = frame[frame["condition"] == "ctl"].assign(condition="ctl,lr=2")
+    better["risk"] -= 0.2
+    found = collapse_profile(pd.concat([frame, better]), "ctl,lr=2")["loop"][2]
+    assert found.effect == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_has_passed_its_margin_at_the_last_generation_is_not_excluded():
+    late = np.where(T == G, 0.4, 1.0)  # the mean of -log over the last three generations is under ln 2
+    found = collapse_profile(table({"variance_ratio": late}, seeds=6))["loop"][4]
+    assert found.bound < np.log(2) and found.verdict == "undetermined"
+    assert f"the mean at generation {G} is beyond the margin" in found.reason
+    assert verdicts(table({"variance_ratio": np.where(T == G, 0.6, 1.0)}, seeds=6))[4] == "excluded"

@@ -55,7 +55,7 @@ def profiled(arguments: list[str]) -> int:
 
     told = frozen(a.path) if a.path.is_dir() else None
     profile = collapse_profile(
-        tables.read(a.path),
+        tables.read(a.path, told=lambda fault: print(f"imgloop.collapse: left out: {fault}", file=sys.stderr)),
         a.control,
         thresholds=overridden(a.threshold, told),
         quarter=a.quarter,
@@ -128,6 +128,8 @@ def planned(arguments: list[str]) -> int:
         f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal of {a.effect:g} sd at generation {a.at}, "
         f"{a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
     )
+    if a.definition in power.MARGINLESS:
+        print(power.MARGINLESS[a.definition])
     print(f"{'generations':>11}  {'seeds':>5}  {'detected':>13}  {'excluded':>13}  {'undetermined':>12}")
     for o in outcomes:
         cells = [f"{p:.2f} ± {s:.2f}" for p, s in zip((o.detected, o.excluded), o.sem)]

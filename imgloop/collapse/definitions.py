@@ -133,12 +133,14 @@ class Number:
 @dataclass(frozen=True)
 class Question:
     """A definition's numbers. `every`: all must be detected (their largest p counts); else any (Bonferroni), and then
-    all must be excluded. `gate` (...), where it is False nothing is detected."""
+    all must be excluded. Where `gate` (...) is False nothing is detected, where `bar` (...) is True nothing is
+    excluded."""
 
     definition: int
     numbers: tuple[Number, ...]
     every: bool = False
     gate: np.ndarray | None = None
+    bar: np.ndarray | None = None
 
 
 Pair = tuple[np.ndarray, np.ndarray]  # series of the chains and of their controls
@@ -155,24 +157,30 @@ def increase(risk: Pair, h: Thresholds) -> Question:
     number = late(treated - control, h.window)
     start = np.where(np.isnan(number), np.nan, treated[..., 0])
     margin = np.where(Moments.of(start).mean[..., None] > 0, h.risk_margin * start, -np.inf)  # of a negative risk: none
-    return Question(2, (Number("risk over control", number, 0.0, margin),))
+    bar = _passed(treated - control, Moments.of(margin).mean)
+    return Question(2, (Number("risk over control", number, 0.0, margin),), bar=bar)
 
 
 def divergence(risk: Pair, h: Thresholds) -> Question:
-    """Definition 3: growth, then the contrast; detected also needs the contrast of the last two thirds positive."""
-    d = risk[0] - risk[1]
-    growth = late(d, h.window) - d[..., 0]
-    recent = Moments.of(contrast(d, last_two_thirds(d.shape[-1] - 1))).mean
+    """Definition 3: growth, then the contrast. Detected also needs the contrast of the last two thirds positive.
+    Excluded is not what began with a jump and goes on: where that contrast and the growth in the second half of
+    these are both significantly positive."""
+    d, last = risk[0] - risk[1], risk[0].shape[-1] - 1
+    growth, first = late(d, h.window) - d[..., 0], last_two_thirds(last)
+    recent, newest = contrast(d, first), d[..., last] - d[..., first + (last - first) // 2]
     numbers = Number("C", contrast(d), 0.0, 0.0), Number("growth over control", growth)
-    return Question(3, numbers, every=True, gate=recent > 0)
+    going_on = (statistics.greater(recent) <= h.exclusion) & (statistics.greater(newest) <= h.exclusion)
+    return Question(3, numbers, every=True, gate=Moments.of(recent).mean > 0, bar=going_on)
 
 
 def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
     """Definitions 4, 6 and 7: a ratio that falls."""
     measure = RATIOS[definition]
     kept = {4: h.variance_kept, 6: h.mode_kept, 7: h.tail_kept}[definition]
-    number = late(losses(ratio[0], measure) - losses(ratio[1], measure), h.window)
-    return Question(definition, (Number(f"-log {measure} over control", number, -np.log(kept), -np.log(kept)),))
+    series = losses(ratio[0], measure) - losses(ratio[1], measure)
+    series = np.where(ratio[1] < FLOORS[measure], np.nan, series)  # over a control that has none: no number
+    number = Number(f"-log {measure} over control", late(series, h.window), -np.log(kept), -np.log(kept))
+    return Question(definition, (number,), bar=_passed(series, -np.log(kept)))
 
 
 def scaling(risk: Pair, h: Thresholds) -> Question:
@@ -192,7 +200,14 @@ def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:
             Number(f"{name} over control", late(r[0] - r[1], h.window), h.hallucinated, h.hallucinated)
             for name, r in rates.items()
         ),
+        bar=np.logical_or.reduce([_passed(r[0] - r[1], h.hallucinated) for r in rates.values()]),
     )
+
+
+def _passed(series: np.ndarray, margin) -> np.ndarray:
+    """Whether the mean over chains has passed the margin at generation G, of a series over control (..., S, G + 1):
+    then nothing is excluded, even where the mean of the last generations has not."""
+    return Moments.of(series[..., -1]).mean > margin
 
 
 # -- Verdicts ---------------------------------------------------------------------------------------------------------
@@ -262,10 +277,12 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
         below = np.asarray(n.below, float)
         over = n.x - below if below.ndim else n.x  # a margin that each chain has of its own carries its error
         centre = Moments.of(np.broadcast_to(below, n.x.shape)).mean if below.ndim else below
-        bound = Moments.of(over).bound(1 - h.exclusion) + (centre if below.ndim else 0.0)
+        held = Moments.of(over)
+        bound = held.bound(1 - h.exclusion) + (centre if below.ndim else 0.0)
         margins.append(np.broadcast_to(centre, m.mean.shape))
         bounds.append(bound)
-        outside.append(np.where(m.n >= h.chains, bound < centre, not q.every and measured > 0))
+        unmeasured = (m.n == 0) & (measured > 0) & (not q.every)  # another number of the definition speaks for it
+        outside.append(np.where(held.n >= h.chains, bound < centre, unmeasured))
     pick = [np.stack(np.broadcast_arrays(*values)) for values in (bounds, margins)]
     of_lead = {"chains": np.stack([m.n for m in found]), "effect": np.stack([m.mean for m in found])}
     of_lead |= {side: np.stack([m.bound(0.975, s) for m in found]) for side, s in (("low", -1), ("high", 1))}
@@ -274,7 +291,7 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
         **{k: np.take_along_axis(v, lead[None], 0)[0] for k, v in of_lead.items()},
         **{k: np.take_along_axis(v, lead[None], 0)[0] for k, v in zip(("bound", "margin"), pick)},
         "p": combined,
-        "excluded": np.logical_and.reduce(outside) & ~np.isnan(combined),
+        "excluded": np.logical_and.reduce(outside) & ~np.isnan(combined) & (True if q.bar is None else ~q.bar),
     }
 
 

@@ -35,6 +35,12 @@ NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] 
 }
 
 
+MARGINLESS = {  # definitions whose margin of exclusion is no number of standard deviations, and what it is
+    2: "excluded is counted below 0; the rule excludes below 10 % of the risk at generation 0, which is reached sooner",
+    5: "excluded is counted below 0; the rule excludes below ln 1.1, which is reached sooner",
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A question to chains: `definition`; `effect`, the paired number's mean over threshold at generation `at`, in
@@ -58,6 +64,8 @@ class Plan:
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(map(str, allowed))}.")
         least = definitions.LEAST_G.get(self.definition, 1)
+        if not np.isfinite(self.effect):
+            raise UserError(f"effect={self.effect}: give a finite number of standard deviations between chains.")
         for name, low, high in (("at", 1, 10**4), ("accumulated", 0, 1), ("measured", 1, 100)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)}: give a number from {low} to {high}.")
@@ -83,6 +91,7 @@ class Outcome:
 def courses(plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, window: int = 3):
     """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units."""
     spread = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
+    window = 1 if plan.definition == 1 else window  # its number is that of the last generation alone
     sd = definitions.late(spread, window).std()
     unit = float(definitions.late(SHAPES[plan.shape](np.arange(plan.at + 1)), window))
     signal = plan.effect * sd * SHAPES[plan.shape](np.arange(generations + 1)) / unit
@@ -102,8 +111,9 @@ def power(
 ) -> Outcome:
     """How often a plan is detected and excluded with so many seeds and generations after 0.
 
-    Other definitions that are measured hold no effect: their p values are uniform. Definitions with a margin (2 and 5)
-    are excluded here below their threshold, at 0. Raises UserError for fewer seeds or generations than the rules need.
+    Other definitions that are measured hold no effect: their p values are uniform. The margins of definitions 2 and 5
+    have no size in standard deviations: they are excluded here below 0 (MARGINLESS says so to the user). Raises
+    UserError for fewer seeds or generations than the rules need.
     """
     h = thresholds or Thresholds.of()
     if seeds < h.chains:

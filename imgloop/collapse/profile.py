@@ -41,10 +41,17 @@ def collapse_profile(
     what `thresholds.freeze` wrote.
     Raises UserError for a table that holds no chains, or none of the control.
     """
+    control = str(control)
+    if generation is not None and (isinstance(generation, bool) or generation != int(generation) or generation < 0):
+        raise UserError(f"generation={generation}: give a whole number, the last generation to read.")
     h = Thresholds.of(thresholds if thresholds is not None else frozen and frozen.thresholds)
     known = tables.conditions(frame)
     if risk is not None and risk not in frame:
         raise UserError(f"risk={risk}: the table has no such column; it has {', '.join(map(str, frame.columns))}.")
+    if risk is not None and not any(c.numeric(risk) for c in known):
+        raise UserError(f"risk={risk}: this column holds no numbers.")
+    if quarter is not None and quarter == control:
+        raise UserError(f"quarter={quarter} is the control: name the real-only condition with a quarter of its data.")
     rule = tables.settings(control)[0]
     if not any(control in (c.name, c.base) or tables.settings(c.base)[0] == rule for c in known):
         raise UserError(
@@ -106,6 +113,7 @@ class _Study:
             self.seeds = [s for s in self.seeds if theirs.get(s, -1) >= self.G]
         self.risk = risk or next((r for r in tables.RISKS if self.measured(r)), None)
         self.risk_asked = risk is not None
+        self.compared = [c for c in (condition, self.control) if c is not None]  # whose values enter the numbers
 
     def measured(self, measure: str) -> bool:
         return self.condition.has(measure) and self.control is not None and self.control.has(measure)
@@ -163,6 +171,7 @@ class _Study:
         if not quarter.has(self.risk):
             return f"{quarter.name} has no {self.risk}"
         last = {s: min(self.G, quarter.last.get(s, 0)) for s in self.seeds}
+        self.compared.append(quarter)
         theirs = quarter.series(self.risk, self.seeds, self.G)
         at = theirs[np.arange(len(self.seeds)), [last[s] for s in self.seeds]]
         short = sorted({g for s, g in last.items() if g < self.G and s in quarter.last})
@@ -203,12 +212,17 @@ class _Study:
     def judged(self, q: Question, j: Judged) -> Verdict:
         k, h, number = q.definition, self.h, q.numbers[int(j.lead)]
         chains = int(min(np.isfinite(n.x).sum() for n in q.numbers)) if q.every else int(j.chains)
-        without = [s for s, x in zip(self.seeds, number.x) if not np.isfinite(x)]
-        gone = [s for s in without if any(self.condition.infinite(m, [s]) for m in self.used(k, number))]
-        left_out = self.left_out + tuple(
-            f"seed {s} has {'an infinite value' if s in gone else 'no value'} at a generation that is read"
-            for s in without
-        )
+        left_out, gone, few = list(self.left_out), [], []
+        for n in (n for n in q.numbers if np.isfinite(n.x).any()):
+            columns = self.used(k, n)
+            for s in (s for s, x in zip(self.seeds, n.x) if not np.isfinite(x)):
+                infinite = any(c.infinite(m, [s]) for c in self.compared for m in columns if c.has(m))
+                gone += [s] * infinite
+                what = "an infinite value" if infinite else "no value"
+                left_out.append(f"seed {s} has {what} of {columns[0]} at a generation that is read")
+            if not q.every and np.isfinite(n.x).sum() < h.chains <= len(self.seeds):
+                few.append(columns[0])
+        left_out = tuple(dict.fromkeys(left_out))
         detected, excluded = bool(j.detected), bool(j.excluded) and not gone
         missing = max(0, h.chains - chains)
         reasons = []
@@ -221,9 +235,15 @@ class _Study:
             verdict = DETECTED if detected else EXCLUDED if excluded else UNDETERMINED
         if detected and excluded and verdict == DETECTED:
             reasons.append("significant, though inside the margin: excluded by its size")
+        if k != 3 and verdict == UNDETERMINED and q.bar is not None and q.bar and j.bound < j.margin:
+            reasons.append(f"not excluded: the mean at generation {self.G} is beyond the margin")
         if gone and j.excluded:
             reasons.append("not excluded: a chain with an infinite value was left out")
-        if k == 2 and not np.isfinite(float(j.margin)):
+        if few and verdict == UNDETERMINED and chains >= h.chains:
+            reasons.append(f"{' and '.join(few)} of too few chains: not excluded")
+        if k == 2 and verdict == UNDETERMINED and not np.isfinite(self.pair(self.risk)[0][:, 0]).all():
+            reasons.append(f"chains without a {self.risk} at generation 0, of which the margin is a share")
+        elif k == 2 and not np.isfinite(float(j.margin)):
             reasons.append(
                 f"never excluded: the {self.risk} at generation 0 is not above 0, and the margin a share of it"
             )
@@ -264,9 +284,11 @@ class _Study:
         if k == 5:
             return f"risk x{np.exp(effect):.2f}"
         if k == 8:
-            return f"{effect:+.2%} {number.name.split()[0]}"
+            return f"{100 * effect:+.2g} percentage points, {number.name.split()[0]}"
         start = statistics.Moments.of(self.condition.series(self.risk, self.seeds, self.G)[:, 0]).mean
-        return f"{effect / start:+.0%} of the {self.risk} at generation 0" if start > 0 and k != 3 else ""
+        if k == 3:
+            return f"C {effect:+.3g} of {self.risk}"
+        return f"{effect / start:+.0%} of the {self.risk} at generation 0" if start > 0 else ""
 
     def floored(self, measure: str) -> list[str]:
         """That a ratio was too near 0 for its log."""
@@ -282,6 +304,8 @@ class _Study:
             told += f"; slower than logarithmic through generation {self.G}"
         if not q.gate:
             told += "; the contrast of the last two thirds is not positive"
+        elif q.bar and verdict == UNDETERMINED:
+            told += "; the last two thirds grow faster than logarithmically: not excluded"
         return told
 
     def beside(self, k: int) -> list[str]:
@@ -315,15 +339,16 @@ class _Study:
                 "number, whatever the generator."
             )
         if self.G < self.h.window and self.G >= 1:
-            self.notes.append(f"Numbers are means of the {self.G} generations after 0, not of {self.h.window}.")
+            self.notes.append(f"Numbers are means of generations 1 to {self.G}, not of the last {self.h.window}.")
         if self.noise_risk is not None and self.risk is not None and self.G >= 1 and self.seeds:
             treated = self.condition.series(self.risk, self.seeds, self.G)
-            severity = (treated[:, -1] - treated[:, 0]) / (self.noise_risk - treated[:, 0])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                severity = (treated[:, -1] - treated[:, 0]) / (self.noise_risk - treated[:, 0])
             self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {_span(severity)}; not tested.")
         if any(v.definition == 3 and v.verdict in (DETECTED, EXCLUDED, UNDETERMINED) for v in self.verdicts):
             self.notes.append(
-                f"Definition 3 speaks of {self.G} generations; the asymptote is extrapolated. A risk that saturates on "
-                f"a scale much longer than {self.G} generations cannot be told from divergence."
+                f"Definition 3 speaks of generations 0 to {self.G}; the asymptote is extrapolated. A risk that "
+                f"saturates on a scale much longer than {self.G} generations cannot be told from divergence."
             )
 
 

@@ -4,6 +4,7 @@ file, or a solvable system whose replicates are chains."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,9 @@ class Condition:
 
     def has(self, measure: str) -> bool:
         return measure in self.frame and bool(self.frame[measure].notna().any())
+
+    def numeric(self, measure: str) -> bool:
+        return measure in self.frame and self.frame[measure].dtype.kind in "iuf"
 
     def series(self, measure: str, seeds: list[int], last: int) -> np.ndarray:
         """float64 (S, last + 1), NaN where a chain has no finite value."""
@@ -135,6 +139,11 @@ def checked(frame):
                 f"Column {column} holds {values[(values % 1 != 0) | (values < 0)][:1]}: give whole numbers."
             )
         frame[column] = values.astype(int)
+    if (frame["generation"] > 0).all():
+        raise UserError(
+            "The table has no generation 0, the model trained on real data alone, from which growth is counted: number "
+            "generations from 0."
+        )
     frame["condition"] = frame["condition"].astype(str)
     return frame
 
@@ -144,7 +153,15 @@ def checked(frame):
 
 def settings(base: str) -> tuple[str, frozenset[str]]:
     """A condition's rule, and those of its settings that a control shares."""
-    rule, *rest = base.split(",")
+    rule, *parts = base.split(",")
+    rest: list[str] = []
+    for part in parts:
+        if "=" in part:
+            rest.append(part)
+        elif rest:  # of a list of values
+            rest[-1] += f",{part}"
+        else:  # a name of somebody else's, with a comma in it
+            return base, frozenset()
     return rule, frozenset(s for s in rest if s.split("=")[0] not in MIXING_ONLY)
 
 
@@ -162,12 +179,13 @@ def control_of(condition: Condition, known: list[Condition], control: str) -> tu
         for c in known
         if settings(c.base) == (settings(control)[0], own) and same_size(c.size, condition.size) and c is not condition
     ]
-    if alike:
+    named = [c for c in exact if control != settings(control)[0]]  # the very condition that the user names
+    if alike and not named:
         return alike[0], ""
     if exact:
         other = sorted(own ^ settings(exact[0].base)[1])
         trained = [s for s in other if s.split("=")[0].split(".")[0] in ("data", "model")]
-        if not trained:
+        if not trained or named:
             told = f"{exact[0].name} is its control, though not at {', '.join(other)}" if other else ""
             return exact[0], told
         return None, f"no control at {', '.join(trained)}: run {','.join([settings(control)[0], *sorted(own)])}"
@@ -186,9 +204,9 @@ def quarter_of(control: Condition, known: list[Condition], quarter: str | None) 
         return None, "no real-only model trained on a quarter of the data: name its condition with quarter="
     near = [c for c in known if c.base == control.base and abs(4 * c.size - control.size) < 4]
     if not near:
-        return None, f"no {control.base} trained on a quarter of the {control.size:g} real samples: run " + (
-            f"paradigm=real_only n_initial={control.size // 4:g}"
-        )
+        rule, *own = control.base.split(",")
+        run = " ".join([f"paradigm={rule}", *own, f"n_initial={control.size // 4:g}"])
+        return None, f"no {control.base} trained on a quarter of the {control.size:g} real samples: run {run}"
     return near[0], ""
 
 
@@ -200,21 +218,26 @@ def listed(known: list[Condition], most: int = 12) -> str:
 # -- Where tables come from -------------------------------------------------------------------------------------------
 
 
-def read(path: str | Path):
+def read(path: str | Path, told: Callable[[str], None] | None = None):
     """The plain table of a study's folder or of a CSV file, as pandas; raises UserError where `path` is neither.
 
-    In a study of solvable systems each replicate is a chain.
+    In a study of solvable systems each replicate is a chain. Chains that cannot be read are left out where `told` is
+    there to hear of them, a sentence each; else the first of them raises UserError.
     """
     import pandas as pd
 
     from imgloop import study
+    from imgloop.studies import Study
 
     path = Path(path)
     if path.is_dir():
         found = study.chains(path)
         if found and all(map(study.is_table, found)):
             return systems(path)
-        return study.load_study(path)
+        opened = Study(path, tolerant=told is not None)
+        for fault in opened.damaged:
+            told(fault)
+        return opened.table
     try:
         return pd.read_csv(path)
     except FileNotFoundError as e:

@@ -56,6 +56,8 @@ class Thresholds:
 
         from imgloop.config import CONF
 
+        if values is not None and not isinstance(values, Mapping):
+            raise UserError(f"thresholds are a mapping of names to numbers, not {type(values).__name__}.")
         given = yaml.safe_load((CONF / "collapse" / "default.yaml").read_text()) | dict(values or {})
         names = [f.name for f in fields(cls)]
         wrong = [k for k in given if k not in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -117,6 +118,8 @@ def html(r: Report, refresh: int | None = None) -> str:
         clocks=clocks(r),
         collapse_times=collapse_times(r.study),
         bibtex="\n".join(w.bibtex for w in r.works),
+        again=again(r.study),
+        over="replicates: one number, of their mean" if r.study.solvable else "seeds [smallest, largest]",
     )
 
 
@@ -148,6 +151,17 @@ def summary(r: Report) -> list[str]:
     return told
 
 
+def again(study: Study) -> str:
+    """The command that writes this report, from where the commands of its chains are run."""
+    out = study.root.parent
+    for chain in () if study.is_csv else study.chains[:1]:
+        try:
+            out = study.config(chain)["config"].get("out") or out
+        except UserError:
+            continue
+    return f"python -m imgloop.report {shlex.quote(str(Path(out) / study.root.name))}"
+
+
 def _counted(items: list[str]) -> dict[str, int]:
     return {item: items.count(item) for item in dict.fromkeys(items)}
 
@@ -158,9 +172,7 @@ def matrix(r: Report) -> list[tuple[str, str, list]]:
     for condition in r.profile.conditions:
         verdicts = list(r.profile[condition].values())
         seeds = max(v.seeds for v in verdicts)
-        what = (
-            f"{plural(seeds, 'chain' if r.study.solvable else 'seed')}, {plural(verdicts[0].generations, 'generation')}"
-        )
+        what = f"{plural(seeds, 'chain' if r.study.solvable else 'seed')}, generations 0 to {verdicts[0].generations}"
         rows.append((r.names.get(condition, condition), what, verdicts))
     return rows
 

@@ -24,20 +24,21 @@ MEASURES = {  # column: title, unit of its axis
     "variance_ratio": ("Variance ratio", "generated over real; 1 is equal"),
     "effective_rank": ("Effective rank", "directions of feature variance"),
     "vendi": ("Vendi score", "effective number of distinct samples"),
-    "modes_covered": ("Modes covered", "number of classes"),
-    "modes_present": ("Modes present", "number of classes"),
+    "modes_covered": ("Modes covered", "classes that are not lost"),
+    "modes_present": ("Modes present", "classes beyond what confusions explain"),
     "mode_kl": ("Class mix, divergence from the real one", "nats; 0 is equal"),
     "mode_share_min": ("Smallest mode share", "over its real share; 1 is equal"),
-    "tail_mass": ("Tail mass", "share in the real tail; 1 is equal"),
-    "off_support": ("Off-support rate", "share of samples farther out than real images"),
+    "tail_mass": ("Tail mass", "mass in the real tail over the real one; 1 is equal"),
+    "off_support": ("Off-support rate", "share of samples beyond real images"),
     "ambiguity": ("Ambiguity rate", "share of samples between classes"),
-    "authenticity": ("Authenticity", "share of samples that copy no training image"),
-    "rule_violations": ("Rule violations", "share of samples that no rule of the data allows"),
+    "authenticity": ("Authenticity", "share of samples that are no copies"),
+    "rule_violations": ("Rule violations", "share of samples that break a rule"),
     "n_train": ("Training set", "images a generation"),
     "real_share": ("Real share of the training set", "share of images"),
     "seconds_train": ("Training time", "seconds a generation"),
 }
 PER_PANEL = 8  # conditions beyond this many make lines that cannot be told apart: they go to further panels
+COUNTS = ("n_train", "modes_covered", "modes_present")  # whole numbers, told as such where their mean is one
 FULL = ("precision", "recall", "coverage", "authenticity", "real_share")  # shares drawn from 0 to 1
 
 
@@ -95,7 +96,12 @@ class Panel:
         if len(moved) > 4:
             moved.sort(key=lambda m: m[2] - m[1])
             moved = [moved[0], moved[-1]]
-        return [f"{line.name} {figure(a)} → {figure(b)}" for line, a, b in moved]
+        return [f"{line.name} {self.value(a)} → {self.value(b)}" for line, a, b in moved]
+
+    def value(self, x: float) -> str:
+        """A mean as it is told: three digits, of counts every digit where it is whole."""
+        whole = self.measure in COUNTS and float(x).is_integer()
+        return figure(int(x)) if whole else figure(float(x))
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -147,6 +153,8 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
     for measure, (label, unit) in MEASURES.items():
         if measure not in frame or not frame[measure].notna().any():
             continue
+        if study.is_csv:  # whose measures are somebody else's: what a column's name says, and no more
+            label, unit = label.removesuffix(" to held-out images"), f"column {measure}"
         lines = []
         for i, condition in enumerate(names):
             part = frame[(frame["condition"] == condition) & frame[measure].notna()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ def figures(panels: Sequence[Panel], ages: Ages | str, bars: Sequence[tuple[str,
     """(file name, PDF) of every panel, the training sets and the first, middle and last generation's samples."""
     import matplotlib
 
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every table of every font that it embeds
     named: dict[str, int] = {}
     with matplotlib.rc_context(RC):
         for p in panels:

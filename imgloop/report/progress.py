@@ -65,6 +65,8 @@ def _of(chain: Path, held: set[tuple[int, int]] | None) -> Progress:
             ended = ended and (told["absorbed"] or planned is None or done >= planned)
         else:
             done = len(study.generations(chain))
+            for generation in study.generations(chain):
+                store.read_json(generation / "record.json")
             ended = planned is not None and done >= planned
     except (UserError, TypeError, ValueError, KeyError) as e:
         return Progress(chain, 0, planned, False, running, changed, str(e))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imgloop.collapse.definitions import crossing
+from imgloop.collapse.definitions import FARTHEST, crossing
 from imgloop.report.panels import MEASURES
 from imgloop.report.text import figure
 from imgloop.studies import Study
@@ -21,8 +21,9 @@ HALVES = (
 
 @dataclass(frozen=True)
 class Timescale:
-    """Generations until a measure has doubled or halved (`change`): median over chains, smallest and largest; infinite
-    where a chain shows no sign of it. `extrapolated`: the median lies beyond the `last` generation."""
+    """Generations until a measure has doubled or halved (`change`): median over chains, smallest and largest;
+    infinite where a chain does not within FARTHEST times the generations that were run. `extrapolated`: the median
+    lies beyond the `last` generation."""
 
     condition: str
     measure: str
@@ -41,10 +42,11 @@ class Timescale:
     @property
     def said(self) -> str:
         if not np.isfinite(self.median):
-            return "no sign"
+            return f"> {FARTHEST * max(self.last, 1)}"
         if self.extrapolated:
             return f"about {figure(float(f'{self.median:.2g}'))}, extrapolated"
-        span = f" [{figure(self.low)}, {figure(self.high)}]" if self.chains > 1 else ""
+        high = figure(self.high) if self.high <= self.last else f"> {self.last}"
+        span = f" [{figure(self.low)}, {high}]" if self.chains > 1 else ""
         return f"{figure(self.median)}{span}"
 
 
