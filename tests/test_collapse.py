@@ -20,7 +20,7 @@ from imgloop.collapse.thresholds import Thresholds, freeze, frozen
 from imgloop.errors import UserError
 
 REPO = Path(__file__).parent.parent
-DIGITS = REPO / "docs" / "studies" / "digits-diffusion.csv"
+DIGITS = REPO / "docs" / "studies" / "collapse-digits.csv"
 G = 8
 T = np.arange(G + 1)
 LOG = np.cumsum(1 / (T + 1)) - 1  # harmonic growth
@@ -466,11 +466,14 @@ def test_another_model_is_no_control():
 
 def test_the_digits_study():
     profile = imgloop.collapse_profile(pd.read_csv(DIGITS))
-    assert profile.conditions == ["accumulate", "replace"]
+    assert profile.conditions == ["accumulate", "accumulate_subsample", "replace"]
     found = profile["replace"]
-    assert found[2].verdict == "detected" and found[2].exact and found[2].seeds == 5 and found[4].verdict == "excluded"
-    assert "n_initial=349" in found[1].reason and found[6].reason == "no column mode_share_min"
-    frame = pd.read_csv(DIGITS).query("generation >= 2").groupby(["condition", "seed"])["risk"].mean()
+    assert found[2].verdict == "detected" and found[2].exact and found[2].seeds == 8 and found[4].verdict == "excluded"
+    assert found[1].verdict == "detected" and "one size" in found[5].reason
+    without = pd.read_csv(DIGITS).query("condition != 'real_only,n_initial=349'").drop(columns="mode_share_min")
+    less = imgloop.collapse_profile(without)["replace"]
+    assert "n_initial=349" in less[1].reason and less[6].reason == "no column mode_share_min"
+    frame = pd.read_csv(DIGITS).query("generation >= 5").groupby(["condition", "seed"])["risk"].mean()
     assert found[2].effect == pytest.approx((frame["replace"] - frame["real_only"]).mean())
 
 
@@ -534,7 +537,7 @@ def test_a_threshold_decides():
 def test_the_command_reads_a_table(tmp_path, capsys):
     assert main([str(DIGITS), "--csv", str(tmp_path / "verdicts.csv")]) == 0
     out = capsys.readouterr().out
-    assert "replace over real_only: 5 seeds, generations 0..4" in out and "detected, exact" in out
+    assert "replace over real_only: 8 seeds, generations 0..7" in out and "detected, exact" in out
     assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 16
     assert main([str(DIGITS), "--json", "--threshold", "risk_margin=0.2"]) == 0
     assert json.loads(capsys.readouterr().out)["thresholds"]["risk_margin"] == 0.2

@@ -31,7 +31,7 @@ from imgloop.report.progress import fingerprint, locked, progress, size
 from imgloop.report.timescales import time_of
 from imgloop.studies import Study
 
-TABLE = REPO / "docs" / "studies" / "digits-diffusion.csv"
+TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +152,7 @@ def test_points_are_means_over_seeds_with_their_spread():
     titles = read(TABLE).said("title")
     for (condition, t), mean in by.mean().items():
         spread = float(f"{by.std(ddof=1)[condition, t]:.2g}")
-        assert f"{condition}, generation {t}: {float(f'{mean:.3g}'):.10g} ± {spread:.10g} (5 seeds)" in titles
+        assert f"{condition}, generation {t}: {float(f'{mean:.3g}'):.10g} ± {spread:.10g} (8 seeds)" in titles
 
 
 def test_what_comes_from_files_is_escaped(study):

@@ -91,7 +91,7 @@ class Panel:
         moved = []
         for line in self.lines:
             known = np.flatnonzero(np.isfinite(line.mean))
-            if len(known):
+            if len(known) > 1:
                 moved.append((line, line.mean[known[0]], line.mean[known[-1]]))
         if len(moved) > 4:
             moved.sort(key=lambda m: m[2] - m[1])
