@@ -538,7 +538,7 @@ def test_the_command_reads_a_table(tmp_path, capsys):
     assert main([str(DIGITS), "--csv", str(tmp_path / "verdicts.csv")]) == 0
     out = capsys.readouterr().out
     assert "replace over real_only: 8 seeds, generations 0..7" in out and "detected, exact" in out
-    assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 16
+    assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 24
     assert main([str(DIGITS), "--json", "--threshold", "risk_margin=0.2"]) == 0
     assert json.loads(capsys.readouterr().out)["thresholds"]["risk_margin"] == 0.2
 
