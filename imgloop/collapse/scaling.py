@@ -133,7 +133,7 @@ def scaling_law(sizes, treated, control=None, thresholds: Thresholds | None = No
         laws = [fit(sizes, logs.mean(0)) for logs in (before[rows], (before + ratio)[rows])]
         measured = np.exp((before + ratio)[rows].mean(0))
         with np.errstate(divide="ignore"):  # a risk that no size of the law reaches: of size 0
-        return laws, np.array([laws[1].c - laws[0].c, *np.log(laws[0].size(measured) / sizes)])
+            return laws, np.array([laws[1].c - laws[0].c, *np.log(laws[0].size(measured) / sizes)])
 
     chains = np.arange(len(before))
     groups = np.array_split(chains, min(len(chains), GROUPS))
