@@ -1,5 +1,11 @@
 """The two ways a run ends early: the user's mistake, told in one sentence, and the user's wish to stop."""
 
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: the message says what was wrong, what is allowed and how to mend it.
@@ -14,3 +20,19 @@ class Stopped(Exception):
     def __init__(self, signal: int = 2):
         super().__init__("stopped; the same command continues from here")
         self.signal = signal
+
+
+def status(name: str, command: Callable, *arguments) -> int:
+    """Run a command and return its exit status: a mistake is told in one sentence, under the command's `name`."""
+    try:
+        command(*arguments)
+    except UserError as e:
+        print(f"{name}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our lines has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

@@ -8,27 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgloop.errors import UserError
+from imgloop.errors import UserError, status
 
 EPILOG = """python -m imgloop.collapse power --help: how many seeds and generations a question needs"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return planned(arguments[1:]) if arguments[:1] == ["power"] else profiled(arguments)
-    except UserError as e:
-        print(f"imgloop.collapse: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("imgloop.collapse: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our lines has left
-        sys.stderr.close()
-        return 1
+    if arguments[:1] == ["power"]:
+        return status("imgloop.collapse", planned, arguments[1:])
+    return status("imgloop.collapse", profiled, arguments)
 
 
-def profiled(arguments: list[str]) -> int:
+def profiled(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse",
         description="Eight definitions of model collapse, eight verdicts a condition, from a study's folder or a CSV "
@@ -73,7 +65,6 @@ def profiled(arguments: list[str]) -> int:
 
         console = Console(highlight=False)
         show.page(profile, console if console.is_terminal else Console(width=120, highlight=False))
-    return 0
 
 
 def overridden(given: list[str], told):
@@ -93,9 +84,12 @@ def overridden(given: list[str], told):
     return Thresholds.of(values)
 
 
-def planned(arguments: list[str]) -> int:
+def planned(arguments: list[str]) -> None:
+    from dataclasses import asdict
+
     from imgloop.collapse import power
     from imgloop.collapse.definitions import TITLES
+    from imgloop.collapse.thresholds import Thresholds
 
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse power",
@@ -129,14 +123,13 @@ def planned(arguments: list[str]) -> int:
         f"{a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
     )
     if a.definition in power.MARGINLESS:
-        print(power.MARGINLESS[a.definition])
+        print(power.MARGINLESS[a.definition].format(**asdict(Thresholds.of())))
     print(f"{'generations':>11}  {'seeds':>5}  {'detected':>13}  {'excluded':>13}  {'undetermined':>12}")
     for o in outcomes:
         cells = [f"{p:.2f} ± {s:.2f}" for p, s in zip((o.detected, o.excluded), o.sem)]
         rest = 1 - o.detected - o.excluded
         print(f"{o.generations:>11}  {o.seeds:>5}  {cells[0]:>13}  {cells[1]:>13}  {rest:>12.2f}")
     print("\n".join(["", f"for a probability of {a.wanted:g}:", *power.needed(outcomes, a.wanted)]))
-    return 0
 
 
 if __name__ == "__main__":

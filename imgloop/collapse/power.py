@@ -36,8 +36,9 @@ NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] 
 
 
 MARGINLESS = {  # definitions whose margin of exclusion is no number of standard deviations, and what it is
-    2: "excluded is counted below 0; the rule excludes below 10 % of the risk at generation 0, which is reached sooner",
-    5: "excluded is counted below 0; the rule excludes below ln 1.1, which is reached sooner",
+    2: "excluded is counted below 0; the rule excludes below {risk_margin:.0%} of the risk at generation 0, which is "
+    "reached sooner",
+    5: "excluded is counted below 0; the rule excludes below ln {scaling_margin:g}, which is reached sooner",
 }
 
 

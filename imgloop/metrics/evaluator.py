@@ -80,9 +80,11 @@ class Evaluator:
         apart = {"device": self.device, "progress": progress}  # progress(done, total): of searching neighbours
         manifold = self.kept("manifold", lambda: RealManifold.of(heldout.x, k, **apart))
         self.manifold = RealManifold.from_arrays(heldout.x, manifold)
-        self.train = RealManifold.from_arrays(
-            train.x, self.kept("copies", lambda: RealManifold.of(train.x, 1, **apart))
-        )
+        self.train = self.manifold  # of equal pools the same neighbours, searched once
+        if real.train is not real.heldout:
+            copies = self.kept("copies", lambda: RealManifold.of(train.x, 1, **apart))
+            self.train = RealManifold.from_arrays(train.x, copies)
+        self.null_vendi: dict[int, float] = {}  # by number of samples
         self.tails = None if self.few else RealTails.from_arrays(heldout.x, self.kept("tails", self.real_tails))
         if self.tails is not None and not self.tails.zone:
             self.tails, self.few = None, EMPTY_ZONE
@@ -268,7 +270,9 @@ class Evaluator:
             "variance_ratio": 1.0,
         }
         if len(found.x) <= len(self.heldout):  # it grows with the number of samples
-            notes["null"]["vendi"] = vendi_score(self.heldout[: len(found.x)])
+            if len(found.x) not in self.null_vendi:  # every generation has as many
+                self.null_vendi[len(found.x)] = vendi_score(self.heldout[: len(found.x)])
+            notes["null"]["vendi"] = self.null_vendi[len(found.x)]
         if self.reference["authenticity"] is not None:  # where the reference is not what copies are looked for in
             notes["null"]["authenticity"] = self.reference["authenticity"]
         if self.tails is None:

@@ -23,7 +23,7 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
     """`x` (N, D), numpy array or torch tensor, as a float32 or float64 tensor on the CPU; float32 stays float32.
 
     Raises UserError unless it is one array of real numbers with two dimensions, `at_least` rows, `width` columns (where
-    given) finite values of at most 1e50.
+    given) and finite values of at most 1e50.
     """
     if not isinstance(x, Tensor):
         x = _array(x, name)

@@ -133,7 +133,9 @@ def score(
     known, copied_from = data.train, evaluator.train
     if data.facts["split"]:  # a sample may copy what was held out from the classifier as well
         known = Pool(np.concatenate([data.train.x, data.heldout.x]))
-        copied_from = RealManifold.of(evaluator.features_of(known).x, 1, device=device, progress=searching)
+        both = np.concatenate([evaluator.train.features, evaluator.heldout])  # extracted once
+        kept = evaluator.kept("known", lambda: RealManifold.of(both, 1, device=device, progress=searching))
+        copied_from = RealManifold.from_arrays(both, kept)
     reports = [measured(name, s, evaluator, data, known, copied_from) for name, s in sets]
     require_one({r.name: r.protocol for r in reports})
     return reports

@@ -9,25 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imgloop.errors import UserError
+from imgloop.errors import UserError, status
 
 EVERY = 30  # seconds between two looks at a running study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")
-    try:
-        command(arguments)
-    except UserError as e:
-        print(f"imgloop.report: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("imgloop.report: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our lines has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+    return status("imgloop.report", command, arguments)
 
 
 def parser() -> argparse.ArgumentParser:
