@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -107,8 +108,10 @@ def wandb_records(path):
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
-        whole += data[at + 7 : at + 7 + length]
         at += 7 + length
+        if at > len(data):
+            return  # it is still being written
+        whole += data[at - length : at]
         if kind in (1, 4):  # whole, or the last part of several
             record = wandb_internal_pb2.Record()
             record.ParseFromString(whole)
@@ -116,10 +119,22 @@ def wandb_records(path):
             whole = b""
 
 
+def wandb_runs(folder):
+    """The records of each run, once it is whole: wandb's finish() returns before its service has closed the file."""
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        deadline = time.monotonic() + 60
+        records = []
+        while not any(r.HasField("exit") for r in records):
+            assert time.monotonic() < deadline, f"{path} never ended"
+            time.sleep(0.05)
+            records = list(wandb_records(path))
+        yield records
+
+
 def read_wandb(folder):
     values, pictures, told, runs = {}, [], {}, set()
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in wandb_records(path):
+    for records in wandb_runs(folder):
+        for record in records:
             if record.HasField("run"):
                 runs.add((record.run.run_id, record.run.project, record.run.run_group, record.run.display_name))
             for item in record.config.update:

@@ -9,7 +9,10 @@ import numpy as np
 
 from imgloop.errors import UserError
 
-STEPS, CLOSE = 2000, 1e-8  # of the least-squares solver
+STEPS, CLOSE = (
+    20_000,
+    1e-8,
+)  # of the least-squares solver: the most, reached only by nearly singular errors; change of p
 
 MORE = 2.0  # errors a class that were not seen
 
