@@ -64,8 +64,8 @@ def test_corrected_shares_solve_the_constrained_least_squares(seed, k, accuracy)
     assert loss(got) <= best.fun + 1e-9
     p = rng.dirichlet(np.ones(k))  # what a true mix is read as is undone exactly
     undone = Confusion((c[None],)).corrected((c.T @ p)[None])[0]
-    # Stopped at a change of CLOSE, its gradient mapping is at most |G| = sqrt(k) L CLOSE; as the loss is m-strongly convex,
-    # it is then within |G|^2 / 2m of its least, the shares within 2 |G| / m (Nesterov 2018, section 2.2).
+    # Stopped at a change of CLOSE, its gradient mapping is at most |G| = sqrt(k) L CLOSE; the loss is m-strongly
+    # convex, so within |G|^2 / 2m of its least, the shares within 2 |G| / m (Nesterov 2018, section 2.2).
     least = np.linalg.svd(c, compute_uv=False)[-1]  # m = least^2
     mapping = np.sqrt(k) * c.sum(0).max() * CLOSE
     np.testing.assert_allclose(c.T @ undone, c.T @ p, rtol=0, atol=mapping / least)
