@@ -1,4 +1,4 @@
-"""Where a chain stands: its folder, seeds, pools and generations; resuming, and generation 0 shared by content."""
+"""A chain of trained models: where it stands, its pools, resuming, and generation 0 shared by content."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
 from imgloop import store
 from imgloop.config import Settings, build
 from imgloop.cost import Plan
 from imgloop.errors import UserError
+from imgloop.folder import ChainFolder
 from imgloop.fork import Fork
-from imgloop.loggers import LOSSES, Log
+from imgloop.loggers import LOSSES
 from imgloop.measure import measured, real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.progress import Interrupt
 from imgloop.provenance import machine, versions
 from imgloop.schedule import Schedule
 from imgloop.task import Task
@@ -28,22 +25,11 @@ LATENTS = 16  # columns of the evolution sheet: samples drawn from the same late
 STARTS = ("scratch", "weights", "weights_and_optimizer")
 
 
-class Chain:
-    """Generations 0..G of one condition and one seed, in one folder that only one process at a time may extend."""
+class Chain(ChainFolder):
+    """Generations 0..G of a model that is trained: a folder each, renamed into place when it is whole."""
 
     def __init__(self, settings: Settings):
-        self.settings, self.folder, self.study, self.seed_number = (
-            settings,
-            settings.folder,
-            settings.study,
-            settings.config["seed"],
-        )
-        self.pools: dict[int, Pool] = {}
-        self.replicates = 1
-        self.display = None
-        self.log = Log(self)
-        self.stop = Interrupt()
-        self.seconds: dict[str, float] = {}
+        super().__init__(settings)
         self.protocol: str | None = None  # of the scores that metrics.csv shows
         start = settings.config["start"]
         self.start_folder = None if start in STARTS else Path(start).expanduser()
@@ -72,115 +58,27 @@ class Chain:
 
     @property
     def done(self) -> int:
-        """How many generations exist; they are whole, since a folder is renamed into place when its generation is.
-        Those of a fork exist before they are copied."""
+        """How many generations exist; those of a fork exist before they are copied."""
         t = 0
         while self.generation(t).is_dir():
             t += 1
         return t if self.fork is None else max(t, self.fork.t + 1)
+
+    @property
+    def begun(self) -> bool:
+        return self.generation(0).is_dir()
 
     def found(self, t: int) -> Path:
         """Where generation t is: in the chain's own folder or, not copied yet, in the one it is forked from."""
         own = self.generation(t)
         return own if self.fork is None or own.is_dir() else self.fork.generation(t)
 
-    def remaining(self, generations: int) -> range:
-        return range(self.done, generations)
-
-    def nothing_to_do(self) -> str:
-        return (
-            f"{self.folder} holds {self.done} generations already: nothing to do "
-            f"(generations={self.done + 1} or more would extend it)"
-        )
-
     @property
     def sizes(self) -> dict[int, int]:
         """Rows of each pool by origin: what a paradigm sees."""
         return {origin: len(pool) for origin, pool in self.pools.items()}
 
-    def seed(self, t: int | None, purpose: str) -> int:
-        """The seed of one draw. t None: one for all generations, as the evolution sheet's latents need."""
-        return store.seed_of(self.seed_number, t, purpose)
-
-    def rng(self, t: int, purpose: str) -> np.random.Generator:
-        return np.random.default_rng(self.seed(t, purpose))
-
-    def check_study(self) -> None:
-        """Raise UserError where the study holds chains of another kind, with which these cannot be compared."""
-        from imgloop.study import chains, is_table
-
-        others = [c for c in chains(self.study) if is_table(c) != self.settings.solvable]
-        if others:
-            raise UserError(
-                f"{self.study} holds {others[0].parent.name}: solvable systems and trained models are not compared in "
-                "one study; give study=NEW."
-            )
-
     # -- opening -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def opened(self):
-        """Hold the chain's lock; refuse a folder made with other settings; clear away what an interruption left.
-
-        Where nothing was begun, because a setting is wrong, no folder stays behind.
-        """
-        try:
-            with store.lock(
-                self.folder / ".lock",
-                busy=f"Another process is running the chain in {self.folder}: wait for it, or "
-                "choose another study=NAME.",
-            ):
-                self.restore()
-                if self.settings.config["overwrite"]:
-                    self.set_aside()
-                if self.done and (self.fork is None or self.generation(0).is_dir()):
-                    self.check_config()
-                store.remove(*self.folder.glob(".gen*.part"))
-                yield self
-        finally:
-            if self.folder.is_dir():
-                self.restore()
-            if not (self.folder / "config.yaml").exists():
-                store.remove_unused(self.folder, below=self.study.parent)
-
-    @property
-    def aside(self) -> Path:
-        return self.folder / ".replaced"
-
-    def set_aside(self) -> None:
-        """overwrite=true: what is there makes room, and goes when the new chain begins; not if a setting is wrong."""
-        old = [p for p in self.folder.iterdir() if p.name != ".lock"]
-        if old:
-            self.aside.mkdir()
-            for p in old:
-                p.rename(self.aside / p.name)
-
-    def restore(self) -> None:
-        """Bring back what was set aside for a chain that did not begin."""
-        if self.aside.is_dir():
-            if not (self.folder / "config.yaml").exists():
-                store.remove(*(p for p in self.folder.iterdir() if p.name not in (".lock", self.aside.name)))
-                for p in self.aside.iterdir():
-                    p.rename(self.folder / p.name)
-            store.remove(self.aside)
-
-    def check_config(self) -> None:
-        """Raise UserError, naming the settings, where the folder's config differs from ours in what changes results."""
-        path = self.folder / "config.yaml"
-        try:
-            theirs = yaml.safe_load(path.read_text())["identity"]
-        except FileNotFoundError as e:
-            raise store.damaged(path, "is missing") from e
-        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as e:
-            raise store.damaged(path, "cannot be read") from e
-        mine = self.settings.identity
-        changed = sorted(k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k))
-        if changed:
-            told = ", ".join(f"{k} (there {theirs.get(k)}, now {mine.get(k)})" for k in changed[:5])
-            raise UserError(
-                f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
-                "overwrite=true to delete this chain and start again."
-            )
 
     def prepared(self, paradigm, generations: int, cache: Path):
         """The real data attached, every mix to come tried on sizes alone, the cost told: (model, evaluator, drawn),
@@ -225,16 +123,6 @@ class Chain:
             if not (self.generation(t) / "scores" / f"{self.protocol}.json").exists():
                 self.display.say(f"measuring generation {t} of {self.fork.folder} by {self.protocol}")
                 measured(self.generation(t), evaluator, device)
-
-    def write_config(self) -> None:
-        s = self.settings
-        choices, config = ({k: v for k, v in d.items() if k != "logger"} for d in (s.choices, s.config))
-        store.write_text(  # without the logger: it is none of the chain's, and may name a server
-            self.folder / "config.yaml",
-            yaml.safe_dump(
-                {"choices": choices, "identity": s.identity, "config": config}, sort_keys=False, allow_unicode=True
-            ),
-        )
 
     def attach(self, real) -> None:
         """Give the chain its real data and open the pools of the generations that exist, checking each."""

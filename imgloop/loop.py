@@ -10,6 +10,7 @@ from imgloop import store
 from imgloop.chain import Chain
 from imgloop.collapse.thresholds import freeze
 from imgloop.config import Settings, build
+from imgloop.folder import ChainFolder
 from imgloop.pool import TrainingSet
 from imgloop.progress import Display, interruptible
 
@@ -45,7 +46,7 @@ def run(settings: Settings) -> Result:
     return Result(chain.folder, metrics)
 
 
-def chain_of(settings: Settings) -> Chain:
+def chain_of(settings: Settings) -> ChainFolder:
     """A folder a generation for models that are trained, a table of replicates for those that can be solved."""
     if not settings.solvable:
         return Chain(settings)
@@ -54,7 +55,7 @@ def chain_of(settings: Settings) -> Chain:
     return Table(settings)
 
 
-def advance(chain: Chain, paradigm, model, evaluator, drawn, generations: int) -> None:
+def advance(chain: ChainFolder, paradigm, model, evaluator, drawn, generations: int) -> None:
     """From where the chain stands to the last generation; `drawn(t)` samples each."""
     for t in chain.remaining(generations):
         mix = paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)

@@ -199,6 +199,8 @@ def compare(study: Path) -> None:
         frame = load_study(study)
         grouped = frame.groupby(["condition", "generation"], sort=False)
         result = grouped.size().rename("seeds").to_frame()
+        if "n_pool" in frame:
+            result["n_pool"] = grouped["n_pool"].max()
         for c in HEADLINE:
             if c in frame and frame[c].notna().any():
                 result[c], result[f"{c}_sd"] = grouped[c].mean(), grouped[c].std(ddof=1)
@@ -244,6 +246,6 @@ def comparison_lines(study: Path) -> list[str]:
             f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
             + "  ".join(f"{c:>15}" for c in cells)
         )
-    if told := sizes_differ(load_study(study)):
+    if told := sizes_differ(result):
         lines.append(told)
     return lines

@@ -41,7 +41,8 @@ def fresh(real, n: int = 2000) -> np.ndarray:
 def row(images: np.ndarray, evaluator: Evaluator) -> dict[str, float | None]:
     """Scores of uint8 (N, 3, S, S) by rule and by features, with how they agree image by image and mode by mode."""
     pool, tails = Pool(images), evaluator.tails
-    scores, judged, found = evaluator(pool), evaluator.judge(images), evaluator.extractor(images)
+    judged, found = evaluator.judge(images), evaluator.extractor(images)
+    scores = evaluator(pool, found=found)
     features = torch.as_tensor(np.asarray(found.x))
     distance = nearest2(features, tails.features, tails.k)[0][:, -1]
     between = ambiguity_of(features, tails.centroids)

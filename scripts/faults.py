@@ -18,7 +18,7 @@ from imgloop.analytic.bernoulli import Bernoulli
 from imgloop.analytic.discrete import Discrete
 from imgloop.analytic.gaussian import Gaussian
 from imgloop.analytic.poisson import Poisson
-from imgloop.chain import Chain
+from imgloop.folder import ChainFolder
 from imgloop.paradigm import Edit, Paradigm, RealOnly, every, joined
 from imgloop.pool import REAL, Mix, Pool
 
@@ -27,22 +27,22 @@ from imgloop.pool import REAL, Mix, Pool
 
 def reused_latents():
     """Every generation draws from the same latents: the seed of its samples ignores t."""
-    seed = Chain.seed
+    seed = ChainFolder.seed
 
     def of(chain, t, purpose):
         return seed(chain, None if purpose == "sample" else t, purpose)
 
-    return patch.object(Chain, "seed", of)
+    return patch.object(ChainFolder, "seed", of)
 
 
 def reused_indices():
     """Every generation draws the same rows: the seed of its mix ignores t."""
-    seed = Chain.seed
+    seed = ChainFolder.seed
 
     def of(chain, t, purpose):
         return seed(chain, None if purpose == "mix" else t, purpose)
 
-    return patch.object(Chain, "seed", of)
+    return patch.object(ChainFolder, "seed", of)
 
 
 def real_dropped():

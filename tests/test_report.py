@@ -457,7 +457,10 @@ def test_watch_follows_a_study_until_it_has_ended(study, capsys):
     watch(a, Console(width=120), sleep)
     html = (study / "report.html").read_text()
     assert seen == [True, True] and "refresh" not in html and "2 of 2 chains finished" in html
-    assert "5 of 6 generations" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "5 of 6 generations" in told
+    if locked() is not None:  # nobody runs it: said once
+        assert told.count("no process runs") == 1 and "1 of its chains wait for the command" in told
 
 
 def test_a_fingerprint_changes_with_what_there_is_to_show(study):

@@ -18,16 +18,17 @@ import numpy as np
 from imgloop import figures, store, study
 from imgloop.analytic import results, theory
 from imgloop.analytic.system import Law, System
-from imgloop.chain import LATENTS, Chain, drawn_sizes
+from imgloop.chain import LATENTS, drawn_sizes
 from imgloop.config import MIXING, build
 from imgloop.errors import UserError
+from imgloop.folder import ChainFolder
 from imgloop.pool import REAL, Mix, Pool
 from imgloop.provenance import versions
 
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 
 
-class Table(Chain):
+class Table(ChainFolder):
     """A chain of R replicates of a solvable system. Its folder holds config.yaml, metrics.csv, record.json and
     replicates.safetensors (each quantity, float64 (G, R)), and no folder a generation."""
 

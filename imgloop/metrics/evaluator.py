@@ -220,9 +220,11 @@ class Evaluator:
         key = store.content_key([FORMAT, self.protocol, store.array_hash(train)])
         return store.read_json(store.once(self.cache / f"reference-{key}", make) / "reference.json")
 
-    def __call__(self, pool: Pool, f=None) -> Scores:
-        """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured."""
-        found, values, notes = self.extractor(pool.x), dict.fromkeys(SCORES), {}
+    def __call__(self, pool: Pool, f=None, found: Features | None = None) -> Scores:
+        """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured.
+        `found`: the features of the pool, where they are known already."""
+        found = self.extractor(pool.x) if found is None else found
+        values, notes = dict.fromkeys(SCORES), {}
         protocol = {**self.protocol, "n_generated": len(pool)}
         if len(pool) >= LEAST_SAMPLES:
             self.measure_distribution(found, values, notes)

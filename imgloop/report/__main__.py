@@ -101,7 +101,7 @@ def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.
 
     if not a.study.is_dir():
         raise UserError(f"{a.study} is no folder: --watch follows a study that runs.")
-    before, waiting = None, False
+    before, waiting, idle = None, False, 0
     while True:
         now = fingerprint(a.study)
         if now != before:
@@ -121,6 +121,16 @@ def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.
                 planned = sum(p.planned or p.done for p in report.chains)
                 console.print(f"{time.strftime('%H:%M:%S')}  {path}: {done} of {planned} generations", markup=False)
             before = now
+        unfinished = [p for p in progress(a.study) if not p.ended]
+        at_rest = bool(unfinished) and all(p.running is False for p in unfinished)
+        idle = idle + 1 if at_rest else 0
+        if idle == 2:  # not between the chains of a multirun
+            console.print(
+                f"no process runs {a.study}: {len(unfinished)} of its chains wait for the command that began them; "
+                "watching on (Ctrl-C ends)",
+                markup=False,
+                soft_wrap=True,
+            )
         sleep(a.every)
 
 
