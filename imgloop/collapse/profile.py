@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from imgloop.collapse import definitions, scaling, statistics, tables
+from imgloop.collapse import definitions, reasons, scaling, tables
 from imgloop.collapse.definitions import Judged, Question
+from imgloop.collapse.reasons import Absent
 from imgloop.collapse.thresholds import Frozen, Thresholds
 from imgloop.collapse.verdicts import DETECTED, EXCLUDED, NO_VERDICT, NOT_MEASURED, UNDETERMINED, Profile, Verdict
 from imgloop.errors import UserError
-
-BESIDE = {2: ("fd", "kd"), 6: ("ambiguity",), 7: ("tail_risk",)}  # measures to see beside a verdict
 
 
 def collapse_profile(
@@ -68,7 +67,7 @@ def collapse_profile(
             largest[c.base] = c
     verdicts, notes, laws = [], {"": _general(h, frozen)}, {}
     for c in largest.values():
-        found = _Study(c, known, control, quarter, risk, generation, noise_risk, h).profiled()
+        found = Comparison(c, known, control, quarter, risk, generation, noise_risk, h).profiled()
         verdicts += found.verdicts
         notes[c.given] = tuple(found.notes)
         if found.law:
@@ -88,7 +87,7 @@ def _general(h: Thresholds, frozen: Frozen | None) -> tuple[str, ...]:
     return tuple(told)
 
 
-class _Study:
+class Comparison:
     """One condition beside its control, on the way to its verdicts."""
 
     def __init__(self, condition, known, control, quarter, risk, generation, noise_risk, h: Thresholds):
@@ -124,7 +123,7 @@ class _Study:
 
     # -- the questions -----------------------------------------------------------------------------------------------
 
-    def profiled(self) -> _Study:
+    def profiled(self) -> Comparison:
         questions: dict[int, Question | str] = {k: self.question(k) for k in definitions.TITLES}
         asked = [q for q in questions.values() if isinstance(q, Question)]
         judged = dict(zip([q.definition for q in asked], definitions.judge(asked, self.h))) if asked else {}
@@ -212,53 +211,15 @@ class _Study:
     def judged(self, q: Question, j: Judged) -> Verdict:
         k, h, number = q.definition, self.h, q.numbers[int(j.lead)]
         chains = int(min(np.isfinite(n.x).sum() for n in q.numbers)) if q.every else int(j.chains)
-        left_out, gone, few = list(self.left_out), [], []
-        for n in (n for n in q.numbers if np.isfinite(n.x).any()):
-            columns = self.used(k, n)
-            for s in (s for s, x in zip(self.seeds, n.x) if not np.isfinite(x)):
-                infinite = any(c.infinite(m, [s]) for c in self.compared for m in columns if c.has(m))
-                gone += [s] * infinite
-                what = "an infinite value" if infinite else "no value"
-                left_out.append(f"seed {s} has {what} of {columns[0]} at a generation that is read")
-            if not q.every and np.isfinite(n.x).sum() < h.chains <= len(self.seeds):
-                few.append(columns[0])
-        left_out = tuple(dict.fromkeys(left_out))
-        detected, excluded = bool(j.detected), bool(j.excluded) and not gone
-        missing = max(0, h.chains - chains)
-        reasons = []
+        absent = self.absent(q)
         if len(self.seeds) == 1:
             verdict = NO_VERDICT
-        elif missing:
+        elif chains < h.chains:
             verdict = UNDETERMINED
-            reasons.append(f"{missing} more chain{'s' * (missing > 1)} needed")
+        elif j.detected:
+            verdict = DETECTED
         else:
-            verdict = DETECTED if detected else EXCLUDED if excluded else UNDETERMINED
-        if detected and excluded and verdict == DETECTED:
-            reasons.append("significant, though inside the margin: excluded by its size")
-        if k != 3 and verdict == UNDETERMINED and q.bar is not None and q.bar and j.bound < j.margin:
-            reasons.append(f"not excluded: the mean at generation {self.G} is beyond the margin")
-        if gone and j.excluded:
-            reasons.append("not excluded: a chain with an infinite value was left out")
-        if few and verdict == UNDETERMINED and chains >= h.chains:
-            reasons.append(f"{' and '.join(few)} of too few chains: not excluded")
-        if k == 2 and verdict == UNDETERMINED and not np.isfinite(self.pair(self.risk)[0][:, 0]).all():
-            reasons.append(f"chains without a {self.risk} at generation 0, of which the margin is a share")
-        elif k == 2 and not np.isfinite(float(j.margin)):
-            reasons.append(
-                f"never excluded: the {self.risk} at generation 0 is not above 0, and the margin a share of it"
-            )
-        if len(self.seeds) > 1 and float(j.effect) and j.low == j.high:
-            reasons.append("the chains have one and the same number: have their seeds been used?")
-        if k in definitions.RATIOS:
-            reasons += self.floored(definitions.RATIOS[k])
-        if k == 3:
-            reasons.append(self.growth(q, verdict))
-        if k == 5 and self.law:
-            reasons.append(self.law.said())
-        if k in BESIDE:
-            reasons += self.beside(k)
-        if k in (4, 6, 7, 8) and verdict != NOT_MEASURED:
-            reasons += self.crossing(number)
+            verdict = EXCLUDED if j.excluded and not absent.infinite else UNDETERMINED
         return self.verdict(
             k,
             verdict,
@@ -267,66 +228,25 @@ class _Study:
             **{name: float(getattr(j, name)) for name in ("p", "p_holm", "p_exact")},
             exact=verdict == DETECTED and bool(j.p_exact <= h.alpha),
             seeds=chains,
-            missing=missing,
-            reading=self.reading(k, number, float(j.effect)),
-            reason="; ".join(r for r in reasons if r),
-            left_out=left_out,
+            missing=max(0, h.chains - chains),
+            reading=reasons.reading(self, k, number, float(j.effect)),
+            reason="; ".join(reasons.reasons(self, q, j, verdict, chains, absent)),
+            left_out=absent.left_out,
         )
 
-    def used(self, k: int, number) -> list[str]:
-        """The columns behind a number."""
-        return [number.name.split()[0]] if k == 8 else [definitions.RATIOS.get(k, self.risk)]
-
-    def reading(self, k: int, number, effect: float) -> str:
-        """The effect in the measure's own terms."""
-        if k in (4, 6, 7):
-            return f"x{np.exp(-effect):.2f} of the control's"
-        if k == 5:
-            return f"risk x{np.exp(effect):.2f}"
-        if k == 8:
-            return f"{100 * effect:+.2g} percentage points, {number.name.split()[0]}"
-        start = statistics.Moments.of(self.condition.series(self.risk, self.seeds, self.G)[:, 0]).mean
-        if k == 3:
-            return f"C {effect:+.3g} of {self.risk}"
-        return f"{effect / start:+.0%} of the {self.risk} at generation 0" if start > 0 else ""
-
-    def floored(self, measure: str) -> list[str]:
-        """That a ratio was too near 0 for its log."""
-        window, floor = min(self.h.window, self.G), definitions.FLOORS[measure]
-        below = sum(int((x[:, -window:] < floor).sum()) for x in self.pair(measure))
-        return [f"{below} values below {floor:g} count as {floor:g}"] if below else []
-
-    def growth(self, q: Question, verdict: str) -> str:
-        told = f"growth {_span(q.numbers[1].x)}"
-        if verdict == DETECTED:
-            told += f"; still growing faster than logarithmically through generation {self.G}"
-        if verdict == EXCLUDED:
-            told += f"; slower than logarithmic through generation {self.G}"
-        if not q.gate:
-            told += "; the contrast of the last two thirds is not positive"
-        elif q.bar and verdict == UNDETERMINED:
-            told += "; the last two thirds grow faster than logarithmically: not excluded"
-        return told
-
-    def beside(self, k: int) -> list[str]:
-        told = []
-        for measure in [m for m in BESIDE[k] if m != self.risk and self.measured(m)]:
-            treated, control = self.pair(measure)
-            told.append(f"{measure} {_span(definitions.late(treated - control, self.h.window))} beside it")
-        return told
-
-    def crossing(self, number) -> list[str]:
-        """When the mean over chains passes the threshold, from the number taken at each generation in turn."""
-        if number.name.split()[0] in definitions.RATES:
-            treated, control = self.pair(number.name.split()[0])
-        else:
-            measure = number.name.split()[1]
-            treated, control = (definitions.losses(x, measure) for x in self.pair(measure))
-        at = definitions.crossing(statistics.Moments.of((treated - control).T).mean, number.above)
-        if at is None:
-            return []
-        beyond = f", extrapolated beyond generation {self.G}" if at > self.G else ""
-        return [f"the mean passes the threshold at about generation {at:.1f}{beyond}"]
+    def absent(self, q: Question) -> Absent:
+        """Which chains have no number to enter a question with."""
+        left_out, infinite, few = list(self.left_out), False, []
+        for n in (n for n in q.numbers if np.isfinite(n.x).any()):
+            measure = n.name.split()[0] if q.definition == 8 else definitions.RATIOS.get(q.definition, self.risk)
+            for s in (s for s, x in zip(self.seeds, n.x) if not np.isfinite(x)):
+                endless = any(c.infinite(measure, [s]) for c in self.compared if c.has(measure))
+                infinite |= endless
+                what = "an infinite value" if endless else "no value"
+                left_out.append(f"seed {s} has {what} of {measure} at a generation that is read")
+            if not q.every and np.isfinite(n.x).sum() < self.h.chains <= len(self.seeds):
+                few.append(measure)
+        return Absent(tuple(dict.fromkeys(left_out)), infinite, tuple(few))
 
     def remarks(self) -> None:
         """What a reader of this condition's profile must know."""
@@ -344,18 +264,12 @@ class _Study:
             treated = self.condition.series(self.risk, self.seeds, self.G)
             with np.errstate(divide="ignore", invalid="ignore"):
                 severity = (treated[:, -1] - treated[:, 0]) / (self.noise_risk - treated[:, 0])
-            self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {_span(severity)}; not tested.")
+            self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {reasons.span(severity)}; not tested.")
         if any(v.definition == 3 and v.verdict in (DETECTED, EXCLUDED, UNDETERMINED) for v in self.verdicts):
             self.notes.append(
                 f"Definition 3 speaks of generations 0 to {self.G}; the asymptote is extrapolated. A risk that "
                 f"saturates on a scale much longer than {self.G} generations cannot be told from divergence."
             )
-
-
-def _span(x: np.ndarray) -> str:
-    """A mean over chains and its 95 % interval, where several chains give one."""
-    mean, low, high = statistics.interval(x)
-    return f"{mean:+.3g}" if np.isnan(low) else f"{mean:+.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _usual(lasts: list[int]) -> int:
