@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import norm
 
 from imgloop.analytic import theory
+from imgloop.analytic.course import Course
 from imgloop.collapse import paper
 from imgloop.collapse.profile import collapse_profile
 
@@ -98,7 +99,7 @@ def test_the_gaussian_diverges_and_its_variance_collapses(gaussian):
 
 def test_the_walk_of_the_mean_drives_the_risk(gaussian):
     """The mean's part grows as t / n, the covariance's part is bounded: E W2^2 = t / n + 2 (1 - c4^t) (theory.md)."""
-    course = theory.Course("replace", 20, (20,) * 20)
+    course = Course("replace", 20, (20,) * 20)
     exact = theory.wasserstein(course, 1.0, bias=1.0, unbiased=True)
     for name, part in (("mean_part", exact[0]), ("covariance_part", exact[1])):
         z = (gaussian.courses[name] - part) / gaussian.courses[f"{name}_sem"]

@@ -10,7 +10,7 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from imgloop.analytic.theory import Course
+from imgloop.analytic.course import Course
 from imgloop.config import CONF, build, compose, parsed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))

@@ -15,7 +15,8 @@ import pytest
 from scipy.special import digamma
 
 from imgloop.analytic import theory
-from imgloop.analytic.theory import Course, second_moments
+from imgloop.analytic.course import Course, edit_windows
+from imgloop.analytic.theory import second_moments
 from imgloop.errors import UserError
 
 REPLICATES = 6000
@@ -587,9 +588,9 @@ def test_editing_a_constant_share_grows_as_a_mean_does(share):
 
 
 def test_edit_windows_go_round():
-    windows = theory.edit_windows(Course("edit", 10, (10,) * 5, edit_fraction=(0, 0.4, 0.3, 0.0, 0.5)))
+    windows = edit_windows(Course("edit", 10, (10,) * 5, edit_fraction=(0, 0.4, 0.3, 0.0, 0.5)))
     assert [w.tolist() for w in windows] == [[], [0, 1, 2, 3], [4, 5, 6], [], [7, 8, 9, 0, 1]]
-    assert [len(w) for w in theory.edit_windows(Course("edit", 10, (10,) * 3))] == [0, 1, 1]
+    assert [len(w) for w in edit_windows(Course("edit", 10, (10,) * 3))] == [0, 1, 1]
 
 
 # Discrete distributions

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import entr
 
 from imgloop.analytic import theory
+from imgloop.analytic.course import Course
 from imgloop.analytic.system import Quantity, System
 from imgloop.errors import UserError
 from imgloop.pool import Pool, TrainingSet
@@ -97,7 +98,7 @@ class Discrete(System):
         return timescale(course, self.law, values["collapsed"])
 
 
-def timescale(course: theory.Course, law: np.ndarray, collapsed: np.ndarray) -> dict | None:
+def timescale(course: Course, law: np.ndarray, collapsed: np.ndarray) -> dict | None:
     """Generations until one outcome is left, counted from the true law (its first draw is 1): simulated, exact (up to
     2,000 draws), by diffusion, and as the paper states it; `collapsed` (G, R) is 1 from then on."""
     sizes = set(course.chained[: len(collapsed)].tolist())

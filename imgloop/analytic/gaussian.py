@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
+from imgloop.analytic.course import Course
 from imgloop.analytic.system import Quantity, System, only_in
 from imgloop.errors import UserError
 from imgloop.pool import Pool, TrainingSet
@@ -126,7 +127,7 @@ class Gaussian(System):
                 found["log_variance"] = np.linalg.slogdet(f.covariance)[1] / d
         return found
 
-    def theory(self, course: theory.Course, real: np.ndarray) -> dict[str, np.ndarray | None]:
+    def theory(self, course: Course, real: np.ndarray) -> dict[str, np.ndarray | None]:
         settings = {"bias": self.bias, "unbiased": self.unbiased}
         scale = float(np.trace(self.truth.covariance))
         moments = theory.second_moments(course, scale, fixed_real=self.truth.given, **settings)

@@ -16,7 +16,8 @@ from dataclasses import asdict
 import numpy as np
 
 from imgloop import figures, store, study
-from imgloop.analytic import results, theory
+from imgloop.analytic import results
+from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
 from imgloop.chain import LATENTS, drawn_sizes
 from imgloop.config import MIXING, build
@@ -100,15 +101,15 @@ class Table(ChainFolder):
         self.write_config()
         return system, lambda pool, f: system.measure(f), drawn
 
-    def course(self) -> theory.Course | None:
+    def course(self) -> Course | None:
         """What the closed forms need to know of the generations so far; None where they do not cover the rule."""
         drawn = tuple(f["n_pool"] for f in self.facts)
         initial = [self.paradigm.initial({REAL: self.rows[REAL]}, t) for t in range(len(drawn))]
-        if self.settings.choices["paradigm"] not in theory.PARADIGMS or len(set(initial)) > 1:
+        if self.settings.choices["paradigm"] not in PARADIGMS or len(set(initial)) > 1:
             return None
         knobs = {name: getattr(self.paradigm, name, None) for name in MIXING[1:]}
         given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}
-        return theory.Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
+        return Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
 
     def trained(self, sizes: dict[int, int]) -> list[int]:
         """Rows that generations are fitted to, from sizes alone; raises UserError for a mix that cannot be made.
