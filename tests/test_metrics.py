@@ -12,7 +12,7 @@ from scipy.stats import beta, binom
 
 from imgloop.errors import UserError
 from imgloop.metrics import frechet, neighbours
-from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance, frechet_from_moments
+from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance, frechet_from_moments, frechet_infinity
 from imgloop.metrics.kernel import kernel_distance, polynomial_mmd2
 from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, nearest_distances
 from imgloop.metrics.modes import class_counts, mode_coverage, per_class_shares
@@ -189,6 +189,35 @@ def test_torchmetrics_equal_the_functions(processes):
         FrechetDistance(5).update(torch.from_numpy(x), real=True)
 
 
+def test_a_call_of_a_torchmetric_is_refused_and_loses_nothing():
+
+    metric, x = FrechetDistance(6), torch.from_numpy(normal(0, 90, 6))
+    metric.update(x, real=True)
+    with pytest.raises(UserError, match="from one batch, of one side"):
+        metric(x, real=False)
+    metric.update(x + 1, real=False)
+    assert float(metric.compute()) == pytest.approx(6)
+
+
+def test_moments_say_what_they_lack():
+    with pytest.raises(UserError, match="3 wide and those before 6"):
+        Moments().update(normal(0, 9, 6)).update(normal(0, 9, 3))
+    with pytest.raises(UserError, match="no samples yet"):
+        Moments().to_arrays()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_frechet_infinity_has_no_bias_of_the_number_of_samples(shift):
+    """Against the true law: the plain distance is too large by D (D + 1) / 2 over 2 M or so, the intercept is not."""
+    true = RealMoments(10**9, torch.zeros(16).double(), 16.0, torch.eye(16).double())
+    sets = [normal(s, 600, 16, shift=shift) for s in range(20)]
+    plain, found = (np.array([f(true, y) for y in sets]) - 16 * shift**2 for f in (frechet_distance, frechet_infinity))
+    assert abs(found.mean()) < 4 * found.std(ddof=1) / 20**0.5 + 0.01 < plain.mean()
+    assert frechet_infinity(true, sets[0]) == frechet_infinity(true, sets[0])
+    with pytest.raises(UserError, match="at least 20"):
+        frechet_infinity(true, sets[0][:19])
+
+
 @pytest.mark.parametrize("n, m, d", [(300, 40, 64), (30, 40, 64), (40, 30, 64), (300, 2, 64), (3, 2, 64)])
 def test_few_samples_need_no_square(n, m, d):
     """The quick branch against the singular values of both centred sets, in which nothing is squared."""
@@ -307,6 +336,8 @@ def hard_sets():
     copies = np.concatenate([x[:60], y[:40], np.tile(x[3], (20, 1)), np.tile(y[3], (20, 1))])
     far = 3e4 + np.concatenate([1e-2 * y[:50], x[:50]])
     pixels = np.random.default_rng(1).integers(0, 256, (2, 90, 64), dtype=np.uint8)
+    outlier, heavy = x.astype(float), normal(2, 280, 16) ** 3 / normal(3, 280, 16) ** 3
+    outlier[0] *= 1e10
     return {
         "plain": (x, y),
         "offset": (x + np.float32(1000), y + np.float32(1000)),
@@ -320,6 +351,11 @@ def hard_sets():
         "spread": (x * 1e-3, y * 100),
         "pixels": tuple(pixels),
         "float16": (x.astype(np.float16), y),
+        "an outlier beyond float64": (outlier, y),
+        "heavy tails": (heavy[:150], heavy[150:]),
+        "tiny": (x * 1e-22, y * 1e-22),
+        "huge": (x * 1e30, y * 1e30),
+        "tiny beside huge": (np.concatenate([outlier[:1] * 1e20, outlier[1:] * 1e-20]), y * 1e-20),
     }
 
 
@@ -328,7 +364,7 @@ def hard_sets():
 def test_manifold_equals_brute_force_bit_for_bit(case, k_precision, monkeypatch):
     x, y = hard_sets()[case]
     expected = brute(x, y, 5, k_precision)
-    for block in (1 << 24, 5000, 100):
+    for block in (1 << 24, 5000, 300):
         monkeypatch.setattr(neighbours, "BLOCK", block)
         assert scores(x, y, 5, k_precision=k_precision) == expected
 
@@ -371,6 +407,16 @@ def test_nearest_distances_equal_brute_force(monkeypatch):
             np.testing.assert_allclose(nearest_distances(x, y, 4), d, rtol=1e-12, atol=0, err_msg=name)
             own = np.sort(cdist(np.asarray(y, float), np.asarray(y, float)), 1)[:, 1:4]  # column 0: the row itself
             np.testing.assert_allclose(nearest_distances(y, k=3), own, rtol=1e-12, atol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("values", [2, 4])
+def test_of_equally_near_ones_the_first(values):
+    """More ties than there are candidates; torch.topk alone would choose as its device likes."""
+    y = np.random.default_rng(0).integers(0, values, (300, 4)).astype(np.float32)
+    x = np.random.default_rng(1).integers(0, values, (80, 4)) + np.float32(0.25)  # off the lattice: no copies
+    got = neighbours.nearest2(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y), 3)[1]
+    expected = np.square(x[:, None].astype(float) - y[None]).sum(2).argsort(1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_neighbours_that_float32_cannot_order():
@@ -609,11 +655,6 @@ def test_any_kind_of_array_is_taken_and_none_is_changed(metric, tmp_path):
             assert got == expected if not isinstance(got, float) else got == pytest.approx(expected, rel=1e-12)
     np.testing.assert_array_equal(x, kept[0])
     np.testing.assert_array_equal(y, kept[1])
-
-
-def test_features_too_large_for_distances():
-    with pytest.raises(UserError, match="too large"):
-        manifold_scores(1e30 * normal(0, 30, 4), 1e30 * normal(1, 30, 4))
 
 
 def test_what_is_no_plain_array_of_numbers_is_refused_in_a_sentence():

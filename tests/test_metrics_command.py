@@ -132,6 +132,14 @@ def test_the_command_prints_a_table_or_json_and_writes_the_figure(sets, tmp_path
     assert head.split()[-1] == "null" and nulls["density"] == ["1"] and not nulls["fd"]
     assert found["notes"]["null"]["density"] == 1 and found["real_against_real"]["n_half"] == 150
     assert "authenticity" not in found["notes"]["null"]  # copies are looked for in the reference itself
+    real = found["real_against_real"]  # one set: its halves, never the set against itself
+    assert real["fd_train"] is None and 0 < real["precision"] < 1 and 0 < real["recall"] < 1
+    assert nulls["precision"] == [f"{real['precision']:.3g}"] and "near_copies" not in found["notes"]["null"]
+    cells = {row.split()[0]: row.split()[1:] for row in rows if row}
+    assert cells["off_support_p"] == [f"{found['notes']['off_support_p']:.3g}"] and cells["tail_mass"][1:3] == [
+        "1",
+        "±",
+    ]
     assert "not measured: " in told.out and "class" in told.out.split("not measured: ")[1]
     assert "by class" in told.out and (tmp_path / "n.png").stat().st_size > 1000
 

@@ -168,6 +168,16 @@ def test_a_lost_mode_that_confusions_refill_is_still_found():
     assert honest.lost == () and honest.present == 10 and honest.smallest > 0.7
 
 
+def test_the_smallest_share_has_a_null():
+    """What fresh real samples read on average, through the errors of the classifier, counted again and again."""
+    rng, rates = np.random.default_rng(0), 0.8 * np.eye(6) + 0.2 / 6
+    held, q = np.stack([rng.multinomial(400, r) for r in rates]), np.full(6, 1 / 6)
+    got = [mode_coverage(q, rng.multinomial(300, q @ rates), confusion=held) for _ in range(60)]
+    found = np.array([g.smallest for g in got])
+    assert 0.5 < got[0].smallest_null < 0.95
+    assert abs(found.mean() - got[0].smallest_null) < 4 * found.std(ddof=1) / 60**0.5 + 0.02  # held is one draw
+
+
 def test_what_confusions_refuse():
     counts = np.array([5, 5])
     for bad in (np.ones((2, 2)), -np.ones((2, 2), int), np.ones((2, 3), int)):
@@ -205,6 +215,7 @@ def test_bins_find_what_is_missing_and_nothing_on_the_null():
     assert sum(b.different > 0 for b in null) <= binom.ppf(0.999, 60, 0.05)
     kl = np.array([b.kl for b in null])
     assert abs(kl.mean()) < 0.2 * 14 / 2 * (1 / 300 + 1 / 500)
+    assert np.mean([b.smallest for b in null]) == pytest.approx(np.mean([b.smallest_null for b in null]), abs=0.05)
 
 
 def test_bins_are_seeded_cached_and_never_empty(tmp_path):

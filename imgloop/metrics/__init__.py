@@ -2,8 +2,9 @@
 
 The functions take features, numpy arrays or tensors (N, D): `frechet_distance`, `kernel_distance`, `manifold_scores`,
 `tail_scores`, `mode_coverage`, `vendi_score`. `Moments` streams what the Frechet distance needs; `FrechetDistance` and
-`VarianceRatio` are torchmetrics `Metric`s. `frechet_from_moments` takes means and covariances; `nearest_distances` are
-what manifold and tail scores are made of. `score` and `python -m imgloop.metrics` compare whole sets of images.
+`VarianceRatio` are torchmetrics `Metric`s. `frechet_from_moments` takes means and covariances; `frechet_infinity`
+extrapolates to infinitely many samples; `nearest_distances` are what manifold and tail scores are made of. `score` and
+`python -m imgloop.metrics` compare whole sets of images.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from importlib import import_module
 _PUBLIC = {
     "frechet_distance": "imgloop.metrics.frechet",
     "frechet_from_moments": "imgloop.metrics.frechet",
+    "frechet_infinity": "imgloop.metrics.frechet",
     "Moments": "imgloop.metrics.frechet",
     "kernel_distance": "imgloop.metrics.kernel",
     "manifold_scores": "imgloop.metrics.manifold",

@@ -12,7 +12,9 @@ from pathlib import Path
 from imgloop.errors import UserError
 from imgloop.study import SCORES
 
-FIRST = ("fd", "kd", "kd_sem", "precision", "recall", "density", "coverage", "authenticity", "near_copies")
+FIRST = ("fd", "fd_infinity", "kd", "kd_sem", "precision", "recall", "density", "coverage")
+FIRST += ("authenticity", "near_copies")
+CHANCE = {c: f"{c}_p" for c in ("off_support", "ambiguity")}  # of reading as many or more where nothing differs
 SECONDS = 5.0  # between two lines of progress where no terminal is
 PAIRS = 24  # samples in each half of the figure
 
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
             train=a.train,
             size=a.size,
             n=a.n,
+            infinity=a.infinity,
             device=a.device,
             progress=told,
         )
@@ -70,6 +73,9 @@ def arguments(argv: list[str] | None):
     parser.add_argument("--n", type=int, help="score N images of each generated set, at random")
     parser.add_argument(
         "--nearest", type=Path, metavar="PNG", help="write samples beside their nearest training images"
+    )
+    parser.add_argument(
+        "--infinity", action="store_true", help="also the distance extrapolated to infinitely many samples"
     )
     parser.add_argument("--json", action="store_true", help="print JSON: protocol, scores, notes, scores by class")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -108,14 +114,16 @@ def lines(reports) -> list[str]:
     first = reports[0]
     names = [c for c in FIRST if any(c in r.scores for r in reports)]
     names += [c for c in first.scores if c not in names]
-    shown = {c: first.distance if c == "fd" else c for c in names}
+    names = [n for c in names for n in ((c, CHANCE[c]) if c in CHANCE else (c,))]
+    shown = {c: c.replace("fd", first.distance) for c in names}
     widths = [max(10, len(r.name)) for r in reports]
     left = max(map(len, shown.values()))
     null = first.notes.get("null", {})
     out = [" " * left + "".join(f"  {r.name:>{w}}" for r, w in zip(reports, widths)) + f"  {'null':>10}"]
     for c in names:
-        cells = "".join(f"  {cell(r.scores.get(c)):>{w}}" for r, w in zip(reports, widths))
-        out.append(f"{shown[c]:<{left}}{cells}  {cell(null.get(c)):>10}".rstrip())
+        cells = "".join(f"  {cell(r.scores.get(c, r.notes.get(c))):>{w}}" for r, w in zip(reports, widths))
+        spread = f" ± {null['tail_mass_sd']:.2g}" if c == "tail_mass" else ""
+        out.append(f"{shown[c]:<{left}}{cells}  {cell(null.get(c)) + spread:>10}".rstrip())
     for report in reports:
         if report.classes:
             out += ["", f"{report.name} by class ({report.notes['class_labels']} labels)", *by_class(report)]
@@ -131,6 +139,8 @@ def lines(reports) -> list[str]:
             f"null: what fresh real images would read; real against real: {first.distance} {real['fd']:.3g} between "
             f"halves of the reference, {real['n_half']:,} images each"
         )
+    if "bins" in first.notes:
+        out.append(f"modes: {first.notes['bins']['bins']} bins of real features (k-means), since there are no labels")
     reasons: dict[str, list[str]] = {}
     for column, reason in first.notes.items():
         if column in SCORES and not column.endswith("risk"):  # which only a generator of imgloop has

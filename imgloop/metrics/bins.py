@@ -14,6 +14,7 @@ from imgloop.metrics.neighbours import nearest2
 
 MOST, EACH = 100, 20  # bins, and real samples that a bin is to count on average
 FITTED, ROUNDS = 10_000, 30  # training samples at most, and rounds, of k-means
+DRAWS = 200  # of both sides where nothing differs
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class BinScores:
     """Of `bins` in all, how many hold a share of samples `different` from the real one, and `fewer` than that.
 
     `kl`: KL(generated || real) of the bins' shares in nats, minus its expectation where nothing differs. `smallest`:
-    the least ratio of a bin's share to its real one.
+    the least ratio of a bin's share to its real one, and `smallest_null` what it is on average where nothing differs.
     """
 
     bins: int
@@ -29,6 +30,7 @@ class BinScores:
     fewer: int
     kl: float
     smallest: float
+    smallest_null: float
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     hit = p > 0
     kl = float(np.sum(p[hit] * np.log(p[hit] / q[hit]))) - (k - 1) / 2 * (1 / m + 1 / n)
     fewer = int((different & (p < q)).sum())
-    return BinScores(k, int(different.sum()), fewer, kl, float((p / q).min()))
+    rng = np.random.default_rng(0)
+    real_again, drawn = (rng.multinomial(size, q, size=DRAWS) / size for size in (n, m))
+    null = np.divide(drawn, real_again, out=np.full_like(drawn, np.inf), where=real_again > 0).min(1).mean()
+    return BinScores(k, int(different.sum()), fewer, kl, float((p / q).min()), float(null))
 
 
 def _first_centres(x: torch.Tensor, bins: int, rng) -> np.ndarray:

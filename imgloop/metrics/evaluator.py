@@ -32,7 +32,7 @@ LEAST = LEAST_SAMPLES + 1  # held-out images, so that each half has neighbours
 LEAST_BINNED = 40  # held-out images for two bins
 SEED = 0  # of subsets, of the held-out halves and of the risk's noise: the same for every chain and generation
 TAIL = 0.1  # share of held-out images, and of training images of rare classes, that count as rare
-FORMAT = 1  # raise it when what is cached of the real data is computed otherwise
+FORMAT = 2  # raise it when what is cached of the real data is computed otherwise
 TAIL_COLUMNS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 
 
@@ -133,6 +133,11 @@ class Evaluator:
             + (f"; warning: {self.protocol['warning']}" if "warning" in self.protocol else "")
         )
 
+    @property
+    def apart(self) -> bool:
+        """Whether training and reference images are two sets."""
+        return self.protocol["train_hash"] != self.protocol["reference_hash"]
+
     def features_of(self, pool: Pool) -> Features:
         """Features of a real pool, computed once a study; raises UserError where what was kept has changed since."""
         key = store.content_key([FORMAT, self.extractor.made_by, store.array_hash(pool.x)])
@@ -187,17 +192,19 @@ class Evaluator:
         set.
 
         The halves are smaller than a generation's samples, which biases fd upwards; the classifier has seen the
-        training images, which biases the second. Both are printed for that reason.
+        training images, which biases the second. Both are printed for that reason. Where the two sets are one, there
+        are the halves alone.
         """
-        train = self.train.features.numpy()
+        train, apart = self.train.features.numpy(), self.apart
 
         def make(part: Path) -> None:
             half = len(self.heldout) // 2
             a, b = self.heldout[:half], self.heldout[half : 2 * half]
-            manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION, device=self.device)
-            own = None
-            if self.real.train is not self.real.heldout:
+            sides, own = (a, b), None
+            if apart:
+                sides = self.manifold, train
                 own = manifold_scores(self.manifold, self.heldout, K_DENSITY, train=self.train, device=self.device)
+            manifold = manifold_scores(*sides, K_DENSITY, k_precision=K_PRECISION, device=self.device)
             rates = {} if self.tails is None else {"tail_mass": 1.0, "off_support": self.tails.null_rate}
             if self.tails is not None and self.tails.ratio is not None:
                 rates["ambiguity"] = self.tails.null_rate
@@ -206,12 +213,12 @@ class Evaluator:
                 {
                     "protocol": protocol_name(self.protocol),
                     "fd": frechet_distance(a, b),
-                    "fd_train": frechet_distance(self.moments, train),
+                    "fd_train": frechet_distance(self.moments, train) if apart else None,
                     "n_half": half,
-                    "n_train": len(train),
+                    "n_train": len(train) if apart else None,
                     "precision": manifold.precision,
                     "recall": manifold.recall,
-                    "variance_ratio": variance_ratio(self.heldout, train),
+                    "variance_ratio": variance_ratio(self.heldout if apart else a, train if apart else b),
                     "authenticity": own and own.authenticity,
                     **rates,
                 },
@@ -270,6 +277,7 @@ class Evaluator:
             "coverage": expected_coverage(len(self.heldout), len(found.x), K_DENSITY),
             "kd": 0.0,
             "variance_ratio": 1.0,
+            **{name: self.reference[name] for name in ("precision", "recall")},
         }
         if len(found.x) <= len(self.heldout):  # it grows with the number of samples
             if len(found.x) not in self.null_vendi:  # every generation has as many
@@ -290,6 +298,7 @@ class Evaluator:
 
     def measure_modes(self, found: Features, values: dict, notes: dict) -> None:
         """Modes by the classifier, corrected for its confusions; of data without classes, by bins of real features."""
+        null = notes.setdefault("null", {})
         if self.class_shares is not None:
             counts = class_counts(found.labels, len(self.class_shares))
             modes = mode_coverage(self.class_shares, counts, confusion=self.confusion, seed=SEED)
@@ -299,6 +308,8 @@ class Evaluator:
             else:
                 few = f"{len(found.x)} samples are too few for {len(counts)} classes."
                 notes |= dict.fromkeys(("mode_kl", "mode_share_min"), few)
+            null |= {"modes_covered": len(counts), "modes_present": len(counts), "mode_kl": 0.0}
+            null["mode_share_min"] = modes.smallest_null
             notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
             notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
             if modes.reason:
@@ -312,6 +323,7 @@ class Evaluator:
         elif self.bins is not None:
             bins = bin_scores(self.bins, found.x)
             values |= {"modes_covered": bins.bins - bins.fewer, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
+            null |= {"modes_covered": bins.bins, "mode_kl": 0.0, "mode_share_min": bins.smallest_null}
             notes["bins"] = vars(bins)
         elif self.real.classes is None:
             notes["modes_covered"] = f"{len(self.heldout)} held-out images are too few for bins of features."

@@ -19,7 +19,7 @@ class ModeScores:
     `hit`: modes with at least one sample, the count in papers. `present`: modes with more samples than the classifier's
     confusions explain. `kl`: see `mode_coverage`. `needed`: the samples with which the absence of any mode can be seen.
     `shares` (K,): of the modes, corrected for confusions, with standard deviations `share_sd` (K,); `smallest`: the
-    least share over its real share.
+    least share over its real share, and `smallest_null` what it is on average where nothing differs.
     """
 
     covered: int | None
@@ -30,6 +30,7 @@ class ModeScores:
     kl: float
     needed: int
     smallest: float
+    smallest_null: float
     shares: np.ndarray = field(repr=False, compare=False)
     share_sd: np.ndarray = field(repr=False, compare=False)
 
@@ -114,12 +115,14 @@ def mode_coverage(
     strays = confusion.drawn(rng, draws, unseen=True)
     explained = n * strays.confused(strays.corrected(observed))
     chance = poisson.sf(counts - 1, explained).mean(0)
+    alike = seen.corrected(rng.multinomial(n, confusion.read(q[None])[0], size=draws) / n)
     found = dict(
         hit=int(hit.sum()),
         present=int(_benjamini_hochberg(np.where(hit, chance, 1.0), false_present).sum()),
         kl=kl,
         needed=needed,
         smallest=float((shares / q).min()),
+        smallest_null=float((alike / q).min(1).mean()),
         shares=shares,
         share_sd=likely.std(0, ddof=1),
     )

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgloop.errors import UserError
 from imgloop.metrics.frechet import ROWS, mean_of
 
 BLOCK = 1 << 22  # distances in memory at a time: 16 MiB in float32
@@ -16,17 +15,18 @@ WIDER = 16  # times as many on an accelerator, whose kernels take long to start
 SPARE = 3  # candidates beyond the k-th neighbour, so that float32 nearly always decides
 
 # Squared distances come from |x|^2 + |y|^2 - 2 x'y of centred features. Rounding is at most D eps (|x|^2 + |y|^2):
-# taking it off makes the number a lower bound and adding it an upper bound. What the bounds leave open is computed
-# again as a sum of squared differences in float64, the same for a pair wherever it stands, so that results depend
-# neither on the blocks nor on the product's precision nor on the device, and an exact copy of a neighbour is seen as
-# the tie that it is.
+# taking it off makes the number a lower bound and adding it an upper bound; a power of 2 scales the features, so that
+# their squares stay within the range of float32. What the bounds leave open is computed again as a sum of squared
+# differences in float64, the same for a pair wherever it stands, so that results depend neither on the blocks nor on
+# the product's precision nor on the device, and an exact copy of a neighbour is seen as the tie that it is.
 
 
 def nearest2(
     x: Tensor, y: Tensor, k: int, leave_one_out: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances from each row of `x` (N, D) to its `k` nearest rows of `y` (M, D), ascending, float64 (N, k),
-    and which rows these are, int64 (N, k); of equally near ones the first. Both tensors are on one device.
+    and which rows these are, int64 (N, k); of equally near ones the first, of copies at distance 0 any. Both tensors
+    are on one device.
 
     `leave_one_out`: `y` is `x`, and no row is its own neighbour. `progress(done, total)` is told of rows.
     """
@@ -35,16 +35,21 @@ def nearest2(
     for dtype in precisions():
         lower, left = _Lower(x, y, dtype), []
         for part in _parts(rows, len(y), y.device):
-            bounds = lower(part)
-            if leave_one_out:
-                bounds[torch.arange(len(part)), torch.from_numpy(part)] = torch.inf
-            distances[part], indices[part], certain = _closest(x, y, part, bounds, None, k, len(y) - leave_one_out)
+            bounds = lower(part, leave_one_out)
+            distances[part], indices[part], certain = _closest(x, y, part, bounds, lower.scale2, None, k)
             left.append(part[~certain])
             if progress and dtype == precisions()[0]:
                 progress(int(part[-1]) + 1, len(x))
         rows = np.concatenate(left)
         if not len(rows):
-            break
+            return distances, indices
+    for part in _parts(rows, len(y), y.device):  # many ties, or distances that drown in the norms of outliers
+        reach = torch.from_numpy(distances[part, -1:] * lower.scale2).to(y.device)
+        i, j = (lower(part, leave_one_out) <= reach).nonzero(as_tuple=True)
+        exact = torch.full((len(part), len(y)), torch.inf, dtype=torch.float64)
+        exact[i.cpu(), j.cpu()] = torch.from_numpy(_exact2(x, y, part[i.cpu().numpy()], j))
+        exact, order = exact.sort(dim=1, stable=True)
+        distances[part], indices[part] = exact[:, :k].numpy(), order[:, :k].numpy()
     return distances, indices
 
 
@@ -56,7 +61,7 @@ class Block:
         self.bounds: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def bound(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of all squared distances, (B, M) each."""
+        """Lower and upper bounds of all squared distances, (B, M) each, times the `scale2` of `lowers`."""
         if dtype not in self.bounds:
             lower = self.lowers[dtype] = self.lowers.get(dtype) or _Lower(self.x, self.y, dtype)
             low = lower(self.rows)
@@ -67,7 +72,7 @@ class Block:
         """bool (B, M): pairs whose squared distance is below `radius2`, (B, 1) or (1, M), or equal where `closed`."""
         for dtype in precisions():
             low, high = self.bound(dtype)
-            radius = torch.from_numpy(radius2).to(low)
+            radius = torch.from_numpy(radius2 * self.lowers[dtype].scale2).to(low)
             inside = high < radius
             unsure = (low <= radius).logical_xor_(inside)
             if int(unsure.count_nonzero()) * self.x.shape[1] < BLOCK:  # fewer than a product in float64 costs
@@ -81,8 +86,9 @@ class Block:
     def nearest2(self, columns: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Squared distances to the `k` nearest of the rows `columns` of `y`, ascending, float64 (B, k), and which rows
         of the block they are certain for, bool (B,); `nearest2` settles the others."""
-        bounds = self.bound(precisions()[0])[0].index_select(1, columns)
-        found, _, certain = _closest(self.x, self.y, self.rows, bounds, columns, k, len(columns))
+        dtype = precisions()[0]
+        bounds = self.bound(dtype)[0].index_select(1, columns)
+        found, _, certain = _closest(self.x, self.y, self.rows, bounds, self.lowers[dtype].scale2, columns, k)
         return found, certain
 
 
@@ -100,30 +106,35 @@ def precisions() -> tuple[torch.dtype, ...]:
 
 
 class _Lower:
-    """Lower bounds of squared distances between rows of `x` (N, D) and all of `y` (M, D), in `dtype`."""
+    """Lower bounds of squared distances from rows of `x` (N, D) to all of `y` (M, D), times `scale2`, in `dtype`."""
 
     def __init__(self, x: Tensor, y: Tensor, dtype: torch.dtype):
-        mean = mean_of(y)
-        self.y = _centred(y, mean, dtype)
-        self.x = self.y if x is y else _centred(x, mean, dtype)
+        mean, largest = mean_of(y), max(float(torch.stack(z.aminmax()).abs().max()) for z in (x, y))
+        scale = 2.0 ** -np.frexp(largest)[1]  # of what is not centred yet, which is at most twice as large
+        self.scale2 = scale**2
+        self.y = _centred(y, mean, scale, dtype)
+        self.x = self.y if x is y else _centred(x, mean, scale, dtype)
         self.slack = (x.shape[1] + 16) * torch.finfo(dtype).eps
+        self.least = (x.shape[1] + 16) * torch.finfo(dtype).tiny  # what squares lose that are smaller than any number
         self.xx, self.yy = _norms2(self.x), _norms2(self.y)
-        if not (self.xx.isfinite().all() and self.yy.isfinite().all()):
-            raise UserError("Feature values are too large for distances (beyond about 1e18); rescale them.")
 
-    def __call__(self, rows: np.ndarray) -> Tensor:
-        norms = (1 - self.slack) * (self.xx[rows, None] + self.yy)
-        return norms.addmm_(self.x[rows], self.y.T, alpha=-2)
+    def __call__(self, rows: np.ndarray, leave_one_out: bool = False) -> Tensor:
+        """(B, M); with `leave_one_out` infinity from a row to itself."""
+        norms = (1 - self.slack) * (self.xx[rows, None] + self.yy) - self.least
+        bounds = norms.addmm_(self.x[rows], self.y.T, alpha=-2)
+        if leave_one_out:
+            bounds[torch.arange(len(rows)), torch.from_numpy(rows)] = torch.inf
+        return bounds
 
     def width(self, rows: np.ndarray) -> Tensor:
         """Upper minus lower bound."""
-        return 2 * self.slack * (self.xx[rows, None] + self.yy)
+        return 2 * (self.slack * (self.xx[rows, None] + self.yy) + self.least)
 
 
-def _centred(x: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+def _centred(x: Tensor, mean: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     for first in range(0, len(x), ROWS):
-        out[first : first + ROWS] = x[first : first + ROWS].double() - mean
+        out[first : first + ROWS] = (x[first : first + ROWS].double() - mean) * scale
     return out
 
 
@@ -137,19 +148,19 @@ def _parts(rows: np.ndarray, width: int, device: torch.device) -> list[np.ndarra
     return np.array_split(rows, max(1, min(len(rows), -(-len(rows) * width // pairs))))
 
 
-def _closest(x, y, rows, bounds, columns, k, others) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k nearest by lower `bounds` (B, M') of `rows` of `x` to the `columns` of `y` (all if None), `others` of them
-    at finite distance: squared distances and indices (B, k), and whether no other can be nearer, bool (B,)."""
-    candidates = min(k + SPARE, others)
+def _closest(x, y, rows, bounds, scale2, columns, k) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The k nearest of `rows` of `x` to the `columns` of `y` (all if None) by lower `bounds` (B, M') times `scale2`:
+    squared distances and indices (B, k), and whether no other can be nearer or as near, bool (B,)."""
+    candidates = min(k + SPARE, bounds.shape[1])
     bound, j = bounds.topk(candidates, largest=False)
     j = j if columns is None else columns[j]
     exact = _exact2(x, y, rows.repeat(candidates), j.flatten()).reshape(-1, candidates)
-    j = j.cpu().numpy()
+    bound, j = bound.double().cpu().numpy(), j.cpu().numpy()
+    exact = np.where(bound < np.inf, exact, np.inf)  # a row is not its own neighbour
     order = np.lexsort((j, exact))[:, :k]
     exact, j = np.take_along_axis(exact, order, 1), np.take_along_axis(j, order, 1)
     farthest = exact[:, -1]  # all rows that are no candidates lie beyond the last bound
-    nearer = (farthest > bound[:, -1].double().cpu().numpy()) & (farthest > 0) & (candidates < others)
-    return exact, j, ~nearer
+    return exact, j, (farthest < bound[:, -1] / scale2) | (farthest == 0) | (candidates == bounds.shape[1])
 
 
 def _exact2(x: Tensor, y: Tensor, i: np.ndarray, j: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ from imgloop.data.real import HELDOUT_MOST, HELDOUT_SHARE, RealData, order
 from imgloop.errors import UserError
 from imgloop.metrics.evaluator import K_DENSITY, K_PRECISION, LEAST_SAMPLES, Evaluator
 from imgloop.metrics.features import Extractor, Features
-from imgloop.metrics.frechet import frechet_distance
+from imgloop.metrics.frechet import frechet_distance, frechet_infinity
 from imgloop.metrics.images import ImageSet, read, relabelled
 from imgloop.metrics.manifold import RealManifold, manifold_scores
 from imgloop.metrics.neighbours import nearest2
@@ -53,6 +53,7 @@ class Report:
     notes: dict[str, Any]
     classes: dict[str, dict[str, Any]] | None
     samples: Pool
+    features: np.ndarray  # of the samples, (N, D)
     train: Pool
     nearest: Nearest
     reference: dict[str, Any]  # what real images read of real images: two halves of the reference, and the training set
@@ -66,7 +67,7 @@ class Report:
         return {
             "generated": self.name,
             "protocol": self.protocol,
-            "scores": {("fid" if k == "fd" and self.protocol.get("fid") else k): v for k, v in self.scores.items()},
+            "scores": {k.replace("fd", self.distance.lower()): v for k, v in self.scores.items()},
             "notes": self.notes,
             "real_against_real": self.reference,
             "classes": self.classes,
@@ -82,6 +83,7 @@ def score(
     train: str | Path | None = None,
     size: int | None = None,
     n: int | None = None,
+    infinity: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
     progress: Callable[[str], Callable[[int, int], None]] | None = None,
@@ -94,7 +96,7 @@ def score(
     images that the generator was trained on, if they are others: copies are looked for among them, and a classifier
     learns from them. Without it copies are looked for among the real images, but not in a test part. `features` and its
     `options` are those of the `features` group. `n`: score n of each set, drawn at random with a fixed seed. `size`:
-    reduce all images to it.
+    reduce all images to it. `infinity`: also `fd_infinity`, see `frechet_infinity`.
     `progress(stage)` gives the callback of a stage. Features of real images are kept in `cache`. Raises UserError.
     """
     from imgloop.config import build, parsed
@@ -136,8 +138,17 @@ def score(
         both = np.concatenate([evaluator.train.features, evaluator.heldout])  # extracted once
         kept = evaluator.kept("known", lambda: RealManifold.of(both, 1, device=device, progress=searching))
         copied_from = RealManifold.from_arrays(both, kept)
+    null = {}
+    if evaluator.apart:  # else real images would be compared with themselves
+        fresh = nearest_of(evaluator.heldout, evaluator.train.features, evaluator.train.neighbours2)
+        null["near_copies"] = float((fresh.closer < NEAR).mean())
     reports = [measured(name, s, evaluator, data, known, copied_from) for name, s in sets]
     require_one({r.name: r.protocol for r in reports})
+    for report in reports:
+        report.notes["null"] |= null
+        if infinity:
+            drawing = told("extrapolating to infinitely many samples")
+            report.scores["fd_infinity"] = frechet_infinity(evaluator.moments, report.features, progress=drawing)
     return reports
 
 
@@ -197,7 +208,9 @@ def measured(
     values = {k: v for k, v in scores.values.items() if v is not None}
     values["authenticity"] = float((nearest.closer > 1).mean())
     values["near_copies"] = float((nearest.closer < NEAR).mean())
-    return Report(name, scores.protocol, values, scores.notes, classes, samples, known, nearest, evaluator.reference)
+    return Report(
+        name, scores.protocol, values, scores.notes, classes, samples, features.x, known, nearest, evaluator.reference
+    )
 
 
 def nearest_of(samples: np.ndarray, train: torch.Tensor, neighbours2: np.ndarray) -> Nearest:

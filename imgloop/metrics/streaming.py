@@ -41,6 +41,13 @@ class _TwoSided(Metric):
             state = getattr(self, f"{side}_{name}")
             setattr(self, f"{side}_{name}", torch.from_numpy(array).to(state.device, state.dtype))
 
+    def forward(self, *args, **kwargs):
+        """Raises UserError: a call would compute from one batch, which is of one side; what was added stays."""
+        raise UserError(
+            f"A call of {type(self).__name__} would compute from one batch, of one side: call update(batch, real=True "
+            "or False) for each batch, and compute() at the end."
+        )
+
     def _side(self, side: str) -> Moments:
         """The moments of one side, merged over processes."""
         n, mean, sums = (getattr(self, f"{side}_{name}").cpu().numpy() for name in ("n", "mean", "sums"))
@@ -57,7 +64,7 @@ class _TwoSided(Metric):
             if moments.n < 2:
                 raise UserError(
                     f"{type(self).__name__} has {moments.n} {name} samples and needs 2: update both sides, real=True "
-                    "and real=False, before compute; a call of the metric computes from one batch, of one side."
+                    "and real=False, before compute."
                 )
         return sides
 
