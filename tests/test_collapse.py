@@ -500,6 +500,56 @@ def test_crossings_beyond_the_last_generation_are_called_extrapolated():
     assert definitions.crossing(np.zeros(5), 1.0) is None
 
 
+def test_noise_and_what_has_settled_cross_nothing():
+    assert definitions.crossing(np.array([0, 1.2, 0.1, 0.2, 0.1]), 1.0) is None  # a first crossing, by noise
+    assert definitions.crossing(np.array([0, 1.2, 0.1, 1.2, 1.4]), 1.0) == pytest.approx(2 + 0.9 / 1.1)
+    assert definitions.crossing(np.array([0, 0.8, 0.8, 0.8, 0.8]), 1.0) is None  # saturated
+    quiet = collapse_profile(table(noise=0.3, seeds=5))["loop"]
+    assert not any("passes" in v.reason for v in quiet.values())
+
+
+@pytest.mark.parametrize(
+    "definition, measure, values",
+    [
+        (4, "variance_ratio", [0.05] * 7 + [0]),
+        (4, "variance_ratio", [0.3, 0.28, 0.31, 0.29, 0]),
+        (6, "mode_share_min", [0.04, 0.05, 0.03, 0.05, 0.04, 0.03, 0.05, 0]),
+        (7, "tail_mass", [0.5] * 4 + [0]),
+        (7, "tail_mass", [0] * 5),
+    ],
+)
+def test_a_chain_that_lost_all_does_not_hide_the_others(definition, measure, values):
+    frame = table(seeds=len(values), noise=0.02)
+    loop = (frame["condition"] == "loop") & (frame["generation"] > 0)
+    frame.loc[loop, measure] *= frame.loc[loop, "seed"].map(dict(enumerate(values)))
+    assert collapse_profile(frame)["loop"][definition].verdict == "detected"
+    frame.loc[loop & (frame["seed"] != len(values) - 1), measure] = 1.0  # and alone it excludes nothing
+    assert collapse_profile(frame)["loop"][definition].verdict == "undetermined"
+
+
+def test_a_slope_that_the_mean_over_sizes_hides_is_not_excluded():
+    sizes = np.array([50, 100, 200, 400, 800])
+    parts = [table(seeds=6, noise=0.01, rng=i, size=n) for i, n in enumerate(sizes)]
+    for n, part in zip(sizes, parts):
+        grown = (part["condition"] == "loop") & (part["generation"] > 0)
+        part.loc[grown, "risk"] *= (n / 200) ** 0.26
+    found = collapse_profile(pd.concat(parts))["loop"][5]
+    assert "5b slope 0.2" in found.reason and "the mean of one size is beyond" in found.reason
+    assert found.verdict == "undetermined" and found.bound < found.margin
+    assert (
+        collapse_profile(pd.concat(table(seeds=6, size=n, rng=int(n)) for n in sizes))["loop"][5].verdict == "excluded"
+    )
+
+
+def test_sizes_with_gaps_leave_the_other_verdicts_whole():
+    """An unread generation may be missing; where no chain is whole at what is read, definition 5 alone says so."""
+    frame = pd.concat(table({"risk": 0.1 * T}, size=n, rng=int(n)) for n in (50, 100, 200, 400, 800))
+    gap = (frame["size"] == 50) & (frame["generation"] == 2)
+    assert collapse_profile(frame[~gap])["loop"][5].verdict == "detected"
+    short = collapse_profile(frame[~((frame["size"] == 50) & (frame["generation"] > 4))])["loop"]
+    assert (short[5].verdict, short[2].verdict) == ("not measured", "detected")
+
+
 # Thresholds
 
 

@@ -109,6 +109,11 @@ def planned(arguments: list[str]) -> None:
     parser.add_argument("--accumulated", type=float, default=0.5, help="share of the noise that adds up (0.5)")
     parser.add_argument("--noise", default="normal", help=f"{', '.join(power.NOISES)} (normal)")
     parser.add_argument("--measured", type=int, default=8, help="definitions that Holm corrects for (8)")
+    parser.add_argument(
+        "--spread",
+        type=float,
+        help="one such standard deviation in the number's own units: for definitions 4, 6, 7, 8, of thresholds above 0",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 8, 12, 16])
     parser.add_argument("--generations", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--wanted", type=float, default=0.8, help="probability of a verdict to reach (0.8)")
@@ -116,7 +121,7 @@ def planned(arguments: list[str]) -> None:
     a = parser.parse_args(arguments)
     if a.studies < 1 or not 0 < a.wanted < 1:
         raise UserError("Give --studies of at least 1 and --wanted between 0 and 1.")
-    plan = power.Plan(a.definition, a.effect, a.shape, a.at, a.accumulated, a.noise, a.measured)
+    plan = power.Plan(a.definition, a.effect, a.shape, a.at, a.accumulated, a.noise, a.measured, a.spread)
     outcomes = [power.power(plan, s, g, a.studies) for g in a.generations for s in a.seeds]
     print(
         f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal of {a.effect:g} sd at generation {a.at}, "

@@ -38,8 +38,9 @@ TITLES = {
 }
 RATIOS = {4: "variance_ratio", 6: "mode_share_min", 7: "tail_mass"}  # whose log is tested
 RATES = ("off_support", "ambiguity", "rule_violations")  # of definition 8: any of them
-# A ratio below its floor counts as the floor, since 0 has no log. Far beyond the thresholds, so that it makes no
-# verdict; the effect of a total loss is then a lower bound.
+# A ratio below its floor counts as the floor, since 0 has no log: the effect of a total loss is a lower bound. The test
+# of detection takes it for the largest other loss of the study, of two thresholds at least: one chain that lost all
+# would else be so far from chains that lost much that their mean had no significance.
 FLOORS = {"variance_ratio": 1e-12, "mode_share_min": 1e-3, "tail_mass": 1e-2}
 FARTHEST = 3  # times the generations that were run: an extrapolation beyond says nothing
 LEAST_G = {3: 3}  # generations after 0 that a contrast needs; 1 elsewhere
@@ -48,6 +49,7 @@ LEAST_G = {3: 3}  # generations after 0 that a contrast needs; 1 elsewhere
 def rules(thresholds: Thresholds | None = None) -> dict[int, str]:
     """Each definition's rule in words, with its thresholds."""
     h = thresholds or Thresholds()
+    at = marks(h)
     late = f"mean of the last {h.window} generations"
     return {
         1: "risk at G minus that of a real-only model trained on a quarter of the data: detected above 0, excluded "
@@ -56,17 +58,22 @@ def rules(thresholds: Thresholds | None = None) -> dict[int, str]:
         "generation 0",
         3: "growth of the risk over control, then C = (R_G - R_h) - q (R_h - R_0), which is 0 for logarithmic growth: "
         "detected where both are above 0, and C over the last two thirds; excluded where C is below 0",
-        4: f"-log variance ratio over control, {late}: detected above, excluded below {-np.log(h.variance_kept):.3f} "
+        4: f"-log variance ratio over control, {late}: detected above, excluded below {at[4]:.3f} "
         f"({h.variance_kept:.0%} kept)",
         5: f"log(R_t / R_0) over control, mean over at least {h.sizes} sizes, {late}: detected above 0, excluded below "
-        f"log {h.scaling_margin:g}",
+        f"log {h.scaling_margin:g}, and not where a size is significantly above it",
         6: f"-log(smallest corrected mode share / its real share) over control, {late}: detected above, excluded below "
-        f"{-np.log(h.mode_kept):.3f} ({h.mode_kept:.0%} kept)",
-        7: f"-log tail mass over control, {late}: detected above, excluded below {-np.log(h.tail_kept):.3f} "
-        f"({h.tail_kept:.0%} kept)",
+        f"{at[6]:.3f} ({h.mode_kept:.0%} kept)",
+        7: f"-log tail mass over control, {late}: detected above, excluded below {at[7]:.3f} ({h.tail_kept:.0%} kept)",
         8: f"off-support, ambiguity or rule-violation rate over control, {late}: detected where any is above, excluded "
         f"where all are below {h.hallucinated:g}",
     }
+
+
+def marks(h: Thresholds) -> dict[int, float]:
+    """What numbers of definitions 4, 6, 7 and 8 are detected above and excluded below; others are detected above 0."""
+    kept = {4: h.variance_kept, 6: h.mode_kept, 7: h.tail_kept}
+    return {k: float(-np.log(share)) for k, share in kept.items()} | {8: h.hallucinated}
 
 
 # -- A chain as a number ----------------------------------------------------------------------------------------------
@@ -103,15 +110,17 @@ def losses(x: np.ndarray, measure: str) -> np.ndarray:
 
 
 def crossing(course: np.ndarray, threshold: float) -> float | None:
-    """The generation at which a course (G + 1,) first passes a threshold, by linear interpolation; beyond G by its mean
-    slope since generation 0, an extrapolation, as far as FARTHEST times G. None where it does not."""
+    """The generation from which a course (G + 1,) stays above a threshold, by linear interpolation; beyond G by the
+    mean slope of its second half, an extrapolation, as far as FARTHEST times G. None where it does not. (The first
+    crossing would be a maximum over generations: noise finds one.)"""
     if not np.isfinite(course).all():
         return None
-    if (above := course >= threshold).any():
-        t = int(above.argmax())
-        return float(t) if t == 0 else t - 1 + (threshold - course[t - 1]) / (course[t] - course[t - 1])
-    last = len(course) - 1
-    slope = (course[-1] - course[0]) / last
+    last, below = len(course) - 1, np.flatnonzero(course < threshold)
+    if not len(below):
+        return 0.0
+    if (t := int(below[-1])) < last:
+        return t + (threshold - course[t]) / (course[t + 1] - course[t])
+    slope = (course[-1] - course[last // 2]) / (last - last // 2) if last else 0.0
     at = last + (threshold - course[-1]) / slope if slope > 0 else np.inf
     return at if at <= FARTHEST * max(last, 1) else None
 
@@ -122,12 +131,17 @@ def crossing(course: np.ndarray, threshold: float) -> float | None:
 @dataclass(frozen=True)
 class Number:
     """One number a chain, x (..., S), detected above `above` and excluded below `below` (a float, or (..., S) a chain);
-    `below` None: it excludes nothing."""
+    `below` None: it excludes nothing. `tested` (..., S): what the test of detection reads in place of x."""
 
     name: str
     x: np.ndarray
     above: float = 0.0
     below: float | np.ndarray | None = None
+    tested: np.ndarray | None = None
+
+    @property
+    def test(self) -> np.ndarray:
+        return self.x if self.tested is None else self.tested
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,7 @@ def increase(risk: Pair, h: Thresholds) -> Question:
     number = late(treated - control, h.window)
     start = np.where(np.isnan(number), np.nan, treated[..., 0])
     margin = np.where(Moments.of(start).mean[..., None] > 0, h.risk_margin * start, -np.inf)  # of a negative risk: none
-    bar = _passed(treated - control, Moments.of(margin).mean)
+    bar = passed(treated - control, Moments.of(margin).mean)
     return Question(2, (Number("risk over control", number, 0.0, margin),), bar=bar)
 
 
@@ -176,11 +190,14 @@ def divergence(risk: Pair, h: Thresholds) -> Question:
 def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
     """Definitions 4, 6 and 7: a ratio that falls."""
     measure = RATIOS[definition]
-    kept = {4: h.variance_kept, 6: h.mode_kept, 7: h.tail_kept}[definition]
+    margin, last = marks(h)[definition], min(h.window, ratio[0].shape[-1] - 1)
     series = losses(ratio[0], measure) - losses(ratio[1], measure)
     series = np.where(ratio[1] < FLOORS[measure], np.nan, series)  # over a control that has none: no number
-    number = Number(f"-log {measure} over control", late(series, h.window), -np.log(kept), -np.log(kept))
-    return Question(definition, (number,), bar=_passed(series, -np.log(kept)))
+    total = ratio[0] < FLOORS[measure]
+    others = np.where(total | np.isnan(series), -np.inf, series)[..., -last:].max((-2, -1))
+    counted = np.where(total, np.maximum(others, 2 * margin)[..., None, None], series)
+    number = Number(f"-log {measure} over control", late(series, h.window), margin, margin, late(counted, h.window))
+    return Question(definition, (number,), bar=passed(series, margin))
 
 
 def scaling(risk: Pair, h: Thresholds) -> Question:
@@ -188,8 +205,9 @@ def scaling(risk: Pair, h: Thresholds) -> Question:
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = [np.where(r > 0, np.log(r), np.nan) for r in risk]
     change = [late(r, h.window) - r[..., 0] for r in logs]
-    number = (change[0] - change[1]).mean(-1)
-    return Question(5, (Number("log(R_t / R_0) over control", number, 0.0, np.log(h.scaling_margin)),))
+    change, margin = change[0] - change[1], np.log(h.scaling_margin)
+    beyond = statistics.greater(np.moveaxis(change, -1, 0), margin) <= h.exclusion  # (N, ...): a mean can hide a slope
+    return Question(5, (Number("log(R_t / R_0) over control", change.mean(-1), 0.0, margin),), bar=beyond.any(0))
 
 
 def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:
@@ -200,11 +218,11 @@ def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:
             Number(f"{name} over control", late(r[0] - r[1], h.window), h.hallucinated, h.hallucinated)
             for name, r in rates.items()
         ),
-        bar=np.logical_or.reduce([_passed(r[0] - r[1], h.hallucinated) for r in rates.values()]),
+        bar=np.logical_or.reduce([passed(r[0] - r[1], h.hallucinated) for r in rates.values()]),
     )
 
 
-def _passed(series: np.ndarray, margin) -> np.ndarray:
+def passed(series: np.ndarray, margin) -> np.ndarray:
     """Whether the mean over chains has passed the margin at generation G, of a series over control (..., S, G + 1):
     then nothing is excluded, even where the mean of the last generations has not."""
     return Moments.of(series[..., -1]).mean > margin
@@ -260,7 +278,7 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
     """One definition before its neighbours are known."""
     found = [Moments.of(n.x) for n in q.numbers]
     p = np.stack(
-        [np.where(m.n >= h.chains, statistics.greater(n.x, n.above), np.nan) for n, m in zip(q.numbers, found)]
+        [np.where(m.n >= h.chains, statistics.greater(n.test, n.above), np.nan) for n, m in zip(q.numbers, found)]
     )
     measured = (~np.isnan(p)).sum(0)
     if q.every:
@@ -298,7 +316,7 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
 def _flipped(q: Question, flips: np.ndarray, part: int) -> np.ndarray:
     """The definition's statistic under each sign pattern, (..., F). Where every number must be detected, that of number
     `part`: each is tested with its own signs, since one that is large and real would shrink the others' reference."""
-    t = np.stack([statistics.flipped_t(n.x - n.above, flips) for n in q.numbers])
+    t = np.stack([statistics.flipped_t(n.test - n.above, flips) for n in q.numbers])
     combined = t[min(part, len(t) - 1)] if q.every else np.where(np.isnan(t), -np.inf, t).max(0)
     if q.gate is not None:
         combined[..., 0] = np.where(q.gate, combined[..., 0], -np.inf)

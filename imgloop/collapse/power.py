@@ -47,7 +47,8 @@ class Plan:
     """A question to chains: `definition`; `effect`, the paired number's mean over threshold at generation `at`, in
     standard deviations between chains, as a pilot of `at` generations shows it; its `shape` over generations;
     `accumulated`, the share of the noise's variance at `at` that is a random walk; `measured`, how many definitions
-    Holm corrects for.
+    Holm corrects for; `spread`, one such standard deviation in the number's own units, which definitions with a
+    threshold above 0 (4, 6, 7, 8) need to know how far from 0 it is.
 
     Raises UserError for a value outside its range.
     """
@@ -59,6 +60,7 @@ class Plan:
     accumulated: float = 0.5
     noise: str = "normal"
     measured: int = 8
+    spread: float | None = None
 
     def __post_init__(self):
         for name, allowed in (("definition", list(definitions.TITLES)), ("shape", SHAPES), ("noise", NOISES)):
@@ -70,6 +72,8 @@ class Plan:
         for name, low, high in (("at", 1, 10**4), ("accumulated", 0, 1), ("measured", 1, 100)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)}: give a number from {low} to {high}.")
+        if self.spread is not None and not 0 < self.spread < np.inf:
+            raise UserError(f"spread={self.spread}: give a number above 0.")
         if self.at < least:
             raise UserError(f"at={self.at}: definition {self.definition} needs {least} generations after 0.")
 
@@ -89,14 +93,22 @@ class Outcome:
         return tuple(np.sqrt(p * (1 - p) / self.studies) for p in (self.detected, self.excluded))
 
 
-def courses(plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, window: int = 3):
-    """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units."""
-    spread = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
-    window = 1 if plan.definition == 1 else window  # its number is that of the last generation alone
-    sd = definitions.late(spread, window).std()
+def courses(plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, h: Thresholds):
+    """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units; and the threshold of
+    detection in these units. Raises UserError where a threshold above 0 has no known distance from it."""
+    drawn = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
+    window = 1 if plan.definition == 1 else h.window  # its number is that of the last generation alone
+    sd = float(definitions.late(drawn, window).std())
+    mark = definitions.marks(h).get(plan.definition, 0.0)
+    if mark and plan.spread is None:
+        raise UserError(
+            f"Definition {plan.definition} has a threshold of {mark:.3g}: give the standard deviation between chains "
+            "of the pilot's number in its own units (--spread), which says how far above 0 that is."
+        )
+    threshold = sd * mark / plan.spread if mark else 0.0
     unit = float(definitions.late(SHAPES[plan.shape](np.arange(plan.at + 1)), window))
-    signal = plan.effect * sd * SHAPES[plan.shape](np.arange(generations + 1)) / unit
-    return signal + noise(plan, studies, seeds, generations, rng)
+    signal = (threshold + plan.effect * sd) * SHAPES[plan.shape](np.arange(generations + 1)) / unit
+    return signal + noise(plan, studies, seeds, generations, rng), threshold
 
 
 def noise(plan: Plan, studies: int, seeds: int, generations: int, rng: np.random.Generator) -> np.ndarray:
@@ -122,12 +134,13 @@ def power(
     if generations < (least := definitions.LEAST_G.get(plan.definition, 1)):
         raise UserError(f"generations={generations}: definition {plan.definition} needs {least} after generation 0.")
     rng = np.random.default_rng([seed, seeds, generations])
-    d = courses(plan, seeds, generations, studies, rng, h.window)
+    d, threshold = courses(plan, seeds, generations, studies, rng, h)
     if plan.definition == 3:
         question = definitions.divergence((d, np.zeros_like(d)), h)
     else:
         at = d[..., -1] if plan.definition == 1 else definitions.late(d, h.window)
-        question = Question(plan.definition, (Number("number", at, 0.0, 0.0),))
+        bar = definitions.passed(d, threshold) if plan.definition in (2, *definitions.marks(h)) else None
+        question = Question(plan.definition, (Number("number", at, threshold, threshold),), bar=bar)
     (judged,) = definitions.judge([question], h, exact=False)
     others = rng.random((studies, plan.measured - 1))
     p = statistics.holm(np.concatenate([judged.p[:, None], others], -1))[:, 0]

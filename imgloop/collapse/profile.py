@@ -160,6 +160,9 @@ class Comparison:
         else:
             q = {2: definitions.increase, 3: definitions.divergence}[k](self.pair(self.risk), self.h)
         if isinstance(q, Question) and not any(np.isfinite(n.x).any() for n in q.numbers):
+            measure = definitions.RATIOS.get(k)
+            if measure and (self.pair(measure)[1] < definitions.FLOORS[measure]).any():
+                return f"the control itself has lost its {measure} (below {definitions.FLOORS[measure]:g})"
             return "no chain and its control have a value at every generation that is read"
         return q
 
@@ -189,10 +192,12 @@ class Comparison:
         if not all(c[n].has(self.risk) for c in (mine, theirs) for n in sizes):
             return f"{self.risk} is not measured at every size"
         pair = tuple(np.stack([c[n].series(self.risk, self.seeds, self.G) for n in sizes], 1) for c in (mine, theirs))
+        read = [0, *range(self.G + 1 - min(self.h.window, self.G), self.G + 1)]
         with np.errstate(invalid="ignore"):
-            if any((p <= 0).any() for p in pair):
+            if any((p[..., read] <= 0).any() for p in pair):
                 return f"{self.risk} is not positive at every size, and has no logarithm"
-        self.law = scaling.scaling_law(np.array(sizes), *pair, self.h)
+        if np.logical_and.reduce([np.isfinite(p[..., read]).all((1, 2)) for p in pair]).any():
+            self.law = scaling.scaling_law(np.array(sizes), *pair, self.h)
         return definitions.scaling(pair, self.h)
 
     # -- the verdicts ------------------------------------------------------------------------------------------------

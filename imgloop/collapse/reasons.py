@@ -47,7 +47,7 @@ def reasons(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, ab
     if k in BESIDE:
         told += beside(c, k)
     if k in (4, 6, 7, 8):
-        told += crossing(c, q.numbers[int(j.lead)])
+        told += crossing(c, q.numbers[int(j.lead)], verdict)
     return told
 
 
@@ -59,7 +59,8 @@ def withheld(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, a
     if missing > 0:
         told.append(f"{missing} more chain{'s' * (missing > 1)} needed")
     if q.definition != 3 and q.bar is not None and q.bar and j.bound < j.margin:
-        told.append(f"not excluded: the mean at generation {c.G} is beyond the margin")
+        where = "of one size" if q.definition == 5 else f"at generation {c.G}"
+        told.append(f"not excluded: the mean {where} is beyond the margin")
     if absent.infinite and j.excluded:
         told.append("not excluded: a chain with an infinite value was left out")
     if absent.few and missing <= 0:
@@ -80,14 +81,19 @@ def reading(c: Comparison, k: int, number: Number, effect: float) -> str:
     if k == 3:
         return f"C {effect:+.3g} of {c.risk}"
     start = statistics.Moments.of(c.condition.series(c.risk, c.seeds, c.G)[:, 0]).mean
-    return f"{effect / start:+.0%} of the {c.risk} at generation 0" if start > 0 else ""
+    if not start > 0:
+        return ""
+    share = 100 * effect / start
+    return f"{share:+.{0 if abs(share) >= 10 else 1}f}% of the {c.risk} at generation 0"
 
 
 def floored(c: Comparison, measure: str) -> list[str]:
     """That a ratio was too near 0 for its log."""
     floor = definitions.FLOORS[measure]
     below = sum(int((x[:, -min(c.h.window, c.G) :] < floor).sum()) for x in c.pair(measure))
-    return [f"{below} values below {floor:g} count as {floor:g}"] if below else []
+    return (
+        [f"{below} values below {floor:g} count as {floor:g}, in the test as the largest other loss"] if below else []
+    )
 
 
 def growth(c: Comparison, q: Question, verdict: str) -> str:
@@ -113,18 +119,21 @@ def beside(c: Comparison, k: int) -> list[str]:
     return told
 
 
-def crossing(c: Comparison, number: Number) -> list[str]:
-    """When the mean over chains passes the threshold, from the number taken at each generation in turn."""
+def crossing(c: Comparison, number: Number, verdict: str) -> list[str]:
+    """When the mean over chains passes the threshold, from the number taken at each generation in turn; beyond G only
+    where chains still grow significantly in the second half, since noise has a slope, too."""
     if number.name.split()[0] in definitions.RATES:
         treated, control = c.pair(number.name.split()[0])
     else:
         measure = number.name.split()[1]
         treated, control = (definitions.losses(x, measure) for x in c.pair(measure))
-    at = definitions.crossing(statistics.Moments.of((treated - control).T).mean, number.above)
-    if at is None:
-        return []
-    beyond = f", extrapolated beyond generation {c.G}" if at > c.G else ""
-    return [f"the mean passes the threshold at about generation {at:.1f}{beyond}"]
+    series = treated - control
+    at = definitions.crossing(statistics.Moments.of(series.T).mean, number.above)
+    told = f"the mean passes the threshold at about generation {at or 0:.1f}"
+    if at is not None and at <= c.G and verdict != EXCLUDED:
+        return [told]
+    growing = statistics.greater(series[:, -1] - series[:, c.G // 2]) <= c.h.exclusion
+    return [f"{told}, extrapolated beyond generation {c.G}"] if at is not None and at > c.G and growing else []
 
 
 def span(x: np.ndarray) -> str:

@@ -1,17 +1,22 @@
-"""How fast a measure moves: the generation at which it has doubled or halved since generation 0, a number a chain."""
+"""How fast a measure moves: when its mean over chains has doubled or halved since generation 0, where it has for good."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from imgloop.collapse.definitions import FARTHEST, crossing
+from imgloop.collapse.definitions import FARTHEST
+from imgloop.collapse.statistics import interval
 from imgloop.report.panels import MEASURES
-from imgloop.report.text import figure
+from imgloop.report.sizes import largest
+from imgloop.report.text import figure, plural
 from imgloop.studies import Study
 
+LEVELS = {"doubled": 2.0, "halved": 0.5}  # of the value at generation 0
+NOUNS = {"doubled": "doubling", "halved": "halving"}
 DOUBLES = ("fd", "kd", "risk", "tail_risk", "excess", "mode_kl", "off_support", "ambiguity", "rule_violations")
 HALVES = (
     *("precision", "recall", "density", "coverage", "variance_ratio", "effective_rank", "vendi"),
@@ -21,78 +26,125 @@ HALVES = (
 
 @dataclass(frozen=True)
 class Timescale:
-    """Generations until a measure has doubled or halved (`change`): median over chains, smallest and largest;
-    infinite where a chain does not within FARTHEST times the generations that were run. `extrapolated`: the median
-    lies beyond the `last` generation."""
+    """When a measure's mean over `chains` has doubled or halved (`change`) and stays so through generation `last`.
+
+    at: in generations, interpolated; beyond `last` extrapolated at the mean pace, as far as FARTHEST times as many;
+    infinite where it does not. low, high: the earliest and latest of its chains, infinite where one does not within
+    `last`, NaN where chains are not told apart. significant: whether the value at `last` differs from that at
+    generation 0 in this direction (paired t over chains, 95 %); None of one chain, which cannot tell.
+    """
 
     condition: str
     measure: str
     label: str
     change: str
-    median: float
+    at: float
     low: float
     high: float
     chains: int
     last: int
+    significant: bool | None
 
     @property
     def extrapolated(self) -> bool:
-        return bool(np.isfinite(self.median) and self.median > self.last)
+        return bool(self.significant and self.last < self.at < np.inf)
+
+    @property
+    def seen(self) -> bool:
+        """Whether it happened within the generations that were run, and is more than noise as far as one can tell."""
+        return self.at <= self.last and self.significant is not False
 
     @property
     def said(self) -> str:
-        if not np.isfinite(self.median):
-            return f"> {FARTHEST * max(self.last, 1)}"
-        if self.extrapolated:
-            return f"about {figure(float(f'{self.median:.2g}'))}, extrapolated"
-        high = figure(self.high) if self.high <= self.last else f"> {self.last}"
-        span = f" [{figure(self.low)}, {high}]" if self.chains > 1 else ""
-        return f"{figure(self.median)}{span}"
+        noun = NOUNS[self.change]
+        if self.seen:
+            high = figure(self.high) if np.isfinite(self.high) else f"> {self.last}"
+            span = f" [{figure(self.low)}, {high}]" if self.chains > 1 and not np.isnan(self.low) else ""
+            return f"{figure(self.at)}{span}" + " (1 chain: not tested)" * (self.significant is None)
+        if self.at <= self.last:
+            return f"no {noun} told from noise within {plural(self.last, 'generation')}"
+        about = f"; extrapolated, about {figure(float(f'{self.at:.2g}'))}" if self.extrapolated else ""
+        return f"no {noun} seen within {plural(self.last, 'generation')}{about}"
 
 
 def timescales(study: Study, names: Mapping[str, str]) -> list[Timescale]:
     """Every measure's timescale by condition, in the order of the panels; measures of no direction have none."""
-    frame, found = study.table, []
-    changes = {m: "doubled" for m in DOUBLES} | {m: "halved" for m in HALVES}
-    labels = {m: MEASURES[m][0] if m in MEASURES else m for m in changes}
+    changes = dict.fromkeys(DOUBLES, "doubled") | dict.fromkeys(HALVES, "halved")
+    labels = {m: label for m, (label, _) in MEASURES.items() if m in changes}
     if study.solvable:
         changes, labels = _quantities(study)
-    for measure in [m for m in (labels if study.solvable else [*MEASURES, "mode_share_min"]) if m in changes]:
-        if measure not in frame or any(t.measure == measure for t in found):
-            continue
-        for condition in names:
-            part = frame[(frame["condition"] == condition) & frame[measure].notna()]
-            times = [time_of(course, changes[measure]) for course in _courses(part, measure)]
-            times = [t for t in times if t is not None]
-            if times:
-                last = int(part["generation"].max())
-                kept = np.array(times)
-                middle = float(np.sort(kept)[(len(kept) - 1) // 2 : len(kept) // 2 + 1].mean())
-                spans = float(kept.min()), float(kept.max())
-                found.append(
-                    Timescale(condition, measure, labels[measure], changes[measure], middle, *spans, len(kept), last)
-                )
-    return found
+    found = {}
+    for condition in names:
+        courses = _replicates(study, condition, labels) if study.solvable else _chains(study, condition, labels)
+        for measure, x in courses:
+            told = timed(x, changes[measure], spans=not study.solvable)
+            if told:
+                found[measure, condition] = Timescale(condition, measure, labels[measure], changes[measure], **told)
+    return [found[m, c] for m in labels for c in names if (m, c) in found]
 
 
-def _courses(part, measure: str) -> list[np.ndarray]:
-    """A chain's values from generation 0 to its last, without those that start later or have a gap."""
-    found = []
-    for _, rows in part.groupby("seed"):
-        rows = rows.sort_values("generation")
-        if list(rows["generation"]) == list(range(len(rows))):
-            found.append(rows[measure].to_numpy(float))
-    return found
-
-
-def time_of(course: np.ndarray, change: str) -> float | None:
-    """When a course (G + 1,) first passes twice or half of its first value, interpolated; beyond G by its mean slope,
-    infinite where that leads away; None where there is nothing to tell (one generation, no positive start)."""
-    if len(course) < 2 or not np.isfinite(course).all() or course[0] <= 0:
+def timed(x: np.ndarray, change: str, spans: bool = True) -> dict | None:
+    """What courses (S, G + 1) say of a change: the fields of a Timescale; None where there is nothing to tell (no
+    chain, one generation, a mean that does not start above 0)."""
+    if not len(x) or x.shape[1] < 2 or not x[:, 0].mean() > 0:
         return None
-    ratio = course / course[0]
-    at = crossing(ratio, 2.0) if change == "doubled" else crossing(-ratio, -0.5)
-    return np.inf if at is None else float(at)
+    sign, level, last = (1 if change == "doubled" else -1), LEVELS[change], x.shape[1] - 1
+    mean = sign * x.mean(0) / x[:, 0].mean()
+    at = stays(mean, sign * level)
+    significant = None if len(x) < 2 else bool(interval(sign * (x[:, -1] - x[:, 0]))[1] > 0)
+    if at is None:
+        at = np.inf if (mean >= sign * level).any() else _beyond(mean, sign * level)
+    own = [stays(sign * course / course[0], sign * level) for course in x if spans and course[0] > 0]
+    own = [np.inf if t is None else t for t in own]
+    low, high = (float(min(own)), float(max(own))) if own else (np.nan, np.nan)
+    return {"at": float(at), "low": low, "high": high, "chains": len(x), "last": last, "significant": significant}
+
+
+def stays(course: np.ndarray, level: float) -> float | None:
+    """When a course (G + 1,) rises to a level for the last time, not to fall below it again, interpolated; None where
+    it ends below. (The first time would be a maximum over generations, which noise alone reaches.)"""
+    below = np.flatnonzero(course < level)
+    if not len(below):
+        return 0.0
+    t = int(below[-1])
+    return None if t == len(course) - 1 else t + float((level - course[t]) / (course[t + 1] - course[t]))
+
+
+def _beyond(course: np.ndarray, level: float) -> float:
+    """When a course that ends below a level rises to it at its mean pace; infinite beyond FARTHEST times G."""
+    last = len(course) - 1
+    pace = (course[-1] - course[0]) / last
+    at = last + (level - course[-1]) / pace if pace > 0 else np.inf
+    return float(at) if at <= FARTHEST * last else np.inf
+
+
+def _chains(study: Study, condition: str, measures) -> Iterator[tuple[str, np.ndarray]]:
+    """(measure, courses (S, G + 1)) of a condition's chains from generation 0 to the one at which most of them end;
+    without chains that end earlier, start later or have a gap."""
+    frame = largest(study.table)
+    frame = frame[frame["condition"] == condition]
+    for measure in (m for m in measures if m in frame and frame[m].notna().any()):
+        wide = frame[frame[measure].notna()].pivot(index="seed", columns="generation", values=measure)
+        ends = [int(row.last_valid_index()) for _, row in wide.iterrows()]
+        last = min(statistics.multimode(ends))
+        x = wide.reindex(columns=range(last + 1)).to_numpy(float)
+        yield measure, x[np.isfinite(x).all(1)]
+
+
+def _replicates(study: Study, condition: str, quantities) -> Iterator[tuple[str, np.ndarray]]:
+    """(quantity, courses (S, G + 1)) of a solvable system's replicates, of all seeds; those of a chain that was
+    absorbed stay as they are. Quantities that some replicate has no value of are left out."""
+    from imgloop.analytic import results
+
+    chains = [study.chain(condition, seed) for seed in study.seeds(condition)]
+    values, absorbed = [results.replicates(c) for c in chains], [results.record(c)["absorbed"] for c in chains]
+    for quantity in (q for q in quantities if all(q in v for v in values)):
+        parts = [np.asarray(v[quantity], float) for v in values]
+        last = max(map(len, parts)) - 1
+        kept = [p[np.minimum(np.arange(last + 1), len(p) - 1)] for p, a in zip(parts, absorbed) if a or len(p) > last]
+        x = np.concatenate(kept, 1).T
+        if np.isfinite(x).all():
+            yield quantity, x
 
 
 def _quantities(study: Study) -> tuple[dict[str, str], dict[str, str]]:
