@@ -239,19 +239,29 @@ def test_two_runs_and_any_batch_size_give_the_same_digits(digits, tmp_path, monk
     assert one == two
 
 
-def test_damage_to_what_is_kept_is_told(digits, tmp_path):
+@pytest.mark.parametrize("name", ["tails", "moments", "manifold", "copies", "features"])
+def test_damage_to_what_is_kept_is_told(name, digits, tmp_path):
     build(digits, tmp_path)
-    path = next(tmp_path.glob("tails-*/tails.safetensors"))
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(store.UserError, match=r"tails\.safetensors"):
-        build(digits, tmp_path)
+    path = next(tmp_path.glob(f"{name}-*/arrays.safetensors"))
+    whole, data = path.read_bytes(), bytearray(path.read_bytes())
+    data[-5] ^= 1  # of a number
+    for damaged in (bytes(data), whole[:50]):
+        path.write_bytes(damaged)
+        with pytest.raises(store.UserError, match=f"{name}-.* has changed since it was written: remove it"):
+            build(digits, tmp_path)
     store.remove(path.parent)
-    features = next(tmp_path.glob("features-*/features.safetensors"))
-    data = bytearray(features.read_bytes())
-    data[-5] ^= 1  # of a feature
-    features.write_bytes(data)
-    with pytest.raises(store.UserError, match="has changed since it was written: remove it"):
-        build(digits, tmp_path)
+    build(digits, tmp_path)
+
+
+def test_what_real_images_read_does_not_depend_on_their_order(digits, tmp_path):
+    """Files are sorted by class: halves of a sorted set would be different classes."""
+    order = np.argsort(digits.heldout.y, kind="stable")
+    sorted_ = build(without(digits, heldout=Pool(digits.heldout.x[order], digits.heldout.y[order])), tmp_path)
+    plain = build(digits, tmp_path / "plain")
+    assert sorted_.reference["fd"] == pytest.approx(plain.reference["fd"], rel=0.3)
+    fresh = Pool(digits.train.x[:200])
+    null = [e(fresh).notes["null"]["vendi"] for e in (sorted_, plain)]
+    assert null[0] == pytest.approx(null[1], rel=0.1)
 
 
 def test_kept_manifold_of_other_features_is_refused(evaluator):

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from imgloop.errors import UserError
+from imgloop.errors import status
 from imgloop.study import SCORES
 
 FIRST = ("fd", "fd_infinity", "kd", "kd_sem", "precision", "recall", "density", "coverage")
@@ -19,46 +19,45 @@ SECONDS = 5.0  # between two lines of progress where no terminal is
 PAIRS = 24  # samples in each half of the figure
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return status("imgloop.metrics", command, argv)
+
+
+def command(argv: list[str] | None) -> None:
     a = arguments(argv)
-    try:
-        options = {k: int(v) if v.isdigit() else v for k, v in (o.split("=", 1) for o in a.option)}
-        if a.weights:
-            options["weights"] = a.weights
-        began = time.monotonic()
-        from imgloop.metrics.scoring import score
+    options = {k: int(v) if v.isdigit() else v for k, v in (o.split("=", 1) for o in a.option)}
+    if a.weights:
+        options["weights"] = a.weights
+    began = time.monotonic()
+    from imgloop.metrics.scoring import score
 
-        reports = score(
-            a.real,
-            a.generated,
-            a.features,
-            options=options,
-            train=a.train,
-            size=a.size,
-            n=a.n,
-            infinity=a.infinity,
-            device=a.device,
-            progress=told,
-        )
-        if a.json:
-            found = [r.to_json() for r in reports]
-            print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False))
-        else:
-            print("\n".join(lines(reports)))
-            print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
-        if a.nearest:
-            from imgloop import store
-            from imgloop.metrics.nearest import figure
+    reports = score(
+        a.real,
+        a.generated,
+        a.features,
+        options=options,
+        train=a.train,
+        size=a.size,
+        n=a.n,
+        infinity=a.infinity,
+        device=a.device,
+        progress=told,
+    )
+    if a.json:
+        found = [r.to_json() for r in reports]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False), flush=True)
+    else:
+        print("\n".join(lines(reports)), flush=True)
+        print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    if a.nearest:
+        from imgloop import store
+        from imgloop.metrics.nearest import figure
 
-            for i, report in enumerate(reports):
-                path = a.nearest if i == 0 else a.nearest.with_stem(f"{a.nearest.stem}-{i + 1}")
-                store.write_bytes(path, figure(report, PAIRS))
-                print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
-    except UserError as e:
-        sys.exit(f"imgloop.metrics: {e}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        for i, report in enumerate(reports):
+            path = a.nearest if i == 0 else a.nearest.with_stem(f"{a.nearest.stem}-{i + 1}")
+            store.write_bytes(path, figure(report, PAIRS))
+            print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
 
 
 def arguments(argv: list[str] | None):
@@ -68,8 +67,14 @@ def arguments(argv: list[str] | None):
     parser.add_argument("--features", default="auto", help="auto, classifier, random, pixels, inception or dinov2")
     parser.add_argument("--weights", help="file of weights, for inception and dinov2")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="setting of the features")
-    parser.add_argument("--train", type=Path, help="images the generator was trained on: copies are looked for there")
-    parser.add_argument("--size", type=int, help="pixels to which all images are reduced")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        help="images the generator was trained on (of train/ and test/ the first): copies are looked for there",
+    )
+    parser.add_argument(
+        "--size", type=int, help="pixels to which all images are reduced; of what is not square the centre"
+    )
     parser.add_argument("--n", type=int, help="score N images of each generated set, at random")
     parser.add_argument(
         "--nearest", type=Path, metavar="PNG", help="write samples beside their nearest training images"
@@ -173,4 +178,4 @@ def cell(value) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -59,6 +59,28 @@ def protocol_name(protocol: dict[str, Any]) -> str:
     return f"{protocol['features']}-{store.content_key({k: v for k, v in protocol.items() if k != 'n_generated'})[:8]}"
 
 
+def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that `make` gives, computed once; raises UserError where what was kept has changed since."""
+
+    def write(part: Path) -> None:
+        arrays = make()
+        store.write_arrays(part / "arrays.safetensors", arrays)
+        store.write_json(part / "hash.json", hash_of(arrays))
+
+    def hash_of(arrays: dict[str, np.ndarray]) -> str:
+        return store.array_hash(*(arrays[name] for name in sorted(arrays)))
+
+    store.once(folder, write)
+    try:
+        arrays = store.open_arrays(folder / "arrays.safetensors")
+        whole = hash_of(arrays) == store.read_json(folder / "hash.json")
+    except UserError:
+        whole = False
+    if not whole:
+        raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
+    return arrays
+
+
 class Evaluator:
     """Scores pools of samples against the held-out real data, under one protocol."""
 
@@ -72,6 +94,7 @@ class Evaluator:
         self.extractor, self.real, self.cache, self.device = extractor, real, Path(cache), str(extractor.device)
         heldout, train = self.features_of(real.heldout), self.features_of(real.train)
         self.heldout, self.few = heldout.x, too_few(len(real.heldout))
+        self.mixed = np.random.default_rng(SEED).permutation(len(self.heldout))  # a folder is sorted by class
         self.key = store.content_key(
             [FORMAT, extractor.key, *(store.array_hash(p.x, p.y) for p in (real.train, real.heldout)), K_DENSITY, SEED]
         )
@@ -142,25 +165,15 @@ class Evaluator:
         """Features of a real pool, computed once a study; raises UserError where what was kept has changed since."""
         key = store.content_key([FORMAT, self.extractor.made_by, store.array_hash(pool.x)])
 
-        def make(part: Path) -> None:
-            found = self.extractor(pool.x)
-            store.write_arrays(part / "features.safetensors", {k: v for k, v in vars(found).items() if v is not None})
-            store.write_json(part / "hash.json", store.array_hash(found.x, found.logits))
+        def make() -> dict[str, np.ndarray]:
+            return {k: v for k, v in vars(self.extractor(pool.x)).items() if v is not None}
 
-        folder = store.once(self.cache / f"features-{key}", make)
-        arrays = store.open_arrays(folder / "features.safetensors")
-        found = Features(arrays["x"], arrays.get("logits"))
-        if store.array_hash(found.x, found.logits) != store.read_json(folder / "hash.json"):
-            raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
-        return found
+        arrays = stored(self.cache / f"features-{key}", make)
+        return Features(arrays["x"], arrays.get("logits"))
 
     def kept(self, name: str, make: Callable) -> dict[str, np.ndarray]:
         """The arrays of what `make` computes of the real data, computed once a study."""
-
-        def write(part: Path) -> None:
-            store.write_arrays(part / f"{name}.safetensors", make().to_arrays())
-
-        return store.open_arrays(store.once(self.cache / f"{name}-{self.key}", write) / f"{name}.safetensors")
+        return stored(self.cache / f"{name}-{self.key}", lambda: make().to_arrays())
 
     def real_tails(self) -> RealTails:
         """The held-out halves and their thresholds; classes are where the training images have their centroids."""
@@ -199,7 +212,7 @@ class Evaluator:
 
         def make(part: Path) -> None:
             half = len(self.heldout) // 2
-            a, b = self.heldout[:half], self.heldout[half : 2 * half]
+            a, b = self.heldout[self.mixed[:half]], self.heldout[self.mixed[half : 2 * half]]
             sides, own = (a, b), None
             if apart:
                 sides = self.manifold, train
@@ -281,7 +294,7 @@ class Evaluator:
         }
         if len(found.x) <= len(self.heldout):  # it grows with the number of samples
             if len(found.x) not in self.null_vendi:  # every generation has as many
-                self.null_vendi[len(found.x)] = vendi_score(self.heldout[: len(found.x)])
+                self.null_vendi[len(found.x)] = vendi_score(self.heldout[self.mixed[: len(found.x)]])
             notes["null"]["vendi"] = self.null_vendi[len(found.x)]
         if self.reference["authenticity"] is not None:  # where the reference is not what copies are looked for in
             notes["null"]["authenticity"] = self.reference["authenticity"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,6 +44,20 @@ class RealManifold:
         on_device = x.to(device)
         return cls(x, nearest2(on_device, on_device, k, leave_one_out=True, progress=progress)[0])
 
+    @cached_property
+    def other2(self) -> np.ndarray:
+        """Squared distance of each sample to the nearest other that is no exact copy of it, float64 (N,); 0 where all
+        are copies. An image that the data hold twice would else be 0 from another, and nothing too near to it."""
+        found = np.where(self.neighbours2 > 0, self.neighbours2, np.inf).min(1)
+        if np.isinf(found).any():
+            first: dict[bytes, int] = {}
+            for i, row in enumerate(self.features.numpy() + 0.0):  # -0.0 and 0.0 are equal, their bytes are not
+                first.setdefault(row.tobytes(), i)
+            different = self.features[list(first.values())]
+            rows = torch.from_numpy(np.isinf(found))
+            found[rows] = nearest2(self.features[rows], different, 2)[0][:, 1] if len(different) > 1 else 0.0
+        return found
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The distances, without the features, to be cached."""
         return {"neighbours2": self.neighbours2}
@@ -65,11 +80,11 @@ def manifold_scores(
     Density and coverage take the balls to the `k`-th neighbour without their surface (`<`). Precision and recall take
     the same balls by default, as the prdc package does; with `k_precision` (3 in their paper) the balls to that
     neighbour with their surface (`<=`). With `train`, the training features (T, D) or a `RealManifold` of them, also
-    `authenticity`: the share of samples farther from their nearest training sample than that one is from its own
-    nearest. It falls with copying, and also where samples keep to the dense parts of the data, copies or not: read it
-    beside recall and the variance ratio. No matrix of N x M is held; products are taken on `device`, with the same
-    result on any. Raises UserError where the real side has not more than max(k, k_precision) samples or the generated
-    side not more than its k, and on different widths, wrong shape, NaN or infinity.
+    `authenticity`: the share of samples farther from their nearest training sample than that one is from the nearest
+    other that is no exact copy of it. It falls with copying, and also where samples keep to the dense parts of the
+    data, copies or not: read it beside recall and the variance ratio. No matrix of N x M is held; products are taken on
+    `device`, with the same result on any. Raises UserError where the real side has not more than max(k, k_precision)
+    samples or the generated side not more than its k, and on different widths, wrong shape, NaN or infinity.
     Source: Kynkaanniemi et al. 2019, section 2; Naeem et al. 2020, section 3; Alaa et al. 2022, section 3.
     """
     return neighbour_scores(real, generated, k, k_precision=k_precision, train=train, device=device)[0]
@@ -130,7 +145,7 @@ def _authenticity(train, y: Tensor) -> float:
     if train.features.shape[1] != y.shape[1]:
         raise UserError(f"The training features are {train.features.shape[1]} wide and the generated {y.shape[1]}.")
     distance2, nearest = nearest2(y, train.features.to(y.device), 1)
-    return float((distance2[:, 0] > train.neighbours2[nearest[:, 0], 0]).mean())
+    return float((distance2[:, 0] > train.other2[nearest[:, 0]]).mean())
 
 
 def nearest_distances(features, reference=None, k: int = 1) -> np.ndarray:

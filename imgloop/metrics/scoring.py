@@ -138,10 +138,11 @@ def score(
         both = np.concatenate([evaluator.train.features, evaluator.heldout])  # extracted once
         kept = evaluator.kept("known", lambda: RealManifold.of(both, 1, device=device, progress=searching))
         copied_from = RealManifold.from_arrays(both, kept)
-    null = {}
-    if evaluator.apart:  # else real images would be compared with themselves
-        fresh = nearest_of(evaluator.heldout, evaluator.train.features, evaluator.train.neighbours2)
-        null["near_copies"] = float((fresh.closer < NEAR).mean())
+    if evaluator.apart and not data.facts["split"]:
+        closer = nearest_of(evaluator.heldout, evaluator.train).closer
+    else:  # each image against all others
+        closer = fresh(copied_from, np.sort(order(len(copied_from.features), 0)[-HELDOUT_MOST:]))
+    null = copying(closer)
     reports = [measured(name, s, evaluator, data, known, copied_from) for name, s in sets]
     require_one({r.name: r.protocol for r in reports})
     for report in reports:
@@ -159,6 +160,8 @@ def divided(found: ImageSet, label: str, learns: bool) -> RealData:
     if classes is None and pool.y is not None:
         values, place = np.unique(pool.y, return_inverse=True)
         classes, pool = tuple(map(str, values)), Pool(pool.x, place.astype(np.int64))
+    if classes is not None and len(classes) < 2:  # nothing to learn, and no modes
+        classes, pool, test = None, Pool(pool.x), test and Pool(test.x)
     split = learns and classes is not None and test is None
     if test is not None:
         train, heldout, reference = pool, test, "the test part of the real images"
@@ -177,10 +180,15 @@ def divided(found: ImageSet, label: str, learns: bool) -> RealData:
 def chosen(found: ImageSet, n: int | None, name: str | Path) -> ImageSet:
     """`n` of the images, drawn at random with a fixed seed; all of them for None. Raises UserError."""
     samples = found.pool
-    if min(len(samples), len(samples) if n is None else n) < LEAST_SAMPLES:
+    if found.test is not None:  # what a generator made has no test part of its own
+        parts = zip((samples.x, samples.y), (found.test.x, found.test.y))
+        samples = Pool(*(None if p is None else np.concatenate([p, q]) for p, q in parts))
+    if len(samples) < LEAST_SAMPLES:
         raise UserError(f"{name}: at least {LEAST_SAMPLES} generated images are needed; it holds {len(samples)}.")
+    if n is not None and n < LEAST_SAMPLES:
+        raise UserError(f"--n {n}: at least {LEAST_SAMPLES} generated images are needed.")
     if n is None:
-        return found
+        return ImageSet(samples, None, found.classes)
     if len(samples) < n:
         raise UserError(f"{name} holds {len(samples)} images, fewer than --n {n}.")
     rows = np.sort(order(len(samples), 0)[:n])  # not the first: a folder is sorted by class
@@ -198,7 +206,7 @@ def measured(
     finally:
         evaluator.extractor = extractor
     features = once(samples.x)
-    nearest = nearest_of(features.x, copied_from.features, copied_from.neighbours2)
+    nearest = nearest_of(features.x, copied_from)
     labels = relabelled(ImageSet(samples, None, found.classes), data.classes)
     classes = None
     if data.classes is not None and data.heldout.y is not None and (labels is not None or features.labels is not None):
@@ -206,19 +214,37 @@ def measured(
         labels = features.labels if labels is None else labels
         classes = by_class(data.classes, evaluator.heldout, data.heldout.y, features.x, labels)
     values = {k: v for k, v in scores.values.items() if v is not None}
-    values["authenticity"] = float((nearest.closer > 1).mean())
-    values["near_copies"] = float((nearest.closer < NEAR).mean())
+    values |= copying(nearest.closer)
     return Report(
         name, scores.protocol, values, scores.notes, classes, samples, features.x, known, nearest, evaluator.reference
     )
 
 
-def nearest_of(samples: np.ndarray, train: torch.Tensor, neighbours2: np.ndarray) -> Nearest:
-    """The nearest training images of features (N, D) among those of (M, D), whose squared distances to their own
-    nearest others are given, (M, K)."""
+def nearest_of(samples: np.ndarray, known: RealManifold) -> Nearest:
+    """The nearest training images of features (N, D) among the `known`."""
+    train = known.features
     k = min(BESIDE, len(train))
     squared, index = nearest2(torch.from_numpy(np.ascontiguousarray(samples)).to(train.device), train, k)
-    return Nearest(index, np.sqrt(squared), np.sqrt(neighbours2[:, 0]))
+    return Nearest(index, np.sqrt(squared), np.sqrt(known.other2))
+
+
+def fresh(known: RealManifold, rows: np.ndarray) -> np.ndarray:
+    """`Nearest.closer` of the known images `rows`, each as if it were none of the known: what a real image reads that
+    is new."""
+    x = known.features
+    squared, index = nearest2(x[torch.from_numpy(rows)], x, 2)
+    itself = index[:, 0] == rows
+    j = np.where(itself, index[:, 1], index[:, 0])  # its nearest other
+    distance = np.where(itself, squared[:, 1], squared[:, 0])
+    squared, index = nearest2(x[torch.from_numpy(j)], x, min(3, len(x)))
+    others = np.where((index != j[:, None]) & (index != rows[:, None]) & (squared > 0), squared, np.inf).min(1)
+    usual = np.where(np.isfinite(others), others, known.other2[j])
+    return np.sqrt(np.divide(distance, usual, out=np.where(distance > 0, np.inf, 0.0), where=usual > 0))
+
+
+def copying(closer: np.ndarray) -> dict[str, float]:
+    """The scores of copying, from `Nearest.closer`."""
+    return {"authenticity": float((closer > 1).mean()), "near_copies": float((closer < NEAR).mean())}
 
 
 def by_class(names, real: np.ndarray, real_labels, generated: np.ndarray, labels) -> dict[str, dict[str, Any]]:
