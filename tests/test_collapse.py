@@ -408,6 +408,11 @@ def test_few_generations():
         (lambda f: f[f["condition"] == "loop"], "no condition real_only"),
         (lambda f: f[f["condition"] == "real_only"], "nothing to compare"),
         (lambda f: f.to_dict(), "pandas table"),
+        (lambda f: f.assign(generation=5 * f["generation"]), "generations 0, 5, 10, 15, ...: number them 0, 1, 2"),
+        (lambda f: f.assign(ambiguity=100 * f["ambiguity"]), "not in percent"),
+        (lambda f: f.assign(variance_ratio=-f["variance_ratio"]), "goes down to -"),
+        (lambda f: f.set_index(["condition", "seed", "generation"]), r"reset_index\(\)"),
+        (lambda f: f[["condition", "seed", "generation"]].assign(w2=1.0), "solvable system profile the folder"),
     ],
 )
 def test_a_table_that_is_none_is_told_in_one_sentence(broken, says):
@@ -525,6 +530,72 @@ def test_a_chain_that_lost_all_does_not_hide_the_others(definition, measure, val
     assert collapse_profile(frame)["loop"][definition].verdict == "detected"
     frame.loc[loop & (frame["seed"] != len(values) - 1), measure] = 1.0  # and alone it excludes nothing
     assert collapse_profile(frame)["loop"][definition].verdict == "undetermined"
+
+
+def test_zeros_of_both_sides_are_no_loss():
+    """Tail masses of two samples in all, alike in chain and control: a control at 0 is not left out on its own."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(40):
+        frame = table(seeds=20)
+        frame["tail_mass"] = rng.poisson(2, len(frame)) / 2
+        v = collapse_profile(frame)["loop"][7]
+        found.append(v)
+        assert v.seeds == 20 and v.verdict != "excluded"
+    assert sum(v.verdict == "detected" for v in found) <= 2 and abs(np.mean([v.effect for v in found])) < 0.3
+    assert any("a control has itself lost its tail_mass" in v.reason for v in found)
+
+
+def test_a_chain_that_lacks_what_its_control_has_excludes_nothing():
+    """Training that failed gives NaN as often as infinity."""
+    frame = table(seeds=8)
+    assert verdicts(frame)[2] == "excluded"
+    gone = (frame["condition"] == "loop") & (frame["seed"] < 3) & (frame["generation"] >= 6)
+    found = collapse_profile(frame.assign(risk=frame["risk"].mask(gone)))["loop"][2]
+    assert found.verdict == "undetermined" and "no value, though its control has one, was left out" in found.reason
+    both = gone | ((frame["seed"] < 3) & (frame["generation"] >= 6))
+    assert verdicts(frame.assign(risk=frame["risk"].mask(both)))[2] == "excluded"
+
+
+@pytest.mark.parametrize("first", ["real_only", "real_only,n_initial=349"])
+@pytest.mark.parametrize("named", [{}, {"quarter": "real_only,n_initial=349"}, {"control": "real_only"}])
+def test_the_control_does_not_depend_on_the_order_of_rows(first, named):
+    frame = table({"risk": 0.3 * (T > 0)})
+    quarter = frame[frame["condition"] == "real_only"].assign(condition="real_only,n_initial=349", risk=1.6)
+    both = [frame, quarter] if first == "real_only" else [quarter, frame]
+    v = collapse_profile(pd.concat(both), **named)["loop"][2]
+    assert v.verdict == "detected" and v.effect == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_control_of_unknown_size_is_told_and_ties_are_refused():
+    frame = table({"risk": 0.3 * T})
+    other = frame.replace({"condition": {"real_only": "real_only,n_initial=349"}})
+    assert "no chain of real_only" in collapse_profile(other)["loop"][2].reason
+    named = collapse_profile(other, "real_only,n_initial=349")
+    assert named["loop"][2].verdict == "detected" and "does not tell its number" in named.notes["loop"][0]
+    two = [frame.replace({"condition": {"real_only": f"real_only,n_samples={n}"}}) for n in (1, 2)]
+    assert "name one with control=" in collapse_profile(pd.concat(two).drop_duplicates(tables.KEYS))["loop"][2].reason
+
+
+def test_no_condition_vanishes():
+    grown = {100: 0.3 * T, 200: 0.1 * T, 400: 0 * T}
+    names = [table({"risk": g}, size=n, rng=n) for n, g in grown.items()]
+    named = [f.assign(condition=f["condition"] + f",n_initial={n}").drop(columns="size") for f, n in zip(names, grown)]
+    found = collapse_profile(pd.concat(named))
+    assert [found[f"loop,n_initial={n}"][2].verdict for n in grown] == ["detected", "detected", "excluded"]
+    one = collapse_profile(pd.concat(names))  # one name: the largest size, and what is not judged is named
+    assert one["loop"][2].verdict == "excluded"
+    assert "of the chains of 400 real samples; those of 100, 200 have none" in " ".join(one.notes["loop"])
+
+
+def test_generations_0_that_differ_and_chains_that_go_on_are_told():
+    frame = table()
+    frame.loc[frame["condition"] == "loop", "risk"] += 0.3
+    assert "Generation 0 differs from the control's in risk (+0.3)" in " ".join(collapse_profile(frame).notes["loop"])
+    short = table().query("not (condition == 'loop' and seed < 5 and generation > 3)")
+    assert "generation 3, which is read as the last; 1 of 6 go on to 8" in " ".join(
+        collapse_profile(short).notes["loop"]
+    )
+    assert not any("differs" in n or "go on" in n for n in collapse_profile(table()).notes["loop"])
 
 
 def test_a_slope_that_the_mean_over_sizes_hides_is_not_excluded():

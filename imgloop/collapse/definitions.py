@@ -192,12 +192,12 @@ def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
     measure = RATIOS[definition]
     margin, last = marks(h)[definition], min(h.window, ratio[0].shape[-1] - 1)
     series = losses(ratio[0], measure) - losses(ratio[1], measure)
-    series = np.where(ratio[1] < FLOORS[measure], np.nan, series)  # over a control that has none: no number
-    total = ratio[0] < FLOORS[measure]
+    total, theirs = (r < FLOORS[measure] for r in ratio)
+    total &= ~theirs
     others = np.where(total | np.isnan(series), -np.inf, series)[..., -last:].max((-2, -1))
     counted = np.where(total, np.maximum(others, 2 * margin)[..., None, None], series)
     number = Number(f"-log {measure} over control", late(series, h.window), margin, margin, late(counted, h.window))
-    return Question(definition, (number,), bar=passed(series, margin))
+    return Question(definition, (number,), bar=passed(series, margin) | theirs[..., -last:].any((-2, -1)))
 
 
 def scaling(risk: Pair, h: Thresholds) -> Question:

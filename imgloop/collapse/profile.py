@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from imgloop.collapse import definitions, reasons, scaling, tables
+from imgloop.collapse import definitions, reasons, scaling, statistics, tables
 from imgloop.collapse.definitions import Judged, Question
 from imgloop.collapse.reasons import Absent
 from imgloop.collapse.thresholds import Frozen, Thresholds
@@ -61,18 +61,27 @@ def collapse_profile(
     others = [c for c in others if quarter is None or c.name != quarter]
     if not others:
         raise UserError(f"The table has no condition but the control ({tables.listed(known)}): nothing to compare.")
-    largest = {}
-    for c in others:
-        if c.base not in largest or not c.size <= largest[c.base].size:
-            largest[c.base] = c
     verdicts, notes, laws = [], {"": _general(h, frozen)}, {}
-    for c in largest.values():
-        found = Comparison(c, known, control, quarter, risk, generation, noise_risk, h).profiled()
+    chosen = judged(others, h)
+    for c in chosen:
+        unread = [o.size for o in others if o.base == c.base and o not in chosen]
+        found = Comparison(c, known, control, quarter, risk, generation, noise_risk, unread, h).profiled()
         verdicts += found.verdicts
         notes[c.given] = tuple(found.notes)
         if found.law:
             laws[c.given] = found.law
     return Profile(control, tuple(verdicts), notes, h, frozen, laws)
+
+
+def judged(conditions: list[tables.Condition], h: Thresholds) -> list[tables.Condition]:
+    """The conditions that get verdicts: of each name the one of most real samples, and of a scaling law's, which are
+    several names for as many sizes, the one of most alone."""
+    largest, sizes = {}, {}
+    for c in sorted(conditions, key=lambda c: -np.inf if np.isnan(c.size) else c.size):
+        sizes.setdefault(c.base, set()).add(c.size)
+        largest[c.given] = largest[c.base, "of all"] = c
+    found = (largest[c.base, "of all"] if len(sizes[c.base]) >= h.sizes else largest[c.given] for c in conditions)
+    return list(dict.fromkeys(found))
 
 
 def _general(h: Thresholds, frozen: Frozen | None) -> tuple[str, ...]:
@@ -90,8 +99,8 @@ def _general(h: Thresholds, frozen: Frozen | None) -> tuple[str, ...]:
 class Comparison:
     """One condition beside its control, on the way to its verdicts."""
 
-    def __init__(self, condition, known, control, quarter, risk, generation, noise_risk, h: Thresholds):
-        self.condition, self.known, self.h = condition, known, h
+    def __init__(self, condition, known, control, quarter, risk, generation, noise_risk, unread, h: Thresholds):
+        self.condition, self.known, self.unread, self.h = condition, known, unread, h
         self.control_name, self.quarter_name, self.noise_risk = control, quarter, noise_risk
         self.verdicts: list[Verdict] = []
         self.notes: list[str] = []
@@ -102,6 +111,7 @@ class Comparison:
             self.notes.append(remark + ".")
         last = condition.last
         theirs = self.control.last if self.control is not None else {}
+        self.asked = generation is not None
         self.G = generation if generation is not None else _usual([min(last[s], theirs.get(s, last[s])) for s in last])
         self.seeds = [s for s in last if last[s] >= self.G]
         self.left_out = tuple(f"seed {s} ends at generation {last[s]}" for s in last if last[s] < self.G)
@@ -152,7 +162,12 @@ class Comparison:
             q = definitions.hallucination(rates, self.h) if rates else f"no column {', '.join(definitions.RATES)}"
         elif k in definitions.RATIOS:
             measure = definitions.RATIOS[k]
-            q = definitions.loss(k, self.pair(measure), self.h) if self.measured(measure) else f"no column {measure}"
+            if not self.measured(measure):
+                return f"no column {measure}"
+            pair, floor = self.pair(measure), definitions.FLOORS[measure]
+            if (definitions.late(pair[1] < floor, self.h.window) == 1).all():
+                return f"the control itself has lost its {measure} (below {floor:g})"
+            q = definitions.loss(k, pair, self.h)
         elif k == 1:
             q = self.catastrophic()
         elif k == 5:
@@ -160,9 +175,6 @@ class Comparison:
         else:
             q = {2: definitions.increase, 3: definitions.divergence}[k](self.pair(self.risk), self.h)
         if isinstance(q, Question) and not any(np.isfinite(n.x).any() for n in q.numbers):
-            measure = definitions.RATIOS.get(k)
-            if measure and (self.pair(measure)[1] < definitions.FLOORS[measure]).any():
-                return f"the control itself has lost its {measure} (below {definitions.FLOORS[measure]:g})"
             return "no chain and its control have a value at every generation that is read"
         return q
 
@@ -224,7 +236,7 @@ class Comparison:
         elif j.detected:
             verdict = DETECTED
         else:
-            verdict = EXCLUDED if j.excluded and not absent.infinite else UNDETERMINED
+            verdict = EXCLUDED if j.excluded and not absent.failed else UNDETERMINED
         return self.verdict(
             k,
             verdict,
@@ -241,17 +253,34 @@ class Comparison:
 
     def absent(self, q: Question) -> Absent:
         """Which chains have no number to enter a question with."""
-        left_out, infinite, few = list(self.left_out), False, []
+        left_out, failed, few = list(self.left_out), "", []
         for n in (n for n in q.numbers if np.isfinite(n.x).any()):
             measure = n.name.split()[0] if q.definition == 8 else definitions.RATIOS.get(q.definition, self.risk)
             for s in (s for s, x in zip(self.seeds, n.x) if not np.isfinite(x)):
                 endless = any(c.infinite(measure, [s]) for c in self.compared if c.has(measure))
-                infinite |= endless
                 what = "an infinite value" if endless else "no value"
+                if endless or self.alone(measure, s):
+                    failed = failed or f"a chain with {what}{'' if endless else ', though its control has one,'}"
                 left_out.append(f"seed {s} has {what} of {measure} at a generation that is read")
             if not q.every and np.isfinite(n.x).sum() < self.h.chains <= len(self.seeds):
                 few.append(measure)
-        return Absent(tuple(dict.fromkeys(left_out)), infinite, tuple(few))
+        return Absent(tuple(dict.fromkeys(left_out)), failed, tuple(few))
+
+    def alone(self, measure: str, seed: int) -> bool:
+        """Whether a chain lacks a value at the last generations where its control has one: its training may have failed
+        because of what is asked."""
+        mine, theirs = (c.series(measure, [seed], self.G)[0, -min(self.h.window, self.G) :] for c in self.compared[:2])
+        return bool((np.isnan(mine) & np.isfinite(theirs)).any())
+
+    def unlike(self) -> list[str]:
+        """The measures whose generation 0 is another than the control's, with the difference."""
+        found = []
+        for measure in [m for m in tables.MEASURES if self.seeds and self.measured(m)]:
+            treated, control = (x[:, 0] for x in self.pair(measure))
+            mean, low, high = statistics.interval(treated - control, 0.999)
+            if low > 0 or high < 0:
+                found.append(f"{measure} ({mean:+.3g})")
+        return found
 
     def remarks(self) -> None:
         """What a reader of this condition's profile must know."""
@@ -262,6 +291,23 @@ class Comparison:
             self.notes.append(
                 "Generations drew different numbers of samples: fd falls and the smallest mode share rises with their "
                 "number, whatever the generator."
+            )
+        longer = [g for g in self.condition.last.values() if g > self.G]
+        if longer and not self.asked:
+            self.notes.append(
+                f"Most chains end at generation {self.G}, which is read as the last; {len(longer)} of "
+                f"{len(self.condition.last)} go on to {max(longer)}."
+            )
+        if self.unread:
+            told = ", ".join(f"{n:,g}" for n in sorted(self.unread))
+            self.notes.append(
+                f"Verdicts are of the chains of {self.condition.size:,g} real samples; those of {told} have none of "
+                f"their own (definition 5 reads {self.h.sizes} sizes or more)."
+            )
+        if unlike := self.unlike():
+            self.notes.append(
+                f"Generation 0 differs from the control's in {', '.join(unlike)}: the two should share it, so that the "
+                "verdicts are of what the loop does."
             )
         if self.G < self.h.window and self.G >= 1:
             self.notes.append(f"Numbers are means of generations 1 to {self.G}, not of the last {self.h.window}.")

@@ -19,11 +19,11 @@ BESIDE = {2: ("fd", "kd"), 6: ("ambiguity",), 7: ("tail_risk",)}  # measures to 
 
 @dataclass(frozen=True)
 class Absent:
-    """Chains that are left out of a question, in words; whether one of them for a value that is infinite; the measures
-    that too few chains have."""
+    """Chains that are left out of a question, in words; which of them may be what was asked for (a risk that went to
+    infinity), and keeps the question from being excluded; the measures that too few chains have."""
 
     left_out: tuple[str, ...]
-    infinite: bool
+    failed: str
     few: tuple[str, ...]
 
 
@@ -32,7 +32,7 @@ def reasons(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, ab
     k, told = q.definition, []
     if verdict != DETECTED:
         told += withheld(c, q, j, verdict, chains, absent)
-    elif j.excluded and not absent.infinite:
+    elif j.excluded and not absent.failed:
         told.append("significant, though inside the margin: excluded by its size")
     if k == 2 and not np.isfinite(j.margin) and np.isfinite(c.pair(c.risk)[0][:, 0]).all():
         told.append(f"never excluded: the {c.risk} at generation 0 is not above 0, and the margin a share of it")
@@ -58,11 +58,14 @@ def withheld(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, a
     told, missing = [], c.h.chains - chains
     if missing > 0:
         told.append(f"{missing} more chain{'s' * (missing > 1)} needed")
-    if q.definition != 3 and q.bar is not None and q.bar and j.bound < j.margin:
+    measure = definitions.RATIOS.get(q.definition)
+    if measure and (definitions.late(c.pair(measure)[1] < definitions.FLOORS[measure], c.h.window) > 0).any():
+        told.append(f"not excluded: a control has itself lost its {measure}")
+    elif q.definition != 3 and q.bar is not None and q.bar and j.bound < j.margin:
         where = "of one size" if q.definition == 5 else f"at generation {c.G}"
         told.append(f"not excluded: the mean {where} is beyond the margin")
-    if absent.infinite and j.excluded:
-        told.append("not excluded: a chain with an infinite value was left out")
+    if absent.failed and j.excluded:
+        told.append(f"not excluded: {absent.failed} was left out")
     if absent.few and missing <= 0:
         told.append(f"{' and '.join(absent.few)} of too few chains: not excluded")
     if q.definition == 2 and not np.isfinite(c.pair(c.risk)[0][:, 0]).all():
@@ -102,7 +105,7 @@ def growth(c: Comparison, q: Question, verdict: str) -> str:
     if verdict == DETECTED:
         told += f"; still growing faster than logarithmically through generation {c.G}"
     if verdict == EXCLUDED:
-        told += f"; slower than logarithmic through generation {c.G}"
+        told += f"; slower than 1 + 1/2 + 1/3 + ... through generation {c.G}"
     if not q.gate:
         told += "; the contrast of the last two thirds is not positive"
     elif q.bar and verdict == UNDETERMINED:

@@ -4,6 +4,7 @@ file, or a solvable system whose replicates are chains."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imgloop.collapse.definitions import RATES, RATIOS
 from imgloop.errors import UserError
 
 KEYS = ("condition", "seed", "generation")
@@ -25,7 +27,7 @@ MEASURES = (
     "rule_violations",
     "tail_risk",
 )
-SIZED = re.compile(r",(?:n_initial|data\.n)=[^,]*")  # in a condition's name, how many real samples it trains on
+SIZED = re.compile(r",(?:n_initial|data\.n)=([^,]*)")  # in a condition's name, how many real samples it trains on
 # Knobs of one mixing rule, and settings that say how many samples it draws: a control has none of them.
 MIXING_ONLY = ("real_fraction", "n_real", "n_synthetic", "budget", "edit_fraction", "n_samples")
 SYSTEMS = {  # a solvable system's quantity, and the measure that it is; the first that it has
@@ -36,7 +38,7 @@ SYSTEMS = {  # a solvable system's quantity, and the measure that it is; the fir
 APART = 10**6  # chains of a solvable system: seed k, replicate r is chain k * APART + r
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """The chains of one condition at one number of real samples (`size`, NaN where unknown). `given` is the table's
     name of it, `name` tells the size too, `base` does not."""
@@ -94,8 +96,18 @@ def conditions(frame) -> list[Condition]:
                     f"The table has generation {generation} of {label}, seed {seed}, more than once: give one row for "
                     "each condition, seed and generation."
                 )
-            found.append(Condition(str(name), label, SIZED.sub("", str(name)), float(size), indexed))
+            size = size if np.isfinite(size) else named_size(str(name))
+            base = SIZED.sub("", str(name)) if np.isfinite(size) else str(name)
+            found.append(Condition(str(name), label, base, float(size), indexed))
     return found
+
+
+def named_size(name: str) -> float:
+    """The number of real samples that a condition's name tells, the last of several; NaN where it tells none."""
+    try:
+        return float(SIZED.findall(name)[-1])
+    except (IndexError, ValueError):
+        return np.nan
 
 
 def checked(frame):
@@ -111,9 +123,11 @@ def checked(frame):
     measures = [c for c in MEASURES if c in frame]
     if missing or not measures:
         wanted = f"no column {' or '.join(missing)}" if missing else "no measure"
+        indexed = "; its index has some of them: frame.reset_index()" if set(missing) & set(frame.index.names) else ""
+        system = "" if missing else "; of a solvable system profile the folder, python -m imgloop.collapse STUDY"
         raise UserError(
             f"The table has {wanted}: it needs {', '.join(KEYS)} and at least one of {', '.join(MEASURES)}; it has "
-            f"{', '.join(map(str, frame.columns)) or 'no columns'}."
+            f"{', '.join(map(str, frame.columns)) or 'no columns'}{indexed}{system}."
         )
     shown = [] if "protocol" not in frame else frame[["protocol", "condition"]].dropna().drop_duplicates("protocol")
     if len(shown) > 1:
@@ -133,6 +147,8 @@ def checked(frame):
         except (ValueError, TypeError) as e:
             raise UserError(f"Column {column} holds what is no number ({e}): give numbers, empty where missing.") from e
     for column in KEYS[1:]:
+        if frame[column].dtype.kind in "iu" and frame[column].min() >= 0:
+            continue  # whole as they are, however large
         values = frame[column].to_numpy(float)
         if not np.isfinite(values).all() or (values % 1).any() or (column == "generation" and (values < 0).any()):
             raise UserError(
@@ -144,6 +160,17 @@ def checked(frame):
             "The table has no generation 0, the model trained on real data alone, from which growth is counted: number "
             "generations from 0."
         )
+    there = sorted(frame["generation"].unique())
+    if there != list(range(len(there))):
+        told = ", ".join(map(str, there[:4])) + (", ..." if len(there) > 4 else "")
+        raise UserError(f"The table has generations {told}: number them 0, 1, 2, ... without gaps.")
+    for column in measures:
+        values = frame[column][np.isfinite(frame[column].astype(float))]
+        least, most = values.min(), values.max()
+        if column in (*RATES, *RATIOS.values()) and least < 0:
+            raise UserError(f"Column {column} goes down to {least:g}: give shares and ratios from 0 up.")
+        if column in RATES and most > 1:
+            raise UserError(f"Column {column} goes up to {most:g}: give rates as shares from 0 to 1, not in percent.")
     frame["condition"] = frame["condition"].astype(str)
     return frame
 
@@ -153,16 +180,41 @@ def checked(frame):
 
 def settings(base: str) -> tuple[str, frozenset[str]]:
     """A condition's rule, and those of its settings that a control shares."""
-    rule, *parts = base.split(",")
-    rest: list[str] = []
-    for part in parts:
-        if "=" in part:
-            rest.append(part)
-        elif rest:  # of a list of values
-            rest[-1] += f",{part}"
-        else:  # a name of somebody else's, with a comma in it
-            return base, frozenset()
-    return rule, frozenset(s for s in rest if s.split("=")[0] not in MIXING_ONLY)
+    rule, values = parts(base)
+    return rule, frozenset(f"{key}={value}" for key, value in values.items() if key not in MIXING_ONLY)
+
+
+def parts(name: str) -> tuple[str, dict[str, str]]:
+    """The rule and the settings that a condition's name tells, a list's values with commas between them; of somebody
+    else's name, with commas in it, the name alone."""
+    rule, *rest = name.split(",")
+    values: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if equals:
+            values[key] = value
+        elif values:  # of a list
+            values[next(reversed(values))] += f",{part}"
+        else:
+            return name, {}
+    return rule, values
+
+
+def overrides(name: str, **more) -> str | None:
+    """The words of a command line that makes a condition of this name with more settings (`n_initial`); None for a
+    name that is no paradigm's, or that does not tell its settings whole: they end in a hash."""
+    from imgloop.config import CONF
+
+    rule, values = parts(name)
+    if not (CONF / "paradigm" / f"{rule}.yaml").is_file() or re.search(r"-[0-9a-f]{6,8}(,|$)", name):
+        return None
+    words = [f"paradigm={rule}"]
+    for key, value in (values | more).items():
+        if schedule := re.fullmatch(r"([\d.e+-]+)x([\d.e+-]+?)(?:max([\d.e+-]+))?", str(value)):
+            pairs = zip(("start", "factor", "max"), schedule.groups())
+            value = "{" + ",".join(f"{k}:{v}" for k, v in pairs if v is not None) + "}"
+        words.append(shlex.quote(f"{key}=[{value}]" if "," in str(value) and not schedule else f"{key}={value}"))
+    return " ".join(words)
 
 
 def same_size(a: float, b: float) -> bool:
@@ -172,22 +224,32 @@ def same_size(a: float, b: float) -> bool:
 def control_of(condition: Condition, known: list[Condition], control: str) -> tuple[Condition | None, str]:
     """The control of a condition: trained on as many real samples with the same settings; and a remark, or why there is
     none."""
-    exact = [c for c in known if control in (c.base, c.name) and same_size(c.size, condition.size)]
+    named = control != settings(control)[0]  # the very condition that the user names
+
+    def fits(c: Condition) -> bool:  # a name stands for a condition whose size is not known, too
+        unknown = np.isnan(c.size) or (named and np.isnan(condition.size))
+        return same_size(c.size, condition.size) or (control == c.given and unknown)
+
+    exact = [c for c in known if control in (c.base, c.name, c.given) and fits(c)]
     own = settings(condition.base)[1]
     alike = [
         c
         for c in known
         if settings(c.base) == (settings(control)[0], own) and same_size(c.size, condition.size) and c is not condition
     ]
-    named = [c for c in exact if control != settings(control)[0]]  # the very condition that the user names
-    if alike and not named:
-        return alike[0], ""
+    if alike and not (named and exact):
+        several = [c.name for c in alike]
+        if len(several) > 1 and control not in several:
+            return None, f"{' and '.join(several)} could each be its control: name one with control="
+        return next((c for c in alike if c.name == control), alike[0]), ""
     if exact:
         other = sorted(own ^ settings(exact[0].base)[1])
         trained = [s for s in other if s.split("=")[0].split(".")[0] in ("data", "model")]
         if not trained or named:
-            told = f"{exact[0].name} is its control, though not at {', '.join(other)}" if other else ""
-            return exact[0], told
+            told = [f"not at {', '.join(other)}"] if other else []
+            if not same_size(exact[0].size, condition.size):
+                told.append("one of the two does not tell its number of real samples")
+            return exact[0], f"{exact[0].name} is its control, though {' and '.join(told)}" if told else ""
         return None, f"no control at {', '.join(trained)}: run {','.join([settings(control)[0], *sorted(own)])}"
     size = "" if np.isnan(condition.size) else f" trained on {condition.size:g} real samples"
     return None, f"no chain of {control}{size}"
@@ -204,9 +266,11 @@ def quarter_of(control: Condition, known: list[Condition], quarter: str | None) 
         return None, "no real-only model trained on a quarter of the data: name its condition with quarter="
     near = [c for c in known if c.base == control.base and abs(4 * c.size - control.size) < 4]
     if not near:
-        rule, *own = control.base.split(",")
-        run = " ".join([f"paradigm={rule}", *own, f"n_initial={control.size // 4:g}"])
-        return None, f"no {control.base} trained on a quarter of the {control.size:g} real samples: run {run}"
+        own = parts(control.given)[1]
+        knob = "data.n" if "data.n" in own and "n_initial" not in own else "n_initial"
+        words = overrides(control.given, **{knob: int(control.size // 4)})
+        run = f": run {words}, with the same data, model and seeds" if words else ""
+        return None, f"no {control.base} trained on a quarter of the {control.size:g} real samples{run}"
     return near[0], ""
 
 
