@@ -168,6 +168,22 @@ def test_a_lost_mode_that_confusions_refill_is_still_found():
     assert honest.lost == () and honest.present == 10 and honest.smallest > 0.7
 
 
+@pytest.mark.parametrize("accuracy, n", [(0.95, 1000), (0.9, 1000)])
+def test_a_mode_that_is_gone_is_never_called_covered(accuracy, n):
+    """Its samples are confusions of the others: it is lost or undetermined."""
+    rng, rates = np.random.default_rng(0), accuracy * np.eye(10) + (1 - accuracy) / 10
+    q, kept, undetermined = np.full(10, 0.1), np.r_[np.full(9, 1 / 9), 0], 0
+    for _ in range(40):
+        held = np.stack([rng.multinomial(40, r) for r in rates])
+        got = mode_coverage(q, rng.multinomial(n, kept @ rates), confusion=held)
+        assert got.covered in (None, 9) and got.present == 9
+        assert got.lost == (9,) if got.covered == 9 else "(9) are neither shown to be lost nor" in got.reason
+        undetermined += got.covered is None
+        whole = mode_coverage(q, rng.multinomial(n, q @ rates), confusion=held)
+        assert (whole.covered, whole.lost) == (10, ())
+    assert undetermined > 5  # the case that the count of lost modes alone does not tell
+
+
 def test_the_smallest_share_has_a_null():
     """What fresh real samples read on average, through the errors of the classifier, counted again and again."""
     rng, rates = np.random.default_rng(0), 0.8 * np.eye(6) + 0.2 / 6
@@ -211,6 +227,10 @@ def test_bins_find_what_is_missing_and_nothing_on_the_null():
     assert len(real.counts) == 20 == 400 // 20 and real.counts.sum() == 400
     lost = bin_scores(real, blobs(2, 1000, kinds=7))
     assert lost.fewer >= 3 and lost.different > lost.fewer and lost.kl > 0.2 and lost.smallest == 0
+    one = bin_scores(
+        real, np.repeat(blobs(2, 1), 600, 0)
+    )  # one image: bins too rare to be called fewer are not covered
+    assert one.covered == 1 < one.bins - one.fewer
     null = [bin_scores(RealBins.of(blobs(3 * s, 500), blobs(3 * s + 1, 300)), blobs(3 * s + 2, 500)) for s in range(60)]
     assert sum(b.different > 0 for b in null) <= binom.ppf(0.999, 60, 0.05)
     kl = np.array([b.kl for b in null])

@@ -63,7 +63,8 @@ def table(verdicts, single: bool = False) -> Table:
             said = MARKS[v.verdict] + v.verdict + (", exact" if v.exact else "")
             cells += [interval, chance(v.p_holm), chance(v.p_exact), str(v.seeds or "")]
             cells.append(Text(said, STYLES.get(v.verdict, "")))
-        found.add_row(*cells, v.reading or ("not measured" if single and v.verdict == "not measured" else ""))
+        reading = v.reading or ("not measured" if single and v.verdict == "not measured" else "")
+        found.add_row(*cells, Text(reading))
     return found
 
 

@@ -19,7 +19,8 @@ DRAWS = 200  # of both sides where nothing differs
 
 @dataclass(frozen=True)
 class BinScores:
-    """Of `bins` in all, how many hold a share of samples `different` from the real one, and `fewer` than that.
+    """Of `bins` in all, how many hold a share of samples `different` from the real one, and `fewer` than that;
+    `covered` are those that hold any, and not fewer.
 
     `kl`: KL(generated || real) of the bins' shares in nats, minus its expectation where nothing differs. `smallest`:
     the least ratio of a bin's share to its real one, and `smallest_null` what it is on average where nothing differs.
@@ -28,6 +29,7 @@ class BinScores:
     bins: int
     different: int
     fewer: int
+    covered: int
     kl: float
     smallest: float
     smallest_null: float
@@ -90,11 +92,13 @@ def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     p, q = g / m, c / n
     hit = p > 0
     kl = float(np.sum(p[hit] * np.log(p[hit] / q[hit]))) - (k - 1) / 2 * (1 / m + 1 / n)
-    fewer = int((different & (p < q)).sum())
+    fewer = different & (p < q)
     rng = np.random.default_rng(0)
     real_again, drawn = (rng.multinomial(size, q, size=DRAWS) / size for size in (n, m))
     null = np.divide(drawn, real_again, out=np.full_like(drawn, np.inf), where=real_again > 0).min(1).mean()
-    return BinScores(k, int(different.sum()), fewer, kl, float((p / q).min()), float(null))
+    return BinScores(
+        k, int(different.sum()), int(fewer.sum()), int((hit & ~fewer).sum()), kl, float((p / q).min()), float(null)
+    )
 
 
 def _first_centres(x: torch.Tensor, bins: int, rng) -> np.ndarray:

@@ -96,7 +96,13 @@ class Evaluator:
         self.heldout, self.few = heldout.x, too_few(len(real.heldout))
         self.mixed = np.random.default_rng(SEED).permutation(len(self.heldout))  # a folder is sorted by class
         self.key = store.content_key(
-            [FORMAT, extractor.key, *(store.array_hash(p.x, p.y) for p in (real.train, real.heldout)), K_DENSITY, SEED]
+            [
+                FORMAT,
+                extractor.made_by,
+                *(store.array_hash(p.x, p.y) for p in (real.train, real.heldout)),
+                K_DENSITY,
+                SEED,
+            ]
         )
         self.moments = RealMoments.from_arrays(self.kept("moments", lambda: RealMoments.of(heldout.x)))
         k = max(K_PRECISION, K_DENSITY)
@@ -261,7 +267,8 @@ class Evaluator:
         if self.few:
             notes |= dict.fromkeys(TAIL_COLUMNS, self.few)
         elif self.tails.ratio is None:
-            notes["ambiguity"] = "The data have no classes that samples could lie between."
+            whose = "training images" if self.real.classes else "data"
+            notes["ambiguity"] = f"The {whose} have no classes that samples could lie between."
         return Scores(protocol, values, notes)
 
     def measure_distribution(self, found: Features, values: dict, notes: dict) -> None:
@@ -335,7 +342,7 @@ class Evaluator:
             notes |= dict.fromkeys(("modes_covered", "mode_kl", "mode_share_min"), few)
         elif self.bins is not None:
             bins = bin_scores(self.bins, found.x)
-            values |= {"modes_covered": bins.bins - bins.fewer, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
+            values |= {"modes_covered": bins.covered, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
             null |= {"modes_covered": bins.bins, "mode_kl": 0.0, "mode_share_min": bins.smallest_null}
             notes["bins"] = vars(bins)
         elif self.real.classes is None:

@@ -159,5 +159,9 @@ def random(real, shared: Path, device: str, progress=None) -> Extractor:
 def auto(real, shared: Path, device: str, progress=None, *, images: int | None = None) -> Extractor:
     """The classifier where the data have labels, else the random network; the protocol of every score names which."""
     if real.classes is None:
+        if images is not None:
+            raise UserError(
+                f"features.images={images} is of a classifier, and these data have no labels for one: leave it out."
+            )
         return random(real, shared, device, progress)
     return classifier(real, shared, device, progress, images=images)

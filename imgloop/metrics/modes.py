@@ -14,7 +14,7 @@ from imgloop.metrics.confusion import Confusion
 
 @dataclass(frozen=True)
 class ModeScores:
-    """`covered` modes and the indices of the `lost`, both None where undetermined, with the `reason` in a sentence.
+    """`covered` modes and the indices of the `lost`; None where undetermined, with the `reason` in a sentence.
 
     `hit`: modes with at least one sample, the count in papers. `present`: modes with more samples than the classifier's
     confusions explain. `kl`: see `mode_coverage`. `needed`: the samples with which the absence of any mode can be seen.
@@ -75,14 +75,16 @@ def mode_coverage(
 
     A mode is lost when a share of `lost_below` times its real one, plus what is confused with it, would rarely give as
     few samples (for a perfect classifier: when the exact one-sided upper bound of Clopper and Pearson is at most
-    `lost_below` times its real share), by Holm over the modes at `alpha` in total; real shares are taken as known. The
-    absence of a mode can be seen only with n >= ln(alpha/K) / ln(1 - lost_below q) samples, q the smallest real share
-    (for uniform classes about 10 K ln(K/.05): 528 for 10, 99,030 for 1,000); with fewer, `covered` and `lost` are None.
+    `lost_below` times its real share), by Holm over the modes at `alpha` in total; real shares are taken as known. It
+    is kept when such a share would as rarely give as many. `covered` counts the kept, and is None where a mode is
+    neither: its samples may be confusions of others. The absence of a mode can be seen only with n >= ln(alpha/K) /
+    ln(1 - lost_below q) samples, q the smallest real share (for uniform classes about 10 K ln(K/.05): 528 for 10,
+    99,030 for 1,000), and with a classifier that confuses less; with fewer samples `covered` and `lost` are None.
 
     A mode is present when confusions alone would rarely give as many samples: a Poisson test, by Benjamini and Hochberg
-    at `false_present`, so that less than one of a thousand such modes is expected to be none. In either test the draws
-    of C are those under which it rejects less: for lost modes confusions never seen are none, for present ones they
-    are possible.
+    at `false_present`, so that less than one of a thousand such modes is expected to be none. In every test the draws
+    of C are those under which it rejects less: for lost modes confusions never seen are none, for kept and present ones
+    they are possible.
 
     `kl` is KL(generated || real class mix) of the observed shares in nats, minus its expectation (K-1)/2n where nothing
     differs; so it is slightly negative about half of the time then. Raises UserError where a mode has no real sample,
@@ -130,11 +132,26 @@ def mode_coverage(
         reason = f"{k} modes, the rarest at a rate of {q.min():.3g}, need {needed:,} samples; there are {n:,}."
         return ModeScores(None, None, reason, **found)
     # <= a exactly when the upper bound at level 1 - a is <= lost_below q, for a classifier that never errs
-    chance = binom.cdf(counts, n, lost_below * q * seen.correct + seen.confused(likely)).mean(0)
-    order = np.argsort(chance, kind="stable")
-    rejected = np.logical_and.accumulate(chance[order] <= alpha / (k - np.arange(k)))
-    lost = tuple(sorted(int(m) for m in order[rejected]))
-    return ModeScores(k - len(lost), lost, None, **found)
+    gone = _holm(binom.cdf(counts, n, lost_below * q * seen.correct + seen.confused(likely)).mean(0), alpha)
+    rate = np.minimum(lost_below * q * strays.correct + explained / n, 1)
+    there = _holm(binom.sf(counts - 1, n, rate).mean(0), alpha)
+    lost, open_ = tuple(map(int, np.flatnonzero(gone))), np.flatnonzero(~gone & ~there)
+    if len(open_):
+        named = ", ".join(map(str, open_[:5])) + (", ..." if len(open_) > 5 else "")
+        reason = (
+            f"{len(open_)} of {k} modes ({named}) are neither shown to be lost nor to be kept: their samples may be "
+            "confusions of the classifier; more samples or held-out images tell."
+        )
+        return ModeScores(None, lost, reason, **found)
+    return ModeScores(int(there.sum()), lost, None, **found)
+
+
+def _holm(chance: np.ndarray, level: float) -> np.ndarray:
+    """Which of the p-values (K,) are rejected at a family-wise error of `level`, bool (K,) (Holm 1979)."""
+    order, k = np.argsort(chance, kind="stable"), len(chance)
+    out = np.zeros(k, bool)
+    out[order] = np.logical_and.accumulate(chance[order] <= level / (k - np.arange(k)))
+    return out
 
 
 def _benjamini_hochberg(chance: np.ndarray, level: float) -> np.ndarray:
