@@ -23,6 +23,9 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a signal over ge
     "linear": lambda t: t * 1.0,
     "quadratic": lambda t: t**2.0,
     "logarithmic": lambda t: np.cumsum(1.0 / (t + 1)) - 1,
+    "natural_log": lambda t: np.log1p(t),
+    "square_root": lambda t: np.sqrt(t),
+    "fourth_root": lambda t: t**0.25,
     "inverse_square": lambda t: np.cumsum(1.0 / (t + 1) ** 2) - 1,  # as accumulating regression
     "plateau": lambda t: np.minimum(t / 5, 1.0),  # rises to generation 5, then stays
 }
