@@ -15,6 +15,7 @@ from scipy import stats
 import imgloop
 from imgloop.collapse import definitions, statistics, tables, thresholds
 from imgloop.collapse.__main__ import main
+from imgloop.collapse.power import Plan, power
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.thresholds import Thresholds, freeze, frozen
 from imgloop.errors import UserError
@@ -686,6 +687,20 @@ def test_mistakes_end_in_one_sentence(arguments, says, capsys):
 def test_power_answers(capsys):
     assert main(["power", "--seeds", "5", "8", "--generations", "4", "--studies", "400", "--effect", "3"]) == 0
     assert "4 generations: 5 seeds (detected in" in capsys.readouterr().out
+    assert main(["power", "--definition", "4"]) == 1
+    assert "has a threshold of 0.693: give the standard deviation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("definition, spread", [(4, 0.1), (7, 0.05), (8, 0.002)])
+def test_power_counts_from_0_and_not_from_the_threshold(definition, spread):
+    """Half of the threshold at generation 4 is well below it there and, growing linearly, well above at 16."""
+    mark = definitions.marks(Thresholds())[definition]
+    plan = Plan(definition, effect=-mark / 2 / spread, shape="linear", at=4, accumulated=0.0, measured=1, spread=spread)
+    early, late = (power(plan, 8, g, 500) for g in (4, 16))
+    assert early.excluded > 0.8 and early.detected == 0 and late.detected > 0.99
+    x = np.random.default_rng(0).normal(mark / 2, spread, (4000, 8))  # the same by SciPy, of the number itself
+    p = stats.ttest_1samp(x, mark, axis=-1, alternative="less").pvalue
+    assert early.excluded == pytest.approx((p < 0.05).mean(), abs=0.06)
 
 
 def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):

@@ -124,8 +124,8 @@ def planned(arguments: list[str]) -> None:
     plan = power.Plan(a.definition, a.effect, a.shape, a.at, a.accumulated, a.noise, a.measured, a.spread)
     outcomes = [power.power(plan, s, g, a.studies) for g in a.generations for s in a.seeds]
     print(
-        f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal of {a.effect:g} sd at generation {a.at}, "
-        f"{a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
+        f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal, {a.effect:+g} sd over threshold at "
+        f"generation {a.at}, {a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
     )
     if a.definition in power.MARGINLESS:
         print(power.MARGINLESS[a.definition].format(**asdict(Thresholds.of())))
