@@ -659,7 +659,7 @@ def test_a_threshold_decides():
 def test_the_command_reads_a_table(tmp_path, capsys):
     assert main([str(DIGITS), "--csv", str(tmp_path / "verdicts.csv")]) == 0
     out = capsys.readouterr().out
-    assert "replace over real_only: 8 seeds, generations 0..7" in out and "detected, exact" in out
+    assert "replace over real_only: 8 chains, generations 0..7" in out and "detected, exact" in out
     assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 24
     assert main([str(DIGITS), "--json", "--threshold", "risk_margin=0.2"]) == 0
     assert json.loads(capsys.readouterr().out)["thresholds"]["risk_margin"] == 0.2
@@ -712,7 +712,7 @@ def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):
     first = frame[frame["generation"] == 0].pivot(index="seed", columns="condition", values="risk")
     assert (first.iloc[:, 0] == first.iloc[:, 1]).all()  # chain and control share generation 0
     assert main([str(tmp_path / "g")]) == 0
-    assert "60 seeds, generations 0..8" in " ".join(capsys.readouterr().out.split())
+    assert "60 chains, generations 0..8" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_very_condition_that_the_user_names_is_the_control():

@@ -18,9 +18,8 @@ def page(profile, console: Console) -> None:
     for condition in profile.conditions:
         verdicts = list(profile[condition].values())
         seeds, last = max(v.seeds for v in verdicts), verdicts[0].generations
-        console.print(
-            Text(f"{condition} over {profile.control}: {seeds} seed{'s' * (seeds != 1)}, generations 0..{last}", "bold")
-        )
+        chains = f"{seeds:,} chain{'s' * (seeds != 1)}"
+        console.print(Text(f"{condition} over {profile.control}: {chains}, generations 0..{last}", "bold"))
         single = seeds == 1 and all(v.verdict in ("no verdict", "not measured") for v in verdicts)
         if single:
             console.print("1 seed: no verdicts")
@@ -52,7 +51,7 @@ def table(verdicts, single: bool = False) -> Table:
     for name in ("", "definition", "effect"):
         found.add_column(name, justify="right" if name == "" else "left")
     if not single:
-        for name in ("95 % interval", "p (Holm)", "p (signs)", "seeds"):
+        for name in ("95 % interval", "p (Holm)", "p (signs)", "chains"):
             found.add_column(name, justify="right", no_wrap=True)
         found.add_column("verdict", no_wrap=True)
     found.add_column("in its own terms")
@@ -61,7 +60,7 @@ def table(verdicts, single: bool = False) -> Table:
         if not single:
             interval = "" if np.isnan(v.low) else f"[{number(v.low)}, {number(v.high)}]"
             said = MARKS[v.verdict] + v.verdict + (", exact" if v.exact else "")
-            cells += [interval, chance(v.p_holm), chance(v.p_exact), str(v.seeds or "")]
+            cells += [interval, chance(v.p_holm), chance(v.p_exact), f"{v.seeds:,}" if v.seeds else ""]
             cells.append(Text(said, STYLES.get(v.verdict, "")))
         reading = v.reading or ("not measured" if single and v.verdict == "not measured" else "")
         found.add_row(*cells, Text(reading))
