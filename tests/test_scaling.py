@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
 
 from imgloop.collapse import scaling
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.scaling import Law, scaling_law
+from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
 
 SIZES = np.array([100, 200, 400, 800, 1600])
@@ -51,6 +55,7 @@ def test_a_law_is_fitted_as_it_is(law):
     assert (found.a, found.b, found.c) == pytest.approx((law.a, law.b, law.c), rel=1e-3, abs=1e-5)
     np.testing.assert_allclose(law.size(law(SIZES)), SIZES)
     assert law.size(law.c) == np.inf
+    assert law.c > 0 or found.c == 0  # no dust at the bound, which every chain left out would agree on
 
 
 def test_nothing_changed():
@@ -78,6 +83,51 @@ def test_a_new_floor():
     law = scaling_law(SIZES, *chains(Law(5.0, 0.5, 0.1), noise=0.002))
     assert "5c" in changed(law) and law.floor.estimate == pytest.approx(0.1, rel=0.1)
     assert law.floor.low < 0.1 < law.floor.high
+
+
+def floor(before, after, noise, rng, seeds=8):
+    """Fitted change of the floor and its interval in a study whose log risks have independent normal errors."""
+    sizes = SIZES.astype(float)
+    logs = [np.log(law(sizes)) + noise * rng.standard_normal((seeds, len(sizes))) for law in (before, after)]
+    laws = [scaling.fit(sizes, y.mean(0)) for y in logs]
+    return laws[1].c - laws[0].c, *scaling.floor_interval(sizes, *logs, *laws)
+
+
+@pytest.mark.parametrize("c", [0.0, 0.05])
+def test_a_changed_exponent_is_no_new_floor(c):
+    rng, n = np.random.default_rng(0), 60
+    found = [floor(Law(5.0, 0.5, c), Law(5.0, 0.05, c), 0.03, rng) for _ in range(n)]
+    assert sum(low > 0 or high < 0 for _, low, high in found) <= binom.ppf(0.999, n, 0.05)
+
+
+def test_a_floor_of_three_tenths_of_the_smallest_risk_is_mostly_found():
+    rng, n, new = np.random.default_rng(0), 50, 3 / 7 * HALF(SIZES[-1])
+    found = [floor(HALF, Law(5.0, 0.5, new), 0.03, rng) for _ in range(n)]
+    assert sum(low > 0 for _, low, _ in found) > n / 2
+    assert sum(not low < new < high for _, low, high in found) <= binom.ppf(0.999, n, 0.05)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 0.6), st.sampled_from([0.0, 0.1, 1.0]), st.floats(0.01, 0.5))
+@settings(max_examples=10, deadline=None)
+def test_a_floor_interval_holds_the_fit_and_turns_round_with_the_loop(seed, b, c, noise):
+    laws, rng, sizes = (HALF, Law(3.0, b, c)), np.random.default_rng(seed), SIZES.astype(float)
+    logs = [np.log(law(sizes)) + noise * rng.standard_normal((4, len(sizes))) for law in laws]
+    fits = [scaling.fit(sizes, y.mean(0)) for y in logs]
+    low, high = scaling.floor_interval(sizes, *logs, *fits)
+    assert np.isfinite([low, high]).all() and low <= fits[1].c - fits[0].c <= high
+    assert scaling.floor_interval(sizes, *logs[::-1], *fits[::-1]) == pytest.approx(
+        (-high, -low), abs=1e-3 * (high - low)
+    )
+
+
+def test_one_step_finds_the_floor_to_second_order():
+    law, sizes = Law(5.0, 0.5, 0.1), SIZES.astype(float)
+
+    def error(e):
+        return scaling.one_step(sizes, np.log(law(sizes))[None], Law(5.0 * (1 + e), 0.5 - e, 0.1 + e / 10))[0] - law.c
+
+    assert error(0) == pytest.approx(0, abs=1e-12)
+    assert error(0.01) / error(0.005) == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.slow
@@ -153,6 +203,26 @@ def test_a_chain_with_a_gap_is_left_out():
     treated[2, 1, 3] = np.nan
     assert scaling_law(SIZES, treated, control).seeds == 5
     assert collapse_profile(table(treated, control))["loop"][5].seeds == 5
+
+
+@pytest.mark.parametrize("junk", [np.nan, -1.0])
+def test_generations_that_are_not_read_may_hold_anything(junk):
+    treated, control = chains(Law(10.0, 0.5, 0.0))
+    clean = scaling_law(SIZES, treated, control)
+    for x in (treated, control):
+        x[..., 1] = junk  # of 0..4, 0 and the last three are read
+    assert scaling_law(SIZES, treated, control) == clean
+    treated[..., 2:-1] = control[..., 2:-1] = junk
+    assert scaling_law(SIZES, treated, control, Thresholds(window=1)).seeds == 6
+    with pytest.raises(UserError):
+        scaling_law(SIZES, treated, control)
+
+
+@pytest.mark.parametrize(("holed", "generation"), [(0, 0), (1, 0), (0, 2), (1, 4)])
+def test_a_chain_with_a_gap_in_what_is_read_is_left_out(holed, generation):
+    pair = chains(Law(10.0, 0.5, 0.0), seeds=4)
+    pair[holed][2, 1, generation] = np.nan
+    assert scaling_law(SIZES, *pair) == scaling_law(SIZES, *(np.delete(x, 2, 0) for x in pair))
 
 
 def test_one_chain_has_a_law_without_intervals():
