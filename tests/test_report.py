@@ -15,20 +15,22 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPO, TINY
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from PIL import Image
 
 import imgloop
 from imgloop import store
+from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
 from imgloop.config import parsed
 from imgloop.errors import UserError
-from imgloop.report import archive, files, page, reproduce, sheets, svg, text
+from imgloop.report import archive, files, page, pdf, reproduce, sheets, svg, text
 from imgloop.report.__main__ import main, parser, watch
-from imgloop.report.panels import panels, split
+from imgloop.report.panels import MEASURES, Line, Panel, panels, split
 from imgloop.report.progress import fingerprint, locked, progress, size
-from imgloop.report.timescales import time_of
+from imgloop.report.timescales import Timescale, timed
 from imgloop.studies import Study
 
 TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"
@@ -136,7 +138,7 @@ def test_no_more_than_three_significant_digits():
 def test_the_matrix_says_in_words_what_the_profile_says():
     r = page.report(TABLE)
     html = page.html(r)
-    table = html[html.index('<table class="matrix">') : html.index("</table>")]
+    table = html[html.index('<table class="matrix cells">') : html.index("</table>")]
     expected = collapse_profile(pd.read_csv(TABLE))
     rows = re.findall(r'<tr><th scope="row">(.*?)<br>.*?</th>(.*?)</tr>', table, re.S)
     assert [name for name, _ in rows] == expected.conditions
@@ -288,31 +290,177 @@ def test_ticks_lie_on_the_axis(low, width):
     assert 2 <= len(found) <= 7 and all(low - 1e-6 * width <= t <= low + width * (1 + 1e-6) for t in found)
 
 
+def told(courses, change):
+    return Timescale("c", "m", "M", change, **timed(np.atleast_2d(np.asarray(courses, float)), change))
+
+
 @given(st.floats(0.1, 100), st.floats(0.01, 2), st.integers(2, 12))
 def test_linear_growth_doubles_when_it_should(start, slope, last):
-    t = np.arange(last + 1)
-    at = time_of(start * (1 + slope * t), "doubled")
-    expected = 1 / slope if 1 / slope <= 3 * last else np.inf  # interpolated, extrapolated, too far to tell
-    assert at == pytest.approx(expected, rel=1e-6) or 1 / slope == pytest.approx(3 * last)
-    assert time_of(start * (1 - t / (4 * last)), "halved") == pytest.approx(2 * last)
-    assert time_of(start * (1 - t / (4 * last)), "doubled") == np.inf
+    t, factors = np.arange(last + 1), np.array([[0.9], [1.0], [1.1]])  # three chains, which grow by what they start at
+    found, expected = told(factors * start * (1 + slope * t), "doubled"), 1 / slope
+    assume(min(abs(expected - last), abs(expected - 3 * last)) > 1e-6)
+    assert found.at == pytest.approx(expected if expected <= 3 * last else np.inf)  # extrapolated; too far to tell
+    assert (found.seen, found.extrapolated) == (expected <= last, last < expected <= 3 * last)
+    assert ("extrapolated" in found.said) == found.extrapolated and (f"within {last}" in found.said) != found.seen
+    if found.seen:
+        assert (found.low, found.high) == (pytest.approx(expected), pytest.approx(expected))
+    assert told(factors * start * (1 - t / (4 * last)), "halved").at == pytest.approx(2 * last)
+    assert told(factors * start * (1 - t / (4 * last)), "doubled").at == np.inf
 
 
 def test_timescales_of_courses_that_tell_nothing():
-    assert time_of(np.array([1.0]), "halved") is None and time_of(np.array([0.0, 1.0]), "doubled") is None
-    assert time_of(np.array([1.0, np.nan, 2.0]), "doubled") is None
-    assert time_of(np.array([8.0, 4.0, 8.0]), "halved") == 1
+    assert timed(np.array([[1.0]]), "halved") is None and timed(np.array([[0.0, 1.0]]), "doubled") is None
+    assert timed(np.empty((0, 3)), "doubled") is None
+    back = told([[8, 4, 8], [8, 3.9, 8]], "halved")  # below half, and up again
+    assert back.at == np.inf and back.said == "no halving seen within 2 generations"
+    assert told([[1, 3, 1, 3], [2, 6, 2, 6.1]], "doubled").at == pytest.approx(2.5, abs=0.02)  # the last time
+    again = told([[1, 3, 1, 1, 1.5], [1, 3, 1, 1, 1.51]], "doubled")
+    assert again.significant and not again.extrapolated  # it rises, but where it was before
+    slow = told([[1, 2, 4], [1, 1.2, 1.6], [1, 2, 4], [1, 2, 4]], "doubled")  # one chain has not yet
+    assert (slow.low, slow.high) == (1, np.inf) and slow.said.endswith("[1, > 2]")
+    alone = told([1, 3], "doubled")  # one chain cannot tell change from noise, nor be extrapolated
+    assert alone.said == "0.5 (1 chain: not tested)" and not told([1, 1.9], "doubled").extrapolated
+    assert told([[1, 3], [1, 0.5], [1, 9]], "doubled").said == "no doubling told from noise within 1 generation"
+
+
+@pytest.mark.parametrize("change", ["doubled", "halved"])
+def test_noise_alone_neither_doubles_nor_halves(change):
+    """Flat rates whose noise is as large as they are: at most 2.5 % of tables are significant in one direction."""
+    rng = np.random.default_rng(0)
+    tables = np.abs(0.01 + 0.01 * rng.standard_normal((400, 5, 41)))
+    found = [told(x, change) for x in tables]
+    first = [(x.mean(0) / x[:, 0].mean() >= 2).any() for x in tables]  # what a first crossing would have said
+    assert np.mean([t.seen or t.extrapolated for t in found]) <= 0.025 + 2 * np.sqrt(0.025 / 400)
+    assert change == "halved" or np.mean(first) > 0.2
+    grown = [told(x * np.linspace(1, 6, 41), "doubled").seen for x in tables]
+    assert np.mean(grown) > 0.5  # and what is there is told
 
 
 def test_timescales_of_the_real_table():
-    """The median over seeds, taken by hand from each seed's course."""
-    frame = pd.read_csv(TABLE).query("condition == 'replace'").sort_values(["seed", "generation"])
-    by_hand = []
-    for _, part in frame.groupby("seed"):
-        ratio = (part["fd"] / part["fd"].iloc[0]).to_numpy()
-        by_hand.append(np.interp(2, ratio[: np.argmax(ratio >= 2) + 1], np.arange(np.argmax(ratio >= 2) + 1)))
-    found = next(t for t in page.report(TABLE).times if (t.condition, t.measure) == ("replace", "fd"))
-    assert (found.median, found.low, found.high) == pytest.approx((np.median(by_hand), min(by_hand), max(by_hand)))
+    """When the mean over seeds, which is the curve above it, stays beyond twice its start."""
+    by = pd.read_csv(TABLE).query("condition == 'replace'").groupby("generation")["fd"].mean().to_numpy()
+    ratio = by / by[0]
+    t = int(np.flatnonzero(ratio < 2)[-1])
+    times = page.report(TABLE).times
+    found = next(k for k in times if (k.condition, k.measure) == ("replace", "fd"))
+    assert found.at == pytest.approx(np.interp(2, ratio[t : t + 2], [t, t + 1]))
+    assert found.low <= found.at <= found.high and found.chains == 8 and found.significant
+    assert not [k.said for k in times if k.condition == "real_only" and (k.seen or k.extrapolated)]
+
+
+def test_the_timescales_of_a_solvable_system_are_those_of_its_replicates(solved):
+    times = {(t.condition.split(",")[0], t.measure): t for t in page.report(solved).times}
+    assert {t.chains for t in times.values()} == {40} and times["replace", "w2"].seen
+    frame = pd.read_csv(next(solved.glob("replace*/seed0/metrics.csv")))
+    ratio = (frame["w2"] / frame["w2"].iloc[0]).to_numpy()
+    t = int(np.flatnonzero(ratio < 2)[-1])
+    at = np.interp(2, ratio[t : t + 2], [t, t + 1])  # of six digits
+    assert times["replace", "w2"].at == pytest.approx(at, rel=1e-4)
+    assert "[" not in times["replace", "w2"].said and not times["real_only", "w2"].seen
+
+
+# -- Several numbers of real samples ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """A table of five sizes, whose risk doubles at the largest alone."""
+    rng, rows = np.random.default_rng(0), []
+    for n in (800, 50, 100, 200, 400):
+        for condition in ("loop", "real_only"):
+            grows = n == 800 and condition == "loop"
+            for seed in range(5):
+                risk = 40 / n * (1 + 0.3 * grows * np.arange(7)) * np.exp(0.01 * rng.standard_normal(7))
+                rows += [(condition, seed, t, n, r) for t, r in enumerate(risk)]
+    path = tmp_path / "sized.csv"
+    pd.DataFrame(rows, columns=["condition", "seed", "generation", "size", "risk"]).to_csv(path, index=False)
+    return path
+
+
+def test_curves_numbers_and_times_are_of_the_size_that_is_judged(sized):
+    r, frame = page.report(sized), pd.read_csv(sized)
+    by = frame[frame["size"] == 800].groupby(["condition", "generation"])["risk"]
+    (panel,) = r.panels
+    for line in panel.lines:
+        assert line.mean == pytest.approx(by.mean()[line.condition].to_numpy()) and set(line.seeds) == {5}
+        assert (line.high - line.low) / 2 == pytest.approx(by.std(ddof=1)[line.condition].to_numpy())
+    times = {t.condition: t for t in r.times}
+    assert times["loop"].at == pytest.approx(1 / 0.3, abs=0.3) and times["loop"].seen and not times["real_only"].seen
+    html = page.html(r)
+    assert "at 800 real samples, as the verdicts, of 50, 100, 200, 400, 800" in html
+    assert "5 seeds at 800 real samples, generations 0 to 6" in html
+    law = html[html.index("Scaling law: loop at 5 numbers of real samples, 5 chains each") :]
+    assert [re.search(rf'"n">{n}</td>', law) is not None for n in (50, 100, 200, 400, 800)] == [True] * 5
+    frame[(frame["size"] < 800) | (frame["condition"] != "loop")].to_csv(sized, index=False)
+    assert (
+        "at each condition's largest number of real samples (loop 400, real_only 800)"
+        in page.report(sized).panels[0].band
+    )
+    frame[frame["size"] == 800].to_csv(sized, index=False)
+    assert page.report(sized).panels[0].band == "mean over seeds, band of one standard deviation"
+
+
+def test_a_table_that_cannot_tell_how_fast_says_why(tmp_path):
+    path = tmp_path / "few.csv"
+    rows = [("loop", 0, 0, 1.0), ("real_only", 0, 0, 1.0)]
+    pd.DataFrame(rows, columns=["condition", "seed", "generation", "risk"]).to_csv(path, index=False)
+    assert "generation 0 alone" in page.html(page.report(path))
+    rows += [("loop", 0, 1, 1.0)]
+    rows = [(*row[:3], row[3] - 1) for row in rows]  # nothing to double
+    pd.DataFrame(rows, columns=["condition", "seed", "generation", "risk"]).to_csv(path, index=False)
+    assert "one in every later generation" in page.html(page.report(path))
+
+
+# -- Bands ------------------------------------------------------------------------------------------------------------
+
+
+def lowest(drawing, kind):
+    """The lowest point of a drawing's bands or error bars, in its pixels (downwards)."""
+    found = re.findall(rf'class="{kind}" d="([^"]+)"', str(drawing))
+    assert found
+    pairs = [float(y) for d in found for y in re.findall(r"[ V]([\d.]+)", d)]
+    return max(pairs)
+
+
+@pytest.mark.parametrize("theory", [None, np.array([0.01, 0.01, 0.02])])
+def test_bands_end_where_a_measure_does(theory):
+    mean, x = np.array([0.01, 0.011, 0.02]), np.arange(3.0)
+    line = Line("c", "c", 0, x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
+    kind, bottom = "band" if theory is None else "error", svg.HEIGHT - svg.BOTTOM
+    for measure, below in (("off_support", False), ("kd", True), ("variance_ratio", False)):
+        p = Panel(measure, measure, "", (line,), "")
+        assert (p.edges(line)[0] == (mean - 0.05 if below else 0)).all() and (p.limits[0] < 0) == below
+        axis = bottom if not below else svg.TOP + (bottom - svg.TOP) * p.limits[1] / (p.limits[1] - p.limits[0])
+        assert (lowest(svg.panel(p, 0), kind) > axis + 0.1) == below
+    assert line.said(0) == "c, generation 0: 0.01 ± 0.05 (5 seeds)"  # the numbers stay
+    signed = dataclasses.replace(line, mean=mean - 0.02)
+    assert Panel("off_support", "", "", (signed,), "").edges(signed)[0] is not None
+    assert (Panel("off_support", "", "", (signed,), "").edges(signed)[0] == line.low).all()  # evidently it can
+    log = Panel("excess", "", "", (line,), "", log=True)
+    assert lowest(svg.panel(log, 0), kind) == pytest.approx(bottom, abs=0.1)  # to the end of the axis, not left out
+    assert pdf.curve(log).startswith(b"%PDF") and pdf.curve(Panel("recall", "", "", (line,), "")).startswith(b"%PDF")
+
+
+def test_a_pdf_band_is_that_of_the_page(monkeypatch):
+    mean = np.array([0.01, 0.02])
+    line = Line("c", "c", 0, np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
+    drawn = []
+    monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **more: drawn.append((low, high)))
+    pdf.curve(Panel("recall", "Recall", "", (line,), ""))
+    assert (drawn[0][0] == 0).all() and (drawn[0][1] == mean + 0.05).all()
+    bars = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, error, **more: bars.append(error))
+    pdf.curve(Panel("recall", "Recall", "", (dataclasses.replace(line, theory=mean),), ""))
+    assert bars[0] == pytest.approx(np.stack([mean, [0.05, 0.05]]))
+
+
+def test_units_are_written_as_large_as_ticks():
+    """And the longest has room, a letter being about half as wide as it is high."""
+    line = panels(Study(TABLE), {"replace": "replace"})[0].lines[0]
+    for measure, (label, unit) in MEASURES.items():
+        drawing = str(svg.panel(Panel(measure, label, unit, (line,), "", log=True), 0))
+        assert f'<text class="label" x="2" y="10">{unit} (log)</text>' in drawing and "font-size" not in drawing
+        assert len(f"{unit} (log)") * 0.56 * 10.5 <= svg.WIDTH, unit
 
 
 # -- How to reproduce -------------------------------------------------------------------------------------------------
@@ -342,6 +490,42 @@ def test_the_command_makes_the_same_chain(overrides):
         k: v for k, v in settings.config.items() if k not in apart
     }
     assert again.condition == settings.condition
+
+
+@pytest.mark.parametrize(
+    "more, knob",
+    [
+        ([], "n_initial"),
+        (["model.widths=[8,16]", "train.images=[640,320]"], "n_initial"),
+        (["n_initial=800", "n_samples={start: 200, factor: 0.5, max: 1000}", "model.objective=edm"], "n_initial"),
+        (["model=gaussian", "data=law", "data.n=400", "study=s"], "data.n"),
+        (["model=gaussian", "data=law", "data.n=400", "n_initial=300", "study=s"], "n_initial"),
+    ],
+)
+def test_the_command_that_a_missing_quarter_asks_for_makes_it(more, knob):
+    control = parsed(["paradigm=real_only", *more]).condition
+    frame = pd.DataFrame(
+        [(c, s, t, 100, 1.0) for c in ("loop", control) for s in range(4) for t in range(4)],
+        columns=["condition", "seed", "generation", "n_train", "risk"],
+    )
+    known = tables.conditions(frame)
+    quarter, why = tables.quarter_of(next(c for c in known if c.given == control), known, None)
+    line = re.search(r": run (paradigm=.*), with the same", why).group(1)
+    again = parsed([*shlex.split(line), *(m for m in more if m.startswith("study"))])
+    assert quarter is None and f"{knob}=25" in shlex.split(line)
+    less = frame[frame["condition"] == control].assign(condition=again.condition, n_train=25)
+    near = tables.conditions(pd.concat([frame, less]))
+    assert tables.quarter_of(next(c for c in near if c.given == control), near, None)[0].given == again.condition
+
+
+def test_a_name_that_does_not_tell_its_settings_has_no_command():
+    root = parsed(["data=folder", "data.root=/a/b", "data.classes=['a b/c']", "paradigm=real_only"]).condition
+    assert re.search(r"-[0-9a-f]{6}", root)
+    for name in ("baseline", "a, b, c", root, "real_only,x=" + 99 * "y" + "-0123abcd"):
+        assert tables.overrides(name, n_initial=25) is None
+    assert tables.settings("a, b") == ("a, b", frozenset())
+    shared = frozenset({"model.widths=8,16", "start=weights"})
+    assert tables.settings("replace,real_fraction=0.1,model.widths=8,16,start=weights") == ("replace", shared)
 
 
 def test_commands_for_several_seeds(made):
@@ -402,6 +586,41 @@ def test_what_is_written_beside_the_page(tmp_path, capsys):
     drawn = {p.stem: p.read_bytes() for p in (beside / "figures").glob("*.pdf")}
     measured = {p.measure for p in page.report(TABLE).panels}
     assert set(drawn) == measured and all(d.startswith(b"%PDF") for d in drawn.values())
+
+
+ODD = [
+    "réplacer 数据 ÅŐç", "[a] * b", "50% & $x^2$ {tex} \\alpha #1 ~", '"q" <b> | c', "two\nlines", "*", "øß", "\u0301x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_latex_table_is_ascii_that_latex_takes(name):
+    """No TeX is needed to test it: each character is one that pdflatex prints as it is, or part of a known macro."""
+    frame = pd.read_csv(TABLE).replace({"condition": {"replace": name, "real_only": "réal"}})
+    frame["risk"] *= 1e-7  # effects in powers of ten
+    tex = files.latex(collapse_profile(frame, "réal"), {})
+    assert tex.isascii() and tex.count("{") == tex.count("}")
+    assert re.search(r"\$-?\d(\.\d+)?\\times10\^\{-\d+\}\$", tex)
+    rows = [line for line in tex.splitlines() if line.endswith(r" \\")]
+    body = rows[1:]
+    assert len(body) == frame["condition"].nunique() - 1 and not [row for row in body if row[0] in "[*"]
+    for row in body:
+        assert re.sub(r"\\&", "", row).count("&") == 8
+        printed = re.sub(r"\$[^$]*\$|\\[#%&$_{}]|\\text\w+\{\}|\\[`'^~=u.\"rHvc]\{[A-Za-z]\}|\\\\$", "", row)
+        assert not set(printed) & set('#%$_\\~^<>|"'), printed
+
+
+@pytest.mark.parametrize(
+    "x, said",
+    [(4.37e-5, r"$4.37\times10^{-5}$"), (-2.5e9, r"$-2.5\times10^{9}$"), (-0.5, "$-0.5$"), (1234, "$1{,}234$"),
+     (-np.inf, r"$-\infty$"), (np.nan, "")],
+)  # fmt: skip
+def test_a_formula_is_its_figure(x, said):
+    assert files.formula(x) == said
+    plain = said.strip("$").replace(r"\times10^{", f" {text.TIMES} 10{{").replace(r"\infty", "∞").replace("{,}", ",")
+    power = re.search(r"\{(-?\d+)\}", plain)
+    plain = plain.replace(power.group(), power.group(1).translate(text.POWERS)) if power else plain
+    assert text.figure(x) == plain.replace("-", text.MINUS)
 
 
 def test_only_what_was_used_is_cited(made, solved):
@@ -474,20 +693,29 @@ def test_a_fingerprint_changes_with_what_there_is_to_show(study):
 # -- Studies that run, are damaged or small ---------------------------------------------------------------------------
 
 
-def test_one_seed_has_no_verdicts(made):
+def test_one_seed_has_no_verdicts(made, tmp_path, capsys):
     r = page.report(next(made.glob("replace*/seed0")))
     assert r.profile.startswith("1 seed: no verdicts") and r.study.single and len(r.chains) == 1
     html = page.html(r)
     assert "1 seed: no verdicts" in html and "real, held out" in html
     both = page.report(made)
-    assert {v.verdict for v in both.profile.verdicts} <= {"no verdict", "not measured"}
+    assert both.unjudged and {v.verdict for v in both.profile.verdicts} == {"no verdict", "not measured"}
+    found = Page(page.html(both))
+    assert any(said.startswith("1 seed: no verdicts.") for said in found.said("p", "notice"))
+    assert "no verdict (of a condition with one seed: its effect alone)" in " ".join(found.said("p"))
+    assert main([str(made), "--out", str(tmp_path)]) == 0 and "1 seed: no verdicts" in capsys.readouterr().out
+    several = page.html(page.report(TABLE))
+    assert "no verdicts" not in several and "no verdict (" not in several
 
 
-def test_a_solvable_study_has_verdicts_theory_and_no_images(solved):
+def test_a_solvable_study_has_verdicts_theory_and_no_images(solved, tmp_path, capsys):
     r = page.report(solved)
     assert r.ages == "A solvable system keeps no images." and not isinstance(r.profile, str)
     judged = r.profile[next(c for c in r.names if c.startswith("replace"))]
     assert judged[2].seeds == 40  # replicates are chains
+    assert main([str(solved), "--out", str(tmp_path)]) == 0
+    for told in (capsys.readouterr().out, (tmp_path / "report.html").read_text()):
+        assert f"40 chains (1 seed {text.TIMES} 40 replicates)" in " ".join(told.split()) and "40 seeds" not in told
     drawn = panels(r.study, r.names)
     frame = r.study.table
     for p in drawn:
@@ -503,9 +731,15 @@ def test_a_running_chain_is_called_that(study):
     shutil.rmtree(chain / "gen002")
     told = {p.chain: p for p in progress(study)}[chain]
     assert (told.done, told.planned, told.said) == (2, 3, "interrupted")
+    waits = "1 of 2 chains interrupted after 2 of 3 generations; the command that began it continues it."
+    assert waits in read(study).said("p", "notice")
     with store.lock(chain / ".lock"):
         assert {p.chain: p.said for p in progress(study)}[chain] == "running"
-        assert "1 running" in page.html(page.report(study))
+        html = page.html(page.report(study))
+        assert "1 running" in html and "interrupted" not in html
+    shutil.rmtree(next(study.glob("real_only*/seed0")) / "gen002")
+    shutil.rmtree(chain / "gen001")
+    assert "2 of 2 chains interrupted after 1-2 of 3 generations; the commands" in page.html(page.report(study))
 
 
 DAMAGES = {
@@ -676,6 +910,42 @@ def contrast(tab, selector, what="color"):
         linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
         light.append(float(linear @ [0.2126, 0.7152, 0.0722]))
     return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+BROKEN = """selector => {
+  const broken = [], range = document.createRange();
+  for (const cell of document.querySelectorAll(selector)) {
+    const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    for (let node; (node = walk.nextNode());)
+      for (const word of node.data.matchAll(/[^\\s]+/g)) {
+        range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size > 1) broken.push(word[0]);
+      }
+  }
+  return broken;
+}"""
+
+
+@pytest.mark.parametrize("media, width", [("print", 688), ("screen", 1280), ("screen", 768), ("screen", 360)])
+def test_no_word_of_a_table_is_broken(browser, judged, media, width):
+    """On A4 between margins of 14 mm, and in windows."""
+    tab = opened(browser, judged, viewport={"width": width, "height": 900})
+    tab.emulate_media(media=media)
+    assert tab.locator(".matrix td").count() == 24 and "undetermined" in tab.locator(".matrix").inner_text()
+    assert tab.evaluate(BROKEN, ".matrix td, .matrix th[scope=col], .clocks td") == []
+    if media == "print":
+        assert tab.evaluate(BROKEN, ".verdicts th[scope=row], .verdicts td:nth-child(2)") == []
+        scale = "x.closest('svg')?.getScreenCTM().a ?? 1"  # a drawing's pixels are not the page's
+        sizes = f"all => all.map(x => parseFloat(getComputedStyle(x).fontSize) * ({scale}))"
+        found = tab.locator(".matrix .said, .matrix .effect, #curves svg text").evaluate_all(sizes)
+        assert len(found) > 100 and min(found) >= 8  # 6 pt
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    return files.write(page.report(TABLE), tmp_path_factory.mktemp("judged"), whole=False).as_uri()
 
 
 def test_it_prints(browser, written):

@@ -61,7 +61,7 @@ def collapse_profile(
     others = [c for c in others if quarter is None or c.name != quarter]
     if not others:
         raise UserError(f"The table has no condition but the control ({tables.listed(known)}): nothing to compare.")
-    verdicts, notes, laws = [], {"": _general(h, frozen)}, {}
+    verdicts, notes, laws = [], {"": (*_general(h, frozen), *tables.doubtful(known))}, {}
     chosen = judged(others, h)
     for c in chosen:
         unread = [o.size for o in others if o.base == c.base and o not in chosen]

@@ -164,15 +164,21 @@ def checked(frame):
     if there != list(range(len(there))):
         told = ", ".join(map(str, there[:4])) + (", ..." if len(there) > 4 else "")
         raise UserError(f"The table has generations {told}: number them 0, 1, 2, ... without gaps.")
-    for column in measures:
-        values = frame[column][np.isfinite(frame[column].astype(float))]
-        least, most = values.min(), values.max()
-        if column in (*RATES, *RATIOS.values()) and least < 0:
-            raise UserError(f"Column {column} goes down to {least:g}: give shares and ratios from 0 up.")
-        if column in RATES and most > 1:
-            raise UserError(f"Column {column} goes up to {most:g}: give rates as shares from 0 to 1, not in percent.")
     frame["condition"] = frame["condition"].astype(str)
     return frame
+
+
+def doubtful(known: list[Condition]) -> list[str]:
+    """Measures with values that they cannot have, a sentence each: noise may go a little below 0, percent do not."""
+    told = []
+    for measure in (*RATES, *RATIOS.values()):
+        values = np.concatenate([c.frame[measure].to_numpy(float) for c in known if c.has(measure)] or [np.zeros(0)])
+        values = values[np.isfinite(values)]
+        if measure in RATES and (values > 1).any():
+            told.append(f"{measure} goes up to {values.max():.3g}: rates are shares from 0 to 1, not percent.")
+        elif (values < 0).any():
+            told.append(f"{measure} goes down to {values.min():.3g}, and is a share or ratio from 0 up.")
+    return told
 
 
 # -- Controls ---------------------------------------------------------------------------------------------------------
@@ -250,7 +256,9 @@ def control_of(condition: Condition, known: list[Condition], control: str) -> tu
             if not same_size(exact[0].size, condition.size):
                 told.append("one of the two does not tell its number of real samples")
             return exact[0], f"{exact[0].name} is its control, though {' and '.join(told)}" if told else ""
-        return None, f"no control at {', '.join(trained)}: run {','.join([settings(control)[0], *sorted(own)])}"
+        name = ",".join([settings(control)[0], *sorted(own)])
+        words = overrides(name)
+        return None, f"no control at {', '.join(trained)}: run {words if words else name}"
     size = "" if np.isnan(condition.size) else f" trained on {condition.size:g} real samples"
     return None, f"no chain of {control}{size}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import unicodedata
 from pathlib import Path
 
 from imgloop import store, study
@@ -10,12 +12,15 @@ from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
-from imgloop.report.text import MINUS, figure
+from imgloop.report.text import digits
 
+# Brackets and stars are braced: at the head of a row they would be options of the line end before it.
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MINUS: "$-$", "<": "$<$", ">": "$>$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    "[": "{[}", "]": "{]}", "*": "{*}", '"': "''",
 }  # fmt: skip
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc"))
 SYMBOLS = {"detected": r"$\bullet$", "excluded": r"$\circ$", "undetermined": "?"}
 
 
@@ -45,18 +50,17 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
 def as_json(r: Report) -> dict:
     """The profile (None, with the reason, where there is none), timescales and what is not known."""
     known = not isinstance(r.profile, str)
-    finite = {True: lambda x: x, False: lambda x: None}
     times = [
         {
             "condition": t.condition,
             "measure": t.measure,
             "change": t.change,
-            **{
-                k: finite[abs(v) != float("inf")](v)
-                for k, v in (("median", t.median), ("low", t.low), ("high", t.high))
-            },
+            "told": t.said,
+            **{k: getattr(t, k) if math.isfinite(getattr(t, k)) else None for k in ("at", "low", "high")},
             "chains": t.chains,
             "generations": t.last,
+            "seen": t.seen,
+            "significant": t.significant,
             "extrapolated": t.extrapolated,
         }
         for t in r.times
@@ -72,26 +76,40 @@ def as_json(r: Report) -> dict:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(LATEX.get(c, c) for c in text)
+    """Text as LaTeX prints it, in ASCII, on one line: accents as its macros, other letters by their code point."""
+    found = []
+    for c in unicodedata.normalize("NFD", " ".join(text.split())):
+        if c in ACCENTS and found:
+            found[-1] = f"\\{ACCENTS[c]}{{{found[-1]}}}"
+        else:
+            found.append(LATEX.get(c, c) if c.isascii() and c.isprintable() else f"U+{ord(c):04X}")
+    return "".join(found)
+
+
+def formula(x) -> str:
+    """A measured number as LaTeX prints it."""
+    said, power = digits(x)
+    times = rf"\times10^{{{power}}}" if power else ""
+    return f"${said.replace('inf', chr(92) + 'infty').replace(',', '{,}')}{times}$" if said else ""
 
 
 def latex(profile: Profile, names) -> str:
-    """The profile as a LaTeX table (package booktabs): a row a condition, a column a definition."""
+    """The profile as a LaTeX table (package booktabs), in ASCII: a row a condition, a column a definition."""
     heads = " & ".join(["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
     rows = []
     for condition in profile.conditions:
         cells = [escaped(names.get(condition, condition))]
         for v in profile[condition].values():
             mark = SYMBOLS.get(v.verdict, "--")
-            cells.append(f"{mark} {escaped(figure(v.effect))}".strip())
+            cells.append(f"{mark} {formula(v.effect)}".strip())
         rows.append(" & ".join(cells) + r" \\")
     columns = "l" + "l" * len(SHORT)
     seeds = max((v.seeds for v in profile.verdicts), default=0)
+    control = " ".join(profile.control.split()).encode("ascii", "backslashreplace").decode()  # in a comment
     return "\n".join(
         [
             f"% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;",
-            f"% beside it the effect over {' '.join(profile.control.split())}, of up to {seeds} chains; needs booktabs",
+            f"% beside it the effect over {control}, of up to {seeds} chains; needs booktabs",
             f"\\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             heads + r" \\",

@@ -15,15 +15,15 @@ import numpy as np
 
 from imgloop import store
 from imgloop import study as folders
-from imgloop.collapse.definitions import SHORT, TITLES, rules
-from imgloop.collapse.verdicts import Profile
+from imgloop.collapse.definitions import FARTHEST, SHORT, TITLES, rules
+from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
 from imgloop.errors import UserError
-from imgloop.report import bibliography, reproduce, svg
+from imgloop.report import bibliography, reproduce, sizes, svg
 from imgloop.report.panels import Panel, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
-from imgloop.report.progress import Progress, progress
+from imgloop.report.progress import Progress, progress, waiting
 from imgloop.report.sheets import Ages, ages
-from imgloop.report.text import figure, plural, ranges, short_names, spread
+from imgloop.report.text import TIMES, figure, plural, ranges, short_names, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.studies import Study
 
@@ -52,6 +52,23 @@ class Report:
     @property
     def finished(self) -> bool:
         return all(p.ended or p.fault for p in self.chains)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether there is one seed, whose effects are told without verdicts."""
+        verdicts = () if isinstance(self.profile, str) else self.profile.verdicts
+        return NO_VERDICT in (found := {v.verdict for v in verdicts}) and found <= {NO_VERDICT, NOT_MEASURED}
+
+    def compared(self, condition: str) -> str:
+        """The chains that a condition's verdicts are of, and how far they go."""
+        verdicts = self.profile[condition].values()
+        n, what = max(v.seeds for v in verdicts), f"generations 0 to {next(iter(verdicts)).generations}"
+        if self.study.solvable:
+            seeds = self.study.seeds(condition)
+            replicates = self.study.record(condition, seeds[0])["replicates"]
+            return f"{plural(n, 'chain')} ({plural(len(seeds), 'seed')} {TIMES} {replicates:,} replicates), {what}"
+        at = sizes.several(self.study.table).get(condition)
+        return f"{plural(n, 'seed')}{f' at {at[-1]:,} real samples' if at else ''}, {what}"
 
 
 def report(path: str | Path, asked: Question | None = None, protocol: str | None = None, seed: int | None = None):
@@ -107,7 +124,9 @@ def html(r: Report, refresh: int | None = None) -> str:
         refresh=refresh,
         keys=[(svg.key(i), r.names[c]) for i, c in enumerate(r.names)],
         drawn=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.panels)],
+        waiting=waiting(r.chains),
         matrix=None if isinstance(r.profile, str) else matrix(r),
+        laws=[] if isinstance(r.profile, str) else [(r.names.get(c, c), law) for c, law in r.profile.laws.items()],
         short=SHORT,
         titles=TITLES,
         rules=None if isinstance(r.profile, str) else rules(r.profile.thresholds),
@@ -116,10 +135,12 @@ def html(r: Report, refresh: int | None = None) -> str:
         ages=None if isinstance(r.ages, str) else r.ages,
         bars=[(r.names[c], svg.shares(r.names[c], b, i)) for i, (c, b) in enumerate(shares(r.study, r.names))],
         clocks=clocks(r),
+        timed=[(c, name) for c, name in r.names.items() if any(t.condition == c for t in r.times)],
+        farthest=FARTHEST,
+        last=int(r.study.table["generation"].max()),
         collapse_times=collapse_times(r.study),
         bibtex="\n".join(w.bibtex for w in r.works),
         again=again(r.study),
-        over="replicates: one number, of their mean" if r.study.solvable else "seeds [smallest, largest]",
     )
 
 
@@ -145,7 +166,8 @@ def summary(r: Report) -> list[str]:
         told.append(f"All conditions have {', '.join(r.common)}.")
     if r.chains:
         done = sum(p.ended for p in r.chains)
-        states = [f"{n} {said}" for said, n in _counted([p.said for p in r.chains if not p.ended]).items()]
+        going = [p.said for p in r.chains if not p.ended and p.said != "interrupted"]
+        states = [f"{n} {said}" for said, n in _counted(going).items()]
         told.append(f"{done} of {plural(len(r.chains), 'chain')} finished" + "".join(f", {s}" for s in states) + ".")
     told.append(f"Written {time.strftime('%Y-%m-%d %H:%M')}.")
     return told
@@ -168,13 +190,7 @@ def _counted(items: list[str]) -> dict[str, int]:
 
 def matrix(r: Report) -> list[tuple[str, str, list]]:
     """Rows of the profile: condition's printed name, what was compared, and its eight verdicts."""
-    rows = []
-    for condition in r.profile.conditions:
-        verdicts = list(r.profile[condition].values())
-        seeds = max(v.seeds for v in verdicts)
-        what = f"{plural(seeds, 'chain' if r.study.solvable else 'seed')}, generations 0 to {verdicts[0].generations}"
-        rows.append((r.names.get(condition, condition), what, verdicts))
-    return rows
+    return [(r.names.get(c, c), r.compared(c), list(r.profile[c].values())) for c in r.profile.conditions]
 
 
 def numbers(p: Panel) -> tuple[list[int], list[tuple[str, list[str]]]]:
@@ -217,11 +233,11 @@ def by_origin(share: Mapping[str, float]) -> dict[str, float]:
     return {"real" if origin < 0 else str(origin): part for origin, part in ordered}
 
 
-def clocks(r: Report) -> list[tuple[str, str, dict[str, str]]]:
-    """Rows of the timescales: measure, what it does, and what each condition says."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+def clocks(r: Report) -> list[tuple[str, str, dict[str, Timescale]]]:
+    """Rows of the timescales: measure, what it does, and when by condition."""
+    rows: dict[tuple[str, str], dict[str, Timescale]] = {}
     for t in r.times:
-        rows.setdefault((t.label, t.change), {})[t.condition] = t.said
+        rows.setdefault((t.label, t.change), {})[t.condition] = t
     return [(label, change, cells) for (label, change), cells in rows.items()]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from imgloop.report import sizes
 from imgloop.report.text import figure, spread
 from imgloop.studies import Study
 from imgloop.study import SCORES
@@ -39,6 +40,7 @@ MEASURES = {  # column: title, unit of its axis
 }
 PER_PANEL = 8  # conditions beyond this many make lines that cannot be told apart: they go to further panels
 COUNTS = ("n_train", "modes_covered", "modes_present")  # whole numbers, told as such where their mean is one
+SIGNED = ("kd", "risk", "tail_risk", "log_variance", "centre")  # estimates and logs, which may lie below 0
 FULL = ("precision", "recall", "coverage", "authenticity", "real_share")  # shares drawn from 0 to 1
 
 
@@ -103,12 +105,20 @@ class Panel:
         whole = self.measure in COUNTS and float(x).is_integer()
         return figure(int(x)) if whole else figure(float(x))
 
+    def edges(self, line: Line) -> tuple[np.ndarray, np.ndarray]:
+        """A line's band as it is drawn, (G,) each: to 0 where the measure cannot be less, on a logarithmic axis to its
+        end."""
+        below = self.measure in SIGNED or any((other.mean < 0).any() for other in self.lines)
+        least = self.limits[0] if self.log else -np.inf if below else 0.0
+        return np.maximum(line.low, least), line.high
+
     @property
     def limits(self) -> tuple[float, float]:
         """The vertical axis' span: from 0, unless it is logarithmic or values are negative."""
         if self.span:
             return self.span
-        lines = [a for line in self.lines for a in (line.mean, line.low, line.high, line.theory, line.median)]
+        bands = [(line.low, line.high) if self.log else self.edges(line) for line in self.lines]
+        lines = [a for line, band in zip(self.lines, bands) for a in (line.mean, *band, line.theory, line.median)]
         values = np.concatenate([a[np.isfinite(a)] for a in lines if a is not None] + [[]])
         if self.reference:
             values = np.append(values, self.reference[1])
@@ -147,9 +157,10 @@ def panels(study: Study, names: Mapping[str, str], reference: Mapping[str, float
 
 
 def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, float]) -> list[Panel]:
-    frame, found = study.table, []
+    frame, found = sizes.largest(study.table), []
     several = frame.groupby("condition")["seed"].nunique().max() > 1
     band = "mean over seeds, band of one standard deviation" if several else "one seed, no band"
+    band = "; ".join(filter(None, (band, sizes.said(study.table, names))))
     for measure, (label, unit) in MEASURES.items():
         if measure not in frame or not frame[measure].notna().any():
             continue

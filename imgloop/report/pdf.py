@@ -66,9 +66,10 @@ def curve(p: Panel) -> bytes:
     if p.log:
         axis.set_yscale("log")
     axis.set_ylim(*p.limits)
-    axis.set_title(plain(p.label), fontsize=8, loc="left")
+    axis.set_title(plain(p.label), fontsize=8, loc="left", pad=13)
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 6.5, "color": MUTED}
+    axis.annotate(plain(p.unit), (0, 1), (0, 4), **above)
     axis.set_xlabel("generation")
-    axis.set_ylabel(plain(p.unit), fontsize=6.5, color=MUTED)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(p.lines) > 1:
         figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=6.5)
@@ -80,12 +81,13 @@ def _draw(axis, line: Line, p: Panel) -> None:
     name = plain(line.name)
     if line.theory is None:
         axis.plot(line.x, line.mean, **style, markersize=3, linewidth=1.2, label=name)
-        axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.15, linewidth=0)
+        axis.fill_between(line.x, *p.edges(line), color=style["color"], alpha=0.15, linewidth=0)
         return
     few = slice(None, None, max(1, len(line.x) // 20))
     point = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 3}
-    half = (line.high - line.low) / 2
-    axis.errorbar(line.x[few], line.mean[few], half[few], **point, elinewidth=0.8, label=name)
+    low, high = p.edges(line)
+    error = np.stack([line.mean - low, high - line.mean])[:, few]
+    axis.errorbar(line.x[few], line.mean[few], error, **point, elinewidth=0.8, label=name)
     axis.plot(line.x, line.theory, color=style["color"], linewidth=1, linestyle=":" if p.bound else style["linestyle"])
     if line.median is not None:
         axis.plot(line.x[few], line.median[few], **point, markerfacecolor="none", markeredgewidth=0.6)

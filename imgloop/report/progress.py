@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import yaml
 
 from imgloop import store, study
 from imgloop.errors import UserError
+from imgloop.report.text import plural, ranges
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ def progress(path: Path) -> list[Progress]:
     number = {p: int(p.name[4:]) if p.name[4:].isdigit() else 0 for p in folders}
     held = locked()
     return [_of(p, held) for p in sorted(folders, key=lambda p: (p.parent.name, number[p]))]
+
+
+def waiting(chains: Sequence[Progress]) -> str:
+    """That chains were interrupted, where, and how they go on, in a sentence; nothing where none were."""
+    stopped = [p for p in chains if p.said == "interrupted"]
+    if not stopped:
+        return ""
+    done, planned = ranges([p.done for p in stopped]), ranges([p.planned for p in stopped if p.planned is not None])
+    one = "the command that began it continues it"
+    ways = one if len(stopped) == 1 else "the commands that began them continue them"
+    which = f"{len(stopped)} of {plural(len(chains), 'chain')}"
+    return f"{which} interrupted after {done} of {planned or '?'} generations; {ways}."
 
 
 def _of(chain: Path, held: set[tuple[int, int]] | None) -> Progress:

@@ -17,16 +17,22 @@ def largest(frame):
     return frame[(frame["size"] == most) | most.isna()]
 
 
+def several(frame) -> dict[str, list[int]]:
+    """The sizes of each condition, ascending, where some condition has several; else nothing."""
+    if "size" not in frame:
+        return {}
+    found = {str(c): sorted(map(int, part["size"].dropna().unique())) for c, part in frame.groupby("condition")}
+    return {c: sizes for c, sizes in found.items() if sizes} if any(len(s) > 1 for s in found.values()) else {}
+
+
 def said(frame, names: Mapping[str, str]) -> str:
     """Which of several sizes is drawn; nothing where no condition has several."""
-    if "size" not in frame:
+    found = several(frame)
+    if not found:
         return ""
-    found = {c: sorted(part["size"].dropna().unique()) for c, part in frame.groupby("condition") if c in names}
-    if all(len(sizes) < 2 for sizes in found.values()):
-        return ""
-    most = {c: sizes[-1] for c, sizes in found.items() if sizes}
-    shown = sorted(set(most.values()))
-    each = f" ({listed([f'{names[c]} {figure(int(n))}' for c, n in most.items()])})" if len(shown) > 1 else ""
-    which = "each condition's largest number of" if each else f"{figure(int(shown[0]))}"
-    every = listed([figure(int(n)) for n in sorted({n for sizes in found.values() for n in sizes})])
-    return f"at {which} real samples{each}, as the verdicts, of {every}"
+    every = listed([figure(n) for n in sorted({n for sizes in found.values() for n in sizes})])
+    most = {c: sizes[-1] for c, sizes in found.items()}
+    if len(set(most.values())) == 1:
+        return f"at {figure(next(iter(most.values())))} real samples, as the verdicts, of {every}"
+    each = listed([f"{names.get(c, c)} {figure(n)}" for c, n in most.items()])
+    return f"at each condition's largest number of real samples ({each}), of {every}"

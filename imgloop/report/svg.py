@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from imgloop.report.panels import Line, Panel
 from imgloop.report.text import figure
 
-WIDTH, HEIGHT = 360, 236
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 38
+WIDTH, HEIGHT = 360, 244
+LEFT, RIGHT, TOP, BOTTOM = 42, 12, 22, 38
 DASHES = ("", "7 3", "8 3 2 3", "2 3")  # of the conditions in turn, beside colours and markers
 COLOURS = 8
 MARKERS = (  # after the circle: outlines and strokes, in units of its radius
@@ -93,11 +93,7 @@ def panel(p: Panel, number: int) -> Markup:
     middle = (LEFT + WIDTH - RIGHT) / 2
     out.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">generation</text>')
     unit = p.unit + (" (log)" if p.log else "")
-    size = min(10.0, (HEIGHT - TOP - BOTTOM) / (0.5 * max(len(unit), 1)))
-    out.append(
-        f'<text class="label" style="font-size:{size:.1f}px" transform="translate(9 {(HEIGHT - BOTTOM + TOP) / 2}) '
-        f'rotate(-90)" text-anchor="middle">{escape(unit)}</text>'
-    )
+    out.append(f'<text class="label" x="2" y="10">{escape(unit)}</text>')  # above the axis, where it need not shrink
     if p.reference and drawable(p.reference[1]):
         at = down(p.reference[1])
         out.append(f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
@@ -115,11 +111,12 @@ def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     out = [f'<g class="{name}">']
     kept = [i for i in range(len(line.x)) if drawable(line.mean[i])]
-    banded = [i for i in kept if drawable(line.low[i]) and drawable(line.high[i])]
+    low, high = p.edges(line)
+    banded = [i for i in kept if drawable(low[i]) and drawable(high[i])]
     compared = line.theory is not None
     if len(banded) > 1 and not compared:
-        edge = [f"{across(line.x[i]):.1f} {down(line.high[i]):.1f}" for i in banded]
-        edge += [f"{across(line.x[i]):.1f} {down(line.low[i]):.1f}" for i in reversed(banded)]
+        edge = [f"{across(line.x[i]):.1f} {down(high[i]):.1f}" for i in banded]
+        edge += [f"{across(line.x[i]):.1f} {down(low[i]):.1f}" for i in reversed(banded)]
         out.append(f'<path class="band" d="M{"L".join(edge)}z"/>')
     course = line.theory if compared else line.mean
     path = [f"{across(x):.1f} {down(y):.1f}" for x, y in zip(line.x, course) if drawable(y)]
@@ -129,7 +126,7 @@ def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
     for i in kept[:: max(1, len(kept) // 20)]:
         x, y = across(line.x[i]), down(line.mean[i])
         if compared and i in banded:
-            out.append(f'<path class="error" d="M{x:.1f} {down(line.low[i]):.1f}V{down(line.high[i]):.1f}"/>')
+            out.append(f'<path class="error" d="M{x:.1f} {down(low[i]):.1f}V{down(high[i]):.1f}"/>')
         out.append(f'<path class="point" d="{marker(shape, x, y)}"><title>{escape(line.said(i))}</title></path>')
         if line.median is not None and drawable(line.median[i]):
             out.append(f'<path class="hollow" d="{marker(shape, x, down(line.median[i]))}"/>')

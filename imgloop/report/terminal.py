@@ -25,12 +25,15 @@ def profile(r: Report, console: Console) -> None:
     if isinstance(r.profile, str):
         console.print(Text(r.profile))
         return
+    if r.unjudged:
+        console.print("1 seed: no verdicts")
     for first in range(0, len(r.profile.conditions), ACROSS):
         shown = r.profile.conditions[first : first + ACROSS]
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
         table.add_column(f"over {r.profile.control}")
         for condition in shown:
-            table.add_column(Text(r.names.get(condition, condition)), overflow="fold")
+            head = Text(r.names.get(condition, condition)).append(f"\n{r.compared(condition)}", "not bold dim")
+            table.add_column(head, overflow="fold")
         for k, title in SHORT.items():
             cells = []
             for condition in shown:

@@ -11,18 +11,26 @@ MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def figure(x) -> str:
-    """A measured number with at most three significant digits; counts (integers) are exact, missing values empty."""
+def digits(x) -> tuple[str, str]:
+    """A measured number as its digits, at most three significant ones, and the power of ten that they are times (empty:
+    none), in ASCII; counts (integers) are exact, missing values empty, the infinite `inf`."""
     if x is None or (isinstance(x, float) and np.isnan(x)):
-        return ""
+        return "", ""
     if isinstance(x, Integral):
-        return f"{int(x):,}"
+        return f"{int(x):,}", ""
     if np.isinf(x):
-        return "∞" if x > 0 else f"{MINUS}∞"
+        return str(float(x)), ""
     mantissa, power = f"{x:.2e}".split("e")
     if x != 0 and not -4 <= int(power) < 6:
-        return f"{float(mantissa):g} {TIMES} 10{str(int(power)).translate(POWERS)}".replace("-", MINUS)
-    return f"{float(f'{x:.3g}'):,.10g}".replace("-", MINUS)
+        return f"{float(mantissa):g}", str(int(power))
+    return f"{float(f'{x:.3g}'):,.10g}", ""
+
+
+def figure(x) -> str:
+    """A measured number as a reader wants it."""
+    said, power = digits(x)
+    times = f" {TIMES} 10{power.translate(POWERS)}" if power else ""
+    return (said.replace("inf", "∞") + times).replace("-", MINUS)
 
 
 def spread(mean: float, deviation: float | None) -> str:

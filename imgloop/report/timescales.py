@@ -1,4 +1,4 @@
-"""How fast a measure moves: when its mean over chains has doubled or halved since generation 0, where it has for good."""
+"""How fast a measure moves: when its mean over chains has doubled or halved since generation 0, and stays so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imgloop.collapse.definitions import FARTHEST
+from imgloop.collapse.definitions import crossing
 from imgloop.collapse.statistics import interval
 from imgloop.report.panels import MEASURES
 from imgloop.report.sizes import largest
@@ -28,8 +28,8 @@ HALVES = (
 class Timescale:
     """When a measure's mean over `chains` has doubled or halved (`change`) and stays so through generation `last`.
 
-    at: in generations, interpolated; beyond `last` extrapolated at the mean pace, as far as FARTHEST times as many;
-    infinite where it does not. low, high: the earliest and latest of its chains, infinite where one does not within
+    at: in generations, interpolated; beyond `last` extrapolated (collapse.definitions.crossing); infinite where it
+    does not. low, high: the earliest and latest of its chains, infinite where one does not within
     `last`, NaN where chains are not told apart. significant: whether the value at `last` differs from that at
     generation 0 in this direction (paired t over chains, 95 %); None of one chain, which cannot tell.
     """
@@ -90,32 +90,14 @@ def timed(x: np.ndarray, change: str, spans: bool = True) -> dict | None:
         return None
     sign, level, last = (1 if change == "doubled" else -1), LEVELS[change], x.shape[1] - 1
     mean = sign * x.mean(0) / x[:, 0].mean()
-    at = stays(mean, sign * level)
+    at = crossing(mean, sign * level)
+    if at is None or (at > last and (mean >= sign * level).any()):  # one that has come back is not extrapolated
+        at = np.inf
     significant = None if len(x) < 2 else bool(interval(sign * (x[:, -1] - x[:, 0]))[1] > 0)
-    if at is None:
-        at = np.inf if (mean >= sign * level).any() else _beyond(mean, sign * level)
-    own = [stays(sign * course / course[0], sign * level) for course in x if spans and course[0] > 0]
-    own = [np.inf if t is None else t for t in own]
+    own = [crossing(sign * course / course[0], sign * level) for course in x if spans and course[0] > 0]
+    own = [np.inf if t is None or t > last else t for t in own]
     low, high = (float(min(own)), float(max(own))) if own else (np.nan, np.nan)
     return {"at": float(at), "low": low, "high": high, "chains": len(x), "last": last, "significant": significant}
-
-
-def stays(course: np.ndarray, level: float) -> float | None:
-    """When a course (G + 1,) rises to a level for the last time, not to fall below it again, interpolated; None where
-    it ends below. (The first time would be a maximum over generations, which noise alone reaches.)"""
-    below = np.flatnonzero(course < level)
-    if not len(below):
-        return 0.0
-    t = int(below[-1])
-    return None if t == len(course) - 1 else t + float((level - course[t]) / (course[t + 1] - course[t]))
-
-
-def _beyond(course: np.ndarray, level: float) -> float:
-    """When a course that ends below a level rises to it at its mean pace; infinite beyond FARTHEST times G."""
-    last = len(course) - 1
-    pace = (course[-1] - course[0]) / last
-    at = last + (level - course[-1]) / pace if pace > 0 else np.inf
-    return float(at) if at <= FARTHEST * last else np.inf
 
 
 def _chains(study: Study, condition: str, measures) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,6 +105,7 @@ def _chains(study: Study, condition: str, measures) -> Iterator[tuple[str, np.nd
     without chains that end earlier, start later or have a gap."""
     frame = largest(study.table)
     frame = frame[frame["condition"] == condition]
+    frame = frame[~frame.duplicated(["seed", "generation"], keep=False)]
     for measure in (m for m in measures if m in frame and frame[m].notna().any()):
         wide = frame[frame[measure].notna()].pivot(index="seed", columns="generation", values=measure)
         ends = [int(row.last_valid_index()) for _, row in wide.iterrows()]
