@@ -38,7 +38,7 @@ def profiled(study_: Study, asked: Question) -> Profile | str:
         return collapse_profile(
             frame,
             asked.control,
-            thresholds=began.thresholds if began else configured(study_),
+            thresholds=began.thresholds if began else agreed(configured(study_)),
             quarter=asked.quarter,
             risk=asked.risk,
             generation=asked.generation,
@@ -49,14 +49,19 @@ def profiled(study_: Study, asked: Question) -> Profile | str:
         return "1 seed: no verdicts. " * single + str(e)
 
 
-def configured(study_: Study) -> Thresholds:
-    """The thresholds in the chains' configurations, where they agree; those of conf/collapse otherwise."""
+def configured(study_: Study) -> list[Thresholds]:
+    """The thresholds in the chains' configurations, each once."""
     told = []
     for chain in () if study_.is_csv else study_.chains:
         values = study_.config(chain)["config"].get("collapse")
         if isinstance(values, Mapping) and values not in told:
             told.append(dict(values))
-    return Thresholds.of(told[0] if len(told) == 1 else None)
+    return list(dict.fromkeys(map(Thresholds.of, told)))
+
+
+def agreed(found: list[Thresholds]) -> Thresholds:
+    """Those of all chains, or where they differ those of conf/collapse."""
+    return found[0] if len(found) == 1 else Thresholds.of()
 
 
 def threshold_lines(study_: Study, profile: Profile | str) -> list[str]:
@@ -70,11 +75,16 @@ def threshold_lines(study_: Study, profile: Profile | str) -> list[str]:
         before = "before the first chain ended" if told.ended == 0 else f"after {plural(told.ended, 'chain')} had ended"
         when = f"They were set at {told.written}, {before}."
     lines = [when]
-    if told is not None:
-        try:
-            lines += [f"The configuration says otherwise: {c}." for c in told.thresholds.changes(configured(study_))]
-        except UserError as e:
-            lines.append(str(e))
+    try:
+        said = configured(study_)
+        used = told.thresholds if told is not None else agreed(said)
+        changes = dict.fromkeys(c for other in said for c in used.changes(other))
+        lines += [
+            f"The configuration of {'some chains' if len(said) > 1 else 'the chains'} says otherwise: {c}."
+            for c in changes
+        ]
+    except UserError as e:
+        lines.append(str(e))
     return lines
 
 
