@@ -46,9 +46,6 @@ class Chain(ChainFolder):
 
     # -- where it stands ---------------------------------------------------------------------------------------------
 
-    def generation(self, t: int) -> Path:
-        return self.folder / f"gen{t:03d}"
-
     def scratch(self, t: int) -> Path:
         return self.folder / f".gen{t:03d}.scratch"
 

@@ -29,6 +29,10 @@ class ChainFolder:
         self.stop = Interrupt()
         self.seconds: dict[str, float] = {}
 
+    def generation(self, t: int) -> Path:
+        """Where generation t is, of a chain that keeps a folder a generation."""
+        return self.folder / f"gen{t:03d}"
+
     @property
     def done(self) -> int:
         """How many generations exist, each whole."""

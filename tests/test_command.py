@@ -258,20 +258,13 @@ def test_folder_of_images_from_end_to_end(tmp_path):
                 path.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(x).save(path / f"{k}{i}.png")
     tiny = [t for t in TINY if not t.startswith("features")]
-    for name, features in (("classes", "classifier"), ("plain", "random")):
-        result = imgloop.run(
-            [
-                *tiny,
-                f"out={tmp_path}",
-                "data=folder",
-                f"data.root={data / name}",
-                "data.size=16",
-                "generations=2",
-                "features.images=1280",
-                f"study={name}",
-            ]
-        )
+    settings = {"classifier": ["study=classes", "features.images=1280"], "random": ["study=plain"]}
+    for features, own in settings.items():
+        root = f"data.root={data / own[0].removeprefix('study=')}"
+        result = imgloop.run([*tiny, *own, f"out={tmp_path}", "data=folder", root, "data.size=16", "generations=2"])
         assert result.metrics["protocol"].str.startswith(features).all() and result.metrics["fd"].notna().all()
+    with pytest.raises(UserError, match=r"features\.images=1280 is of a classifier, and these data have no labels"):
+        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", root, "data.size=16", "study=x", "features.images=1280"])
     (data / "plain" / "broken.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"broken\.png.*skip_broken"):
         imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'plain'}", "data.size=16", "study=x"])
