@@ -44,12 +44,6 @@ def command(argv: list[str] | None) -> None:
         device=a.device,
         progress=told,
     )
-    if a.json:
-        found = [r.to_json() for r in reports]
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False), flush=True)
-    else:
-        print("\n".join(lines(reports)), flush=True)
-        print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
     if a.nearest:
         from imgloop import store
         from imgloop.metrics.nearest import figure
@@ -58,6 +52,12 @@ def command(argv: list[str] | None) -> None:
             path = a.nearest if i == 0 else a.nearest.with_stem(f"{a.nearest.stem}-{i + 1}")
             store.write_bytes(path, figure(report, PAIRS))
             print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
+    if a.json:
+        found = [r.to_json() for r in reports]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False), flush=True)
+    else:
+        print("\n".join(lines(reports)), flush=True)
+        print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def arguments(argv: list[str] | None):

@@ -15,18 +15,19 @@ SEED = 0  # of the samples taken at random
 
 
 def figure(report: Report, pairs: int = 24) -> bytes:
-    """PNG: the `pairs` samples that are closest to a training image for where they lie, and as many at random.
+    """PNG: the `pairs` samples that are closest to a training image for where they lie, and as many of the others, at
+    random.
 
     Each group is a sample and, framed, its two nearest training images; below it the distance to the nearest over that
     image's own distance to its nearest other training image: near 0 is a copy, about 1 is what real images have.
     """
     closer = report.nearest.closer
     drawn = np.random.default_rng(SEED).permutation(len(closer))  # a folder is sorted by class: so are equal ones
-    some = drawn[:pairs]
-    parts = [
-        ("closest to the training images", drawn[np.argsort(closer[drawn], kind="stable")[:pairs]]),
-        ("at random", some[np.argsort(closer[some], kind="stable")]),
-    ]
+    closest = drawn[np.argsort(closer[drawn], kind="stable")[:pairs]]
+    some = drawn[~np.isin(drawn, closest)][:pairs]
+    parts = [("closest to the training images", closest)]
+    if len(some):
+        parts.append(("of the others, at random", some[np.argsort(closer[some], kind="stable")]))
     sheets = [(title, _groups(report, rows)) for title, rows in parts]
     font, small = ImageFont.load_default(16), ImageFont.load_default(12)
     head, title_height = 50, 34
