@@ -538,6 +538,20 @@ def test_a_chain_that_lost_all_does_not_hide_the_others(definition, measure, val
     assert collapse_profile(frame)["loop"][definition].verdict == "undetermined"
 
 
+@pytest.mark.parametrize("definition, measure", definitions.RATIOS.items())
+def test_a_total_loss_counts_no_less_than_a_near_one(definition, measure):
+    """In most chains, or in all of them but late."""
+    for chains, since in ((6, 3), (8, G)):
+        frame = table(seeds=8, noise=0.02)
+        lost = (frame["condition"] == "loop") & (frame["generation"] >= since) & (frame["seed"] < chains)
+        found = []
+        for left in (2 * definitions.FLOORS[measure], 0.0):
+            frame.loc[lost, measure] = left
+            found.append(collapse_profile(frame)["loop"][definition])
+        assert found[1].verdict == found[0].verdict != "excluded" and found[1].p_holm <= found[0].p_holm
+        assert definition == 6 or found[1].verdict == "detected"  # ln 10 is a third of the floor's loss
+
+
 def test_zeros_of_both_sides_are_no_loss():
     """Tail masses of two samples in all, alike in chain and control: a control at 0 is not left out on its own."""
     rng, found = np.random.default_rng(0), []

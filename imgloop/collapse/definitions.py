@@ -38,10 +38,10 @@ TITLES = {
 }
 RATIOS = {4: "variance_ratio", 6: "mode_share_min", 7: "tail_mass"}  # whose log is tested
 RATES = ("off_support", "ambiguity", "rule_violations")  # of definition 8: any of them
-# A ratio below its floor counts as the floor, since 0 has no log: the effect of a total loss is a lower bound. The test
-# of detection takes it for the largest other loss of the study, of two thresholds at least: one chain that lost all
-# would else be so far from chains that lost much that their mean had no significance.
-FLOORS = {"variance_ratio": 1e-12, "mode_share_min": 1e-3, "tail_mass": 1e-2}
+# A ratio below its floor counts as the floor, since 0 has no log: the effect of a total loss is a lower bound. A chain
+# that lost all is so far from chains that lost much that their mean would have no significance: where it makes the test
+# of detection sharper, it counts there as the largest loss of chains that kept something, of two thresholds at least.
+FLOORS = {"variance_ratio": 1e-6, "mode_share_min": 1e-3, "tail_mass": 1e-2}
 FARTHEST = 3  # times the generations that were run: an extrapolation beyond says nothing
 LEAST_G = {3: 3}  # generations after 0 that a contrast needs; 1 elsewhere
 
@@ -192,12 +192,13 @@ def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
     measure = RATIOS[definition]
     margin, last = marks(h)[definition], min(h.window, ratio[0].shape[-1] - 1)
     series = losses(ratio[0], measure) - losses(ratio[1], measure)
-    total, theirs = (r < FLOORS[measure] for r in ratio)
-    total &= ~theirs
-    others = np.where(total | np.isnan(series), -np.inf, series)[..., -last:].max((-2, -1))
-    counted = np.where(total, np.maximum(others, 2 * margin)[..., None, None], series)
-    number = Number(f"-log {measure} over control", late(series, h.window), margin, margin, late(counted, h.window))
-    return Question(definition, (number,), bar=passed(series, margin) | theirs[..., -last:].any((-2, -1)))
+    gone, theirs = ((r < FLOORS[measure])[..., -last:].any(-1) for r in ratio)
+    x = late(series, h.window)
+    others = np.where(gone | np.isnan(x), -np.inf, x).max(-1, keepdims=True)
+    capped = np.where(gone & ~theirs, np.minimum(x, np.maximum(others, 2 * margin)), x)
+    sharper = statistics.greater(capped, margin) < statistics.greater(x, margin)
+    number = Number(f"-log {measure} over control", x, margin, margin, np.where(sharper[..., None], capped, x))
+    return Question(definition, (number,), bar=passed(series, margin) | theirs.any(-1))
 
 
 def scaling(risk: Pair, h: Thresholds) -> Question:

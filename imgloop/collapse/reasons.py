@@ -94,9 +94,7 @@ def floored(c: Comparison, measure: str) -> list[str]:
     """That a ratio was too near 0 for its log."""
     floor = definitions.FLOORS[measure]
     below = sum(int((x[:, -min(c.h.window, c.G) :] < floor).sum()) for x in c.pair(measure))
-    return (
-        [f"{below} values below {floor:g} count as {floor:g}, in the test as the largest other loss"] if below else []
-    )
+    return [f"{below} values below {floor:g} count as {floor:g}"] if below else []
 
 
 def growth(c: Comparison, q: Question, verdict: str) -> str:
