@@ -121,11 +121,11 @@ def csv(frame) -> str:
 
 
 def reference(study: Path, frame) -> dict[str, Any] | None:
-    """Real-against-real values by measure, where the study holds exactly one such set for the table's protocol."""
+    """Real-against-real values by measure, of the table's one protocol; the newest, where versions left several."""
     shown = set(frame["protocol"].dropna()) if "protocol" in frame else set()
-    found = [store.read_json(p) for p in (Path(study) / "shared").glob("reference-*/reference.json")]
-    found = [r for r in found if {r.get("protocol")} == shown]
-    return found[0] if len(found) == 1 else None
+    paths = (Path(study) / "shared").glob("reference-*/reference.json")
+    found = [store.read_json(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime)]
+    return next((r for r in reversed(found) if {r.get("protocol")} == shown), None)
 
 
 def finish(chain, display):

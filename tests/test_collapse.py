@@ -409,6 +409,7 @@ def test_few_generations():
         (lambda f: f[f["condition"] == "loop"], "no condition real_only"),
         (lambda f: f[f["condition"] == "real_only"], "nothing to compare"),
         (lambda f: f.to_dict(), "pandas table"),
+        (lambda f: f.assign(size=np.inf), "Column size"),
         (lambda f: f.assign(generation=5 * f["generation"]), "generations 0, 5, 10, 15, ...: number them 0, 1, 2"),
         (lambda f: f.set_index(["condition", "seed", "generation"]), r"reset_index\(\)"),
         (lambda f: f[["condition", "seed", "generation"]].assign(w2=1.0), "solvable system profile the folder"),
@@ -418,6 +419,30 @@ def test_a_table_that_is_none_is_told_in_one_sentence(broken, says):
     with pytest.raises(UserError, match=says) as e:
         collapse_profile(broken(table()))
     assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def test_a_control_named_with_its_settings_leaves_others_to_be_judged():
+    names = {"loop": "gpt,data=synthetic", "real_only": "gpt,data=real"}
+    frame = table({"risk": 0.3 * T}).replace({"condition": names})
+    assert collapse_profile(frame, "gpt,data=real")["gpt,data=synthetic"][2].verdict == "detected"
+
+
+def test_one_chain_at_five_sizes_is_json(tmp_path):
+    frame = pd.concat(table({"risk": 0.1 * T}, seeds=1, size=n, rng=int(n)) for n in (50, 100, 200, 400, 800))
+    told = collapse_profile(frame)
+    assert "nan" not in json.dumps(told.to_dict(), allow_nan=False) and "nan" not in told["loop"][5].reason
+
+
+def test_odd_types_are_read_or_told():
+    frame = table(PLANTED[3], seeds=6).drop(index=5)
+    narrow = frame.astype(dict.fromkeys(QUIET, "float16"))
+    assert collapse_profile(narrow)["loop"][3].seeds >= 5
+    assert collapse_profile(frame, generation=6.0)["loop"][2].generations == 6
+    for generation in (np.nan, 2.5, -1):
+        with pytest.raises(UserError, match="whole number"):
+            collapse_profile(frame, generation=generation)
+    with pytest.raises(UserError, match="Column risk"):
+        collapse_profile(frame.assign(risk=frame["risk"].astype(complex)))
 
 
 def test_values_that_a_measure_cannot_have_are_told():
@@ -572,6 +597,8 @@ def test_a_chain_that_lacks_what_its_control_has_excludes_nothing():
     gone = (frame["condition"] == "loop") & (frame["seed"] < 3) & (frame["generation"] >= 6)
     found = collapse_profile(frame.assign(risk=frame["risk"].mask(gone)))["loop"][2]
     assert found.verdict == "undetermined" and "no value, though its control has one, was left out" in found.reason
+    crashed = collapse_profile(frame[~gone])["loop"][2]  # and so may a chain that wrote no more
+    assert crashed.verdict == "undetermined" and "ends before its control was left out" in crashed.reason
     both = gone | ((frame["seed"] < 3) & (frame["generation"] >= 6))
     assert verdicts(frame.assign(risk=frame["risk"].mask(both)))[2] == "excluded"
 

@@ -129,6 +129,21 @@ def test_fresh_real_images_read_the_null_of_copying(features, tmp_path):
     assert 0.2 < report.scores["authenticity"] < 0.9
 
 
+def test_nulls_stand_where_real_images_are_there_twice_or_in_both_sets(tmp_path):
+    x = scaled()[0]
+    x = x[np.random.default_rng(0).permutation(len(x))]  # they are sorted by writer
+    sets = {"plain": x[:300], "twice": np.concatenate([x[:300], x[:300]]), "fresh": x[600:900], "flat": x[:300][::-1]}
+    for name, images in (sets | {"more": x[:600]}).items():
+        np.savez(tmp_path / f"{name}.npz", images)
+    plain, twice = (score(tmp_path / f"{n}.npz", tmp_path / "fresh.npz", "pixels")[0] for n in ("plain", "twice"))
+    for name in ("authenticity", "near_copies"):
+        assert twice.notes["null"][name] == pytest.approx(plain.notes["null"][name], abs=0.06), name
+    for train in ("flat", "more"):  # the reference itself in another order, and images that hold it
+        report = score(tmp_path / "plain.npz", tmp_path / "fresh.npz", "pixels", train=tmp_path / f"{train}.npz")[0]
+        assert report.reference["fd_train"] is None and report.notes["null"]["precision"] < 1
+        assert report.notes["null"]["authenticity"] == pytest.approx(report.scores["authenticity"], abs=0.12)
+
+
 def test_generated_train_and_test_folders_are_one_set_and_one_class_is_none(sets, tmp_path):
     root, _ = sets
     x, y = scaled()

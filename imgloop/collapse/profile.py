@@ -41,8 +41,10 @@ def collapse_profile(
     Raises UserError for a table that holds no chains, or none of the control.
     """
     control = str(control)
-    if generation is not None and (isinstance(generation, bool) or generation != int(generation) or generation < 0):
-        raise UserError(f"generation={generation}: give a whole number, the last generation to read.")
+    if generation is not None:
+        if isinstance(generation, bool) or not generation >= 0 or generation % 1:
+            raise UserError(f"generation={generation}: give a whole number, the last generation to read.")
+        generation = int(generation)
     h = Thresholds.of(thresholds if thresholds is not None else frozen and frozen.thresholds)
     known = tables.conditions(frame)
     if risk is not None and risk not in frame:
@@ -57,7 +59,9 @@ def collapse_profile(
             f"The table has no condition {control}, which the others are compared with: name the control with "
             f"control=; the table has {tables.listed(known)}."
         )
-    others = [c for c in known if tables.settings(c.base)[0] != rule and control not in (c.name, c.base)]
+    # conditions of the control's rule are controls of other settings, unless another one is named with its settings
+    alike = {rule} if control == rule or rule == "real_only" else set()
+    others = [c for c in known if tables.settings(c.base)[0] not in alike and control not in (c.name, c.base, c.given)]
     others = [c for c in others if quarter is None or c.name != quarter]
     if not others:
         raise UserError(f"The table has no condition but the control ({tables.listed(known)}): nothing to compare.")
@@ -120,6 +124,7 @@ class Comparison:
             short = [s for s in self.seeds if s in theirs and theirs[s] < self.G]
             self.left_out += tuple(f"the control of seed {s} ends at generation {theirs[s]}" for s in short)
             self.seeds = [s for s in self.seeds if theirs.get(s, -1) >= self.G]
+        self.ended = [s for s in last if last[s] < self.G <= theirs.get(s, -1)]  # crashed, or not finished
         self.risk = risk or next((r for r in tables.RISKS if self.measured(r)), None)
         self.risk_asked = risk is not None
         self.compared = [c for c in (condition, self.control) if c is not None]  # whose values enter the numbers
@@ -253,7 +258,7 @@ class Comparison:
 
     def absent(self, q: Question) -> Absent:
         """Which chains have no number to enter a question with."""
-        left_out, failed, few = list(self.left_out), "", []
+        left_out, failed, few = list(self.left_out), "a chain that ends before its control" if self.ended else "", []
         for n in (n for n in q.numbers if np.isfinite(n.x).any()):
             measure = n.name.split()[0] if q.definition == 8 else definitions.RATIOS.get(q.definition, self.risk)
             for s in (s for s, x in zip(self.seeds, n.x) if not np.isfinite(x)):
@@ -299,7 +304,7 @@ class Comparison:
                 f"{len(self.condition.last)} go on to {max(longer)}."
             )
         if self.unread:
-            told = ", ".join(f"{n:,g}" for n in sorted(self.unread))
+            told = ", ".join(f"{n:,g}" for n in sorted(set(self.unread)))
             self.notes.append(
                 f"Verdicts are of the chains of {self.condition.size:,g} real samples; those of {told} have none of "
                 f"their own (definition 5 reads {self.h.sizes} sizes or more)."
@@ -315,7 +320,8 @@ class Comparison:
             treated = self.condition.series(self.risk, self.seeds, self.G)
             with np.errstate(divide="ignore", invalid="ignore"):
                 severity = (treated[:, -1] - treated[:, 0]) / (self.noise_risk - treated[:, 0])
-            self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {reasons.span(severity)}; not tested.")
+            if np.isfinite(severity).any():
+                self.notes.append(f"Severity (R_G - R_0) / (R_noise - R_0): {reasons.span(severity)}; not tested.")
         if any(v.definition == 3 and v.verdict in (DETECTED, EXCLUDED, UNDETERMINED) for v in self.verdicts):
             self.notes.append(
                 f"Definition 3 speaks of generations 0 to {self.G}; the asymptote is extrapolated. A risk that "

@@ -86,7 +86,7 @@ def reading(c: Comparison, k: int, number: Number, effect: float) -> str:
     start = statistics.Moments.of(c.condition.series(c.risk, c.seeds, c.G)[:, 0]).mean
     if not start > 0:
         return ""
-    share = 100 * effect / start
+    share = round(100 * effect / start, 1) + 0.0  # no -0
     return f"{share:+.{0 if abs(share) >= 10 else 1}f}% of the {c.risk} at generation 0"
 
 

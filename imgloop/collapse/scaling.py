@@ -53,6 +53,8 @@ class Part:
         return bool(self.low > self.unchanged or self.high < self.unchanged)
 
     def said(self) -> str:
+        if np.isnan(self.low):  # of one chain
+            return f"{self.name} {self.estimate:.3g}"
         span = f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}]"
         return f"{self.name} {span} {'changed' if self.changed else 'not shown to change'}"
 
@@ -93,13 +95,14 @@ class ScalingLaw:
         return table.assign(extrapolated=~inside)
 
     def to_dict(self) -> dict:
-        parts = {
-            p.name: {"estimate": p.estimate, "low": p.low, "high": p.high, "changed": p.changed} for p in self.parts
-        }
-        rows = [
-            {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in r.items()}
-            for r in self.to_frame().to_dict("records")
-        ]
+        """JSON-able; what is not finite, such as an interval of one chain, is None."""
+
+        def plain(values: dict) -> dict:
+            return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+
+        names = ("estimate", "low", "high", "changed")
+        parts = {p.name: plain({name: getattr(p, name) for name in names}) for p in self.parts}
+        rows = [plain(row) for row in self.to_frame().to_dict("records")]
         laws = {k: [law.a, law.b, law.c] for k, law in (("before", self.before), ("after", self.after))}
         return {"sizes": list(self.sizes), "seeds": self.seeds, **laws, "parts": parts, "effective": rows}
 

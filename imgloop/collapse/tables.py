@@ -105,9 +105,10 @@ def conditions(frame) -> list[Condition]:
 def named_size(name: str) -> float:
     """The number of real samples that a condition's name tells, the last of several; NaN where it tells none."""
     try:
-        return float(SIZED.findall(name)[-1])
+        size = float(SIZED.findall(name)[-1])
     except (IndexError, ValueError):
         return np.nan
+    return size if np.isfinite(size) else np.nan
 
 
 def checked(frame):
@@ -143,7 +144,10 @@ def checked(frame):
     frame = frame.copy()
     for column in [*KEYS[1:], *measures, *(c for c in ("size", "n_train") if c in frame)]:
         try:
-            frame[column] = pd.to_numeric(frame[column])
+            if frame[column].dtype.kind in "Mmc":
+                raise TypeError(f"its type is {frame[column].dtype}")
+            numbers = pd.to_numeric(frame[column])
+            frame[column] = numbers.astype(float) if column not in KEYS else numbers
         except (ValueError, TypeError) as e:
             raise UserError(f"Column {column} holds what is no number ({e}): give numbers, empty where missing.") from e
     for column in KEYS[1:]:
@@ -159,6 +163,10 @@ def checked(frame):
         raise UserError(
             "The table has no generation 0, the model trained on real data alone, from which growth is counted: number "
             "generations from 0."
+        )
+    if "size" in frame and not (frame["size"].isna() | ((frame["size"] > 0) & np.isfinite(frame["size"]))).all():
+        raise UserError(
+            "Column size holds what is no number of real samples: give numbers above 0, empty where unknown."
         )
     there = sorted(frame["generation"].unique())
     if there != list(range(len(there))):

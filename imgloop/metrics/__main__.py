@@ -141,8 +141,8 @@ def lines(reports) -> list[str]:
     if null:
         real = first.reference
         out.append(
-            f"null: what fresh real images would read; real against real: {first.distance} {real['fd']:.3g} between "
-            f"halves of the reference, {real['n_half']:,} images each"
+            "null: what fresh real images would read; precision and recall of halves of the reference, "
+            f"{real['n_half']:,} images each, between which {first.distance} is {real['fd']:.3g}"
         )
     if "bins" in first.notes:
         out.append(f"modes: {first.notes['bins']['bins']} bins of real features (k-means), since there are no labels")

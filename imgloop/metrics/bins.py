@@ -20,7 +20,7 @@ DRAWS = 200  # of both sides where nothing differs
 @dataclass(frozen=True)
 class BinScores:
     """Of `bins` in all, how many hold a share of samples `different` from the real one, and `fewer` than that;
-    `covered` are those that hold any, and not fewer.
+    `covered` are those that hold any, and not fewer, and `covered_null` how many hold any where nothing differs.
 
     `kl`: KL(generated || real) of the bins' shares in nats, minus its expectation where nothing differs. `smallest`:
     the least ratio of a bin's share to its real one, and `smallest_null` what it is on average where nothing differs.
@@ -30,6 +30,7 @@ class BinScores:
     different: int
     fewer: int
     covered: int
+    covered_null: float
     kl: float
     smallest: float
     smallest_null: float
@@ -97,7 +98,14 @@ def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     real_again, drawn = (rng.multinomial(size, q, size=DRAWS) / size for size in (n, m))
     null = np.divide(drawn, real_again, out=np.full_like(drawn, np.inf), where=real_again > 0).min(1).mean()
     return BinScores(
-        k, int(different.sum()), int(fewer.sum()), int((hit & ~fewer).sum()), kl, float((p / q).min()), float(null)
+        k,
+        different=int(different.sum()),
+        fewer=int(fewer.sum()),
+        covered=int((hit & ~fewer).sum()),
+        covered_null=float((drawn > 0).sum(1).mean()),
+        kl=kl,
+        smallest=float((p / q).min()),
+        smallest_null=float(null),
     )
 
 

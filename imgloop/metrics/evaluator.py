@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from imgloop.metrics.kernel import kernel_distance
 from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, neighbour_scores
 from imgloop.metrics.modes import class_counts, mode_coverage
 from imgloop.metrics.tails import EMPTY_ZONE, RealTails, class_centroids, too_few
+from imgloop.metrics.trained import fingerprints
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
@@ -29,10 +31,11 @@ from imgloop.study import SCORES
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared
 LEAST = LEAST_SAMPLES + 1  # held-out images, so that each half has neighbours
-LEAST_BINNED = 40  # held-out images for two bins
+LEAST_BINNED = 40  # held-out images, counted for two bins
 SEED = 0  # of subsets, of the held-out halves and of the risk's noise: the same for every chain and generation
 TAIL = 0.1  # share of held-out images, and of training images of rare classes, that count as rare
 FORMAT = 2  # raise it when what is cached of the real data is computed otherwise
+SHARED = 0.05  # published sets hold some images twice
 TAIL_COLUMNS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 
 
@@ -71,14 +74,19 @@ def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
         return store.array_hash(*(arrays[name] for name in sorted(arrays)))
 
     store.once(folder, write)
+    return verified(folder, lambda: store.open_arrays(folder / "arrays.safetensors"), hash_of)
+
+
+def verified(folder: Path, read: Callable, key: Callable[[Any], str]):
+    """What `read` finds in a folder, whose `key` is in its hash.json; raises UserError where it is another."""
     try:
-        arrays = store.open_arrays(folder / "arrays.safetensors")
-        whole = hash_of(arrays) == store.read_json(folder / "hash.json")
+        found = read()
+        whole = key(found) == store.read_json(folder / "hash.json")
     except UserError:
         whole = False
     if not whole:
         raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
-    return arrays
+    return found
 
 
 class Evaluator:
@@ -123,10 +131,8 @@ class Evaluator:
         if heldout.logits is not None:
             self.class_shares, self.confusion = self.real_shares(heldout.logits.ndim == 3), self.confusion_of(heldout)
             self.heldout_labels = heldout.labels
-        elif real.classes is None and len(self.heldout) >= LEAST_BINNED:
-            self.bins = RealBins.from_arrays(
-                self.kept("bins", lambda: RealBins.of(self.train.features, heldout.x, seed=SEED))
-            )
+        elif real.classes is None and len(self.heldout) // (1 if self.apart else 2) >= LEAST_BINNED:
+            self.bins = RealBins.from_arrays(self.kept("bins", self.real_bins))
         self.judge = judge_of(real.facts)
         self.protocol = {
             "features": extractor.name,
@@ -162,10 +168,10 @@ class Evaluator:
             + (f"; warning: {self.protocol['warning']}" if "warning" in self.protocol else "")
         )
 
-    @property
+    @cached_property
     def apart(self) -> bool:
-        """Whether training and reference images are two sets."""
-        return self.protocol["train_hash"] != self.protocol["reference_hash"]
+        """Whether training and reference images are two sets, which share at most a twentieth of the reference."""
+        return bool(np.isin(fingerprints(self.real.heldout.x), fingerprints(self.real.train.x)).mean() <= SHARED)
 
     def features_of(self, pool: Pool) -> Features:
         """Features of a real pool, computed once a study; raises UserError where what was kept has changed since."""
@@ -188,6 +194,13 @@ class Evaluator:
         if centroids is not None and len(centroids) < 2:
             centroids = None
         return RealTails.of(self.heldout, K_DENSITY, centroids=centroids, seed=SEED)
+
+    def real_bins(self) -> RealBins:
+        """Bins that training images place and held-out ones are counted in; of one set a half each."""
+        if self.apart:
+            return RealBins.of(self.train.features, self.heldout, seed=SEED)
+        half = len(self.heldout) // 2
+        return RealBins.of(self.heldout[self.mixed[:half]], self.heldout[self.mixed[half:]], seed=SEED)
 
     def real_shares(self, apart: bool) -> np.ndarray:
         """The real share of each class, float64 (K,); `apart`: the classes are those of stacked digits."""
@@ -219,32 +232,33 @@ class Evaluator:
         def make(part: Path) -> None:
             half = len(self.heldout) // 2
             a, b = self.heldout[self.mixed[:half]], self.heldout[self.mixed[half : 2 * half]]
-            sides, own = (a, b), None
+            halves = manifold_scores(a, b, K_DENSITY, k_precision=K_PRECISION, device=self.device)
+            manifold, own = halves, None
             if apart:
-                sides = self.manifold, train
+                manifold = manifold_scores(self.manifold, train, K_DENSITY, k_precision=K_PRECISION, device=self.device)
                 own = manifold_scores(self.manifold, self.heldout, K_DENSITY, train=self.train, device=self.device)
-            manifold = manifold_scores(*sides, K_DENSITY, k_precision=K_PRECISION, device=self.device)
             rates = {} if self.tails is None else {"tail_mass": 1.0, "off_support": self.tails.null_rate}
             if self.tails is not None and self.tails.ratio is not None:
                 rates["ambiguity"] = self.tails.null_rate
-            store.write_json(
-                part / "reference.json",
-                {
-                    "protocol": protocol_name(self.protocol),
-                    "fd": frechet_distance(a, b),
-                    "fd_train": frechet_distance(self.moments, train) if apart else None,
-                    "n_half": half,
-                    "n_train": len(train) if apart else None,
-                    "precision": manifold.precision,
-                    "recall": manifold.recall,
-                    "variance_ratio": variance_ratio(self.heldout if apart else a, train if apart else b),
-                    "authenticity": own and own.authenticity,
-                    **rates,
-                },
-            )
+            found = {
+                "protocol": protocol_name(self.protocol),
+                "fd": frechet_distance(a, b),
+                "fd_train": frechet_distance(self.moments, train) if apart else None,
+                "n_half": half,
+                "halves": {"precision": halves.precision, "recall": halves.recall},
+                "n_train": len(train) if apart else None,
+                "precision": manifold.precision,
+                "recall": manifold.recall,
+                "variance_ratio": variance_ratio(self.heldout if apart else a, train if apart else b),
+                "authenticity": own and own.authenticity,
+                **rates,
+            }
+            store.write_json(part / "reference.json", found)
+            store.write_json(part / "hash.json", store.content_key(found))
 
-        key = store.content_key([FORMAT, self.protocol, store.array_hash(train)])
-        return store.read_json(store.once(self.cache / f"reference-{key}", make) / "reference.json")
+        folder = self.cache / f"reference-{store.content_key([FORMAT, self.protocol, store.array_hash(train)])}"
+        store.once(folder, make)
+        return verified(folder, lambda: store.read_json(folder / "reference.json"), store.content_key)
 
     def __call__(self, pool: Pool, f=None, found: Features | None = None) -> Scores:
         """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured.
@@ -297,7 +311,7 @@ class Evaluator:
             "coverage": expected_coverage(len(self.heldout), len(found.x), K_DENSITY),
             "kd": 0.0,
             "variance_ratio": 1.0,
-            **{name: self.reference[name] for name in ("precision", "recall")},
+            **self.reference["halves"],
         }
         if len(found.x) <= len(self.heldout):  # it grows with the number of samples
             if len(found.x) not in self.null_vendi:  # every generation has as many
@@ -343,7 +357,7 @@ class Evaluator:
         elif self.bins is not None:
             bins = bin_scores(self.bins, found.x)
             values |= {"modes_covered": bins.covered, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
-            null |= {"modes_covered": bins.bins, "mode_kl": 0.0, "mode_share_min": bins.smallest_null}
+            null |= {"modes_covered": bins.covered_null, "mode_kl": 0.0, "mode_share_min": bins.smallest_null}
             notes["bins"] = vars(bins)
         elif self.real.classes is None:
             notes["modes_covered"] = f"{len(self.heldout)} held-out images are too few for bins of features."

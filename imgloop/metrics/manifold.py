@@ -50,13 +50,20 @@ class RealManifold:
         are copies. An image that the data hold twice would else be 0 from another, and nothing too near to it."""
         found = np.where(self.neighbours2 > 0, self.neighbours2, np.inf).min(1)
         if np.isinf(found).any():
-            first: dict[bytes, int] = {}
-            for i, row in enumerate(self.features.numpy() + 0.0):  # -0.0 and 0.0 are equal, their bytes are not
-                first.setdefault(row.tobytes(), i)
-            different = self.features[list(first.values())]
+            different = self.features[self.different]
             rows = torch.from_numpy(np.isinf(found))
             found[rows] = nearest2(self.features[rows], different, 2)[0][:, 1] if len(different) > 1 else 0.0
         return found
+
+    @cached_property
+    def different(self) -> np.ndarray:
+        """The first of each set of equal rows, int64 indices."""
+        if (self.neighbours2 > 0).all():
+            return np.arange(len(self.features))
+        first: dict[bytes, int] = {}
+        for i, row in enumerate(self.features.numpy() + 0.0):  # -0.0 and 0.0 are equal, their bytes are not
+            first.setdefault(row.tobytes(), i)
+        return np.array(list(first.values()))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The distances, without the features, to be cached."""

@@ -139,9 +139,10 @@ def score(
         kept = evaluator.kept("known", lambda: RealManifold.of(both, 1, device=device, progress=searching))
         copied_from = RealManifold.from_arrays(both, kept)
     if evaluator.apart and not data.facts["split"]:
-        closer = nearest_of(evaluator.heldout, evaluator.train).closer
-    else:  # each image against all others
-        closer = fresh(copied_from, np.sort(order(len(copied_from.features), 0)[-HELDOUT_MOST:]))
+        seen = nearest_of(evaluator.heldout, evaluator.train)
+        closer = seen.closer[seen.distance[:, 0] > 0]  # without those that are training images themselves
+    else:
+        closer = fresh(copied_from)
     null = copying(closer)
     reports = [measured(name, s, evaluator, data, known, copied_from) for name, s in sets]
     require_one({r.name: r.protocol for r in reports})
@@ -228,22 +229,24 @@ def nearest_of(samples: np.ndarray, known: RealManifold) -> Nearest:
     return Nearest(index, np.sqrt(squared), np.sqrt(known.other2))
 
 
-def fresh(known: RealManifold, rows: np.ndarray) -> np.ndarray:
-    """`Nearest.closer` of the known images `rows`, each as if it were none of the known: what a real image reads that
-    is new."""
-    x = known.features
-    squared, index = nearest2(x[torch.from_numpy(rows)], x, 2)
-    itself = index[:, 0] == rows
-    j = np.where(itself, index[:, 1], index[:, 0])  # its nearest other
-    distance = np.where(itself, squared[:, 1], squared[:, 0])
-    squared, index = nearest2(x[torch.from_numpy(j)], x, min(3, len(x)))
-    others = np.where((index != j[:, None]) & (index != rows[:, None]) & (squared > 0), squared, np.inf).min(1)
-    usual = np.where(np.isfinite(others), others, known.other2[j])
-    return np.sqrt(np.divide(distance, usual, out=np.where(distance > 0, np.inf, 0.0), where=usual > 0))
+def fresh(known: RealManifold) -> np.ndarray:
+    """`Nearest.closer` of known images (HELDOUT_MOST at most, at random), each as if neither it nor a copy of it were
+    known: what a real image reads that is new."""
+    x = known.features[known.different]
+    rows = np.sort(order(len(x), 0)[:HELDOUT_MOST])
+    if len(x) < 3:
+        return np.zeros(0)
+    squared, index = nearest2(x[rows], x, 2)  # the first is itself
+    distance, nearest = squared[:, 1], index[:, 1]
+    squared, index = nearest2(x[nearest], x, 3)
+    usual = np.where(index == rows[:, None], np.inf, squared)[:, 1:].min(1)
+    return np.sqrt(distance / usual)
 
 
 def copying(closer: np.ndarray) -> dict[str, float]:
-    """The scores of copying, from `Nearest.closer`."""
+    """The scores of copying, from `Nearest.closer`; nothing where that is empty."""
+    if not len(closer):
+        return {}
     return {"authenticity": float((closer > 1).mean()), "near_copies": float((closer < NEAR).mean())}
 
 
