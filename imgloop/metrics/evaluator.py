@@ -342,7 +342,7 @@ class Evaluator:
             else:
                 few = f"{len(found.x)} samples are too few for {len(counts)} classes."
                 notes |= dict.fromkeys(("mode_kl", "mode_share_min"), few)
-            null |= {"modes_covered": len(counts), "modes_present": len(counts), "mode_kl": 0.0}
+            null |= {"modes_covered": len(counts), "mode_kl": 0.0}
             null["mode_share_min"] = modes.smallest_null
             notes |= {"modes_hit": modes.hit, "class_counts": counts.tolist()}
             notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
