@@ -115,21 +115,22 @@ class _Lower:
         self.scale2 = scale**2
         self.y = _centred(y, centre, scale, dtype)
         self.x = self.y if x is y else _centred(x, centre, scale, dtype)
-        self.slack = (x.shape[1] + 16) * torch.finfo(dtype).eps
-        self.least = (x.shape[1] + 16) * torch.finfo(dtype).tiny  # what squares lose that are smaller than any number
-        self.xx, self.yy = _norms2(self.x), _norms2(self.y)
+        slack = (x.shape[1] + 16) * torch.finfo(dtype).eps
+        least = (x.shape[1] + 16) * torch.finfo(dtype).tiny  # what squares lose that are smaller than any number
+        xx, yy = _norms2(self.x), _norms2(self.y)
+        self.norms = (1 - slack) * xx - least, (1 - slack) * yy
+        self.widths = 2 * (slack * xx + least), 2 * slack * yy
 
     def __call__(self, rows: np.ndarray, leave_one_out: bool = False) -> Tensor:
         """(B, M); with `leave_one_out` infinity from a row to itself."""
-        norms = (1 - self.slack) * (self.xx[rows, None] + self.yy) - self.least
-        bounds = norms.addmm_(self.x[rows], self.y.T, alpha=-2)
+        bounds = (self.norms[0][rows, None] + self.norms[1]).addmm_(self.x[rows], self.y.T, alpha=-2)
         if leave_one_out:
             bounds[torch.arange(len(rows)), torch.from_numpy(rows)] = torch.inf
         return bounds
 
     def width(self, rows: np.ndarray) -> Tensor:
         """Upper minus lower bound."""
-        return 2 * (self.slack * (self.xx[rows, None] + self.yy) + self.least)
+        return self.widths[0][rows, None] + self.widths[1]
 
 
 def middle(x: Tensor) -> Tensor:
