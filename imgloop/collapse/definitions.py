@@ -79,9 +79,19 @@ def marks(h: Thresholds) -> dict[int, float]:
 # -- A chain as a number ----------------------------------------------------------------------------------------------
 
 
+def newest(x: np.ndarray, window: int) -> np.ndarray:
+    """The last `window` generations, never generation 0: (..., G + 1) -> (..., W)."""
+    return x[..., -min(window, x.shape[-1] - 1) :]
+
+
 def late(x: np.ndarray, window: int = 3) -> np.ndarray:
     """Mean of the last `window` generations, never of generation 0: (..., S, G + 1) -> (..., S)."""
-    return x[..., -min(window, x.shape[-1] - 1) :].mean(-1)
+    return newest(x, window).mean(-1)
+
+
+def read(x: np.ndarray, window: int) -> np.ndarray:
+    """What a change since generation 0 is made of, generation 0 and the last `window`: (..., G + 1) -> (..., 1 + W)."""
+    return np.concatenate([x[..., :1], newest(x, window)], -1)
 
 
 def contrast(x: np.ndarray, first: int = 0) -> np.ndarray:
@@ -181,18 +191,18 @@ def divergence(risk: Pair, h: Thresholds) -> Question:
     these are both significantly positive."""
     d, last = risk[0] - risk[1], risk[0].shape[-1] - 1
     growth, first = late(d, h.window) - d[..., 0], last_two_thirds(last)
-    recent, newest = contrast(d, first), d[..., last] - d[..., first + (last - first) // 2]
+    recent, gain = contrast(d, first), d[..., last] - d[..., first + (last - first) // 2]
     numbers = Number("C", contrast(d), 0.0, 0.0), Number("growth over control", growth)
-    going_on = (statistics.greater(recent) <= h.exclusion) & (statistics.greater(newest) <= h.exclusion)
+    going_on = (statistics.greater(recent) <= h.exclusion) & (statistics.greater(gain) <= h.exclusion)
     return Question(3, numbers, every=True, gate=Moments.of(recent).mean > 0, bar=going_on)
 
 
 def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
     """Definitions 4, 6 and 7: a ratio that falls."""
     measure = RATIOS[definition]
-    margin, last = marks(h)[definition], min(h.window, ratio[0].shape[-1] - 1)
+    margin = marks(h)[definition]
     series = losses(ratio[0], measure) - losses(ratio[1], measure)
-    gone, theirs = ((r < FLOORS[measure])[..., -last:].any(-1) for r in ratio)
+    gone, theirs = (newest(r < FLOORS[measure], h.window).any(-1) for r in ratio)
     x = late(series, h.window)
     others = np.where(gone | np.isnan(x), -np.inf, x).max(-1, keepdims=True)
     capped = np.where(gone & ~theirs, np.minimum(x, np.maximum(others, 2 * margin)), x)

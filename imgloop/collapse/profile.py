@@ -80,11 +80,10 @@ def collapse_profile(
 def judged(conditions: list[tables.Condition], h: Thresholds) -> list[tables.Condition]:
     """The conditions that get verdicts: of each name the one of most real samples, and of a scaling law's, which are
     several names for as many sizes, the one of most alone."""
-    largest, sizes = {}, {}
-    for c in sorted(conditions, key=lambda c: -np.inf if np.isnan(c.size) else c.size):
-        sizes.setdefault(c.base, set()).add(c.size)
-        largest[c.given] = largest[c.base, "of all"] = c
-    found = (largest[c.base, "of all"] if len(sizes[c.base]) >= h.sizes else largest[c.given] for c in conditions)
+    rising = sorted(conditions, key=lambda c: -np.inf if np.isnan(c.size) else c.size)
+    of_name, of_law = {c.given: c for c in rising}, {c.base: c for c in rising}  # the last is the largest
+    sizes = Counter(base for base, _ in {(c.base, c.size) for c in conditions})
+    found = (of_law[c.base] if sizes[c.base] >= h.sizes else of_name[c.given] for c in conditions)
     return list(dict.fromkeys(found))
 
 
@@ -209,11 +208,11 @@ class Comparison:
         if not all(c[n].has(self.risk) for c in (mine, theirs) for n in sizes):
             return f"{self.risk} is not measured at every size"
         pair = tuple(np.stack([c[n].series(self.risk, self.seeds, self.G) for n in sizes], 1) for c in (mine, theirs))
-        read = [0, *range(self.G + 1 - min(self.h.window, self.G), self.G + 1)]
+        read = [definitions.read(p, self.h.window) for p in pair]
         with np.errstate(invalid="ignore"):
-            if any((p[..., read] <= 0).any() for p in pair):
+            if any((p <= 0).any() for p in read):
                 return f"{self.risk} is not positive at every size, and has no logarithm"
-        if np.logical_and.reduce([np.isfinite(p[..., read]).all((1, 2)) for p in pair]).any():
+        if np.logical_and.reduce([np.isfinite(p).all((1, 2)) for p in read]).any():
             self.law = scaling.scaling_law(np.array(sizes), *pair, self.h)
         return definitions.scaling(pair, self.h)
 
@@ -274,7 +273,8 @@ class Comparison:
     def alone(self, measure: str, seed: int) -> bool:
         """Whether a chain lacks a value at the last generations where its control has one: its training may have failed
         because of what is asked."""
-        mine, theirs = (c.series(measure, [seed], self.G)[0, -min(self.h.window, self.G) :] for c in self.compared[:2])
+        both = (c.series(measure, [seed], self.G) for c in self.compared[:2])
+        mine, theirs = (definitions.newest(x, self.h.window) for x in both)
         return bool((np.isnan(mine) & np.isfinite(theirs)).any())
 
     def unlike(self) -> list[str]:

@@ -93,7 +93,7 @@ def reading(c: Comparison, k: int, number: Number, effect: float) -> str:
 def floored(c: Comparison, measure: str) -> list[str]:
     """That a ratio was too near 0 for its log."""
     floor = definitions.FLOORS[measure]
-    below = sum(int((x[:, -min(c.h.window, c.G) :] < floor).sum()) for x in c.pair(measure))
+    below = sum(int((definitions.newest(x, c.h.window) < floor).sum()) for x in c.pair(measure))
     return [f"{below} values below {floor:g} count as {floor:g}"] if below else []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq, least_squares
 
 from imgloop.collapse import statistics
-from imgloop.collapse.definitions import late
+from imgloop.collapse.definitions import late, read
 from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
 
@@ -120,9 +120,7 @@ def scaling_law(sizes, treated, control=None, thresholds: Thresholds | None = No
     control = np.broadcast_to(treated[..., :1], treated.shape) if control is None else np.asarray(control, float)
     if len(np.unique(sizes)) < h.sizes:
         raise UserError(f"A scaling law needs {h.sizes} different sizes, and there are {len(np.unique(sizes))}.")
-    last = treated.shape[-1] - 1
-    read = [0, *range(last - min(h.window, last) + 1, last + 1)]
-    treated, control = treated[..., read], control[..., read]
+    treated, control = read(treated, h.window), read(control, h.window)
     whole = np.isfinite(treated).all((1, 2)) & np.isfinite(control).all((1, 2))
     if not whole.any():
         raise UserError("No chain has a risk at every size at generation 0 and the last ones: there is nothing to fit.")

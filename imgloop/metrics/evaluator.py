@@ -227,9 +227,10 @@ class Evaluator:
         training images, which biases the second. Both are printed for that reason. Where the two sets are one, there
         are the halves alone.
         """
-        train, apart = self.train.features.numpy(), self.apart
+        train = self.train.features.numpy()
 
         def make(part: Path) -> None:
+            apart = self.apart  # asked here: all images are hashed for it
             half = len(self.heldout) // 2
             a, b = self.heldout[self.mixed[:half]], self.heldout[self.mixed[half : 2 * half]]
             halves = manifold_scores(a, b, K_DENSITY, k_precision=K_PRECISION, device=self.device)

@@ -14,7 +14,6 @@ from imgloop import store
 from imgloop.data.real import HELDOUT_MOST, HELDOUT_SHARE, RealData, order
 from imgloop.errors import UserError
 from imgloop.metrics.evaluator import K_DENSITY, K_PRECISION, LEAST_SAMPLES, Evaluator
-from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import frechet_distance, frechet_infinity
 from imgloop.metrics.images import ImageSet, read, relabelled
 from imgloop.metrics.manifold import RealManifold, manifold_scores
@@ -200,13 +199,8 @@ def measured(
     name: str, found: ImageSet, evaluator: Evaluator, data: RealData, known: Pool, copied_from: RealManifold
 ) -> Report:
     """All scores of one set; copies are looked for among the images `known`, whose features are `copied_from`."""
-    samples, extractor = found.pool, evaluator.extractor
-    evaluator.extractor = once = _Once(extractor)
-    try:
-        scores = evaluator(samples)
-    finally:
-        evaluator.extractor = extractor
-    features = once(samples.x)
+    samples, features = found.pool, evaluator.extractor(found.pool.x)
+    scores = evaluator(samples, found=features)
     nearest = nearest_of(features.x, copied_from)
     labels = relabelled(ImageSet(samples, None, found.classes), data.classes)
     classes = None
@@ -280,18 +274,3 @@ def _like(shape, found: ImageSet, path, real, size: int | None) -> ImageSet:
             raise UserError(f"{path} holds colour images and {real} grey ones; make both alike.")
         x = x[:, :1] if x.shape[1] == 3 else np.repeat(x, 3, 1)
     return ImageSet(Pool(x, found.pool.y), found.test, found.classes)
-
-
-class _Once:
-    """An extractor that remembers its last pass."""
-
-    def __init__(self, extractor: Extractor):
-        self.extractor, self.last = extractor, None
-
-    def __getattr__(self, name: str):
-        return getattr(self.extractor, name)
-
-    def __call__(self, x: np.ndarray) -> Features:
-        if self.last is None or self.last[0] is not x:
-            self.last = x, self.extractor(x)
-        return self.last[1]
