@@ -6,14 +6,14 @@ from importlib import import_module
 
 _PUBLIC = {
     "run": "imgloop.api",
-    "load_study": "imgloop.study",
-    "Study": "imgloop.studies",
+    "load_study": "imgloop.study.tables",
+    "Study": "imgloop.study.study",
     "collapse_profile": "imgloop.collapse.profile",
     "Pool": "imgloop.pool",
     "Mix": "imgloop.pool",
     "TrainingSet": "imgloop.pool",
-    "Task": "imgloop.task",
-    "Schedule": "imgloop.schedule",
+    "Task": "imgloop.training.tasks",
+    "Schedule": "imgloop.config.schedule",
     "UserError": "imgloop.errors",
 }
 __all__ = sorted(_PUBLIC)

@@ -15,8 +15,9 @@ def job(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import loop, sweep
-    from imgloop.config import checked
+    from imgloop import loop
+    from imgloop import multirun as sweep
+    from imgloop.config.settings import checked
     from imgloop.errors import Stopped, UserError
 
     hydra = HydraConfig.get()
@@ -58,7 +59,7 @@ def command() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgloop import config
+    from imgloop.config import settings as config
 
     config.register()
     try:
@@ -66,7 +67,7 @@ def command() -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as e:
         if type(e) is ValueError and "Config group override" not in str(e):
             raise
-        from imgloop.mistakes import sentence
+        from imgloop.config.messages import sentence
 
         sys.exit(f"imgloop: {sentence(e, sys.argv[1:])}")
 

@@ -12,6 +12,7 @@ def run(overrides: Sequence[str] = ()):
     Returns a Result: `folder` (Path) and `metrics` (pandas table, one row a generation). Raises imgloop.UserError,
     whose message says what to mend, for a wrong setting.
     """
-    from imgloop import config, loop
+    from imgloop import loop
+    from imgloop.config import settings as config
 
     return loop.run(config.parsed(overrides))

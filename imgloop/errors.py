@@ -1,4 +1,4 @@
-"""The two ways a run ends early: the user's mistake, told in one sentence, and the user's wish to stop."""
+"""The two ways a run ends early: a mistake of the user, and a request to stop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message says what was wrong, what is allowed and how to mend it.
+    """A mistake that the user can fix: the message says what was wrong, what is allowed and how to fix it.
 
-    Commands print it without a traceback and exit with status 1; nothing already computed is lost.
+    Commands print it without a traceback and exit with status 1; nothing already computed is lost. `setting` names the
+    setting that it is about, such as data.n, or is None.
     """
+
+    def __init__(self, message: str, setting: str | None = None):
+        super().__init__(message)
+        self.setting = setting
 
 
 class Stopped(Exception):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgloop import store
-from imgloop.chain import Chain
-from imgloop.collapse.thresholds import freeze
-from imgloop.config import Settings, build
-from imgloop.folder import ChainFolder
+from imgloop.chain.base import ChainFolder
+from imgloop.chain.trained import Chain
+from imgloop.config.settings import Settings, build
+from imgloop.display import Display, interruptible
 from imgloop.pool import TrainingSet
-from imgloop.progress import Display, interruptible
+from imgloop.study.frozen import freeze
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Result:
 def run(settings: Settings) -> Result:
     """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when
     interrupted."""
-    from imgloop.study import finish
+    from imgloop.study.tables import finish
 
     paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
     chain = chain_of(settings)
@@ -50,7 +50,7 @@ def chain_of(settings: Settings) -> ChainFolder:
     """A folder a generation for models that are trained, a table of replicates for those that can be solved."""
     if not settings.solvable:
         return Chain(settings)
-    from imgloop.analytic.table import Table
+    from imgloop.chain.solved import Table
 
     return Table(settings)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.errors import UserError
 from imgloop.pool import Pool
+from imgloop.study import tables as study
 
 
 def measure(path: str | Path, overrides: list[str], again: bool = False, device: str = "cpu") -> str:
@@ -21,7 +22,7 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
     Scores go to scores/PROTOCOL.json of each generation, and metrics.csv and the comparison then show this protocol.
     Generations that have such scores are left as they are unless `again`. Returns the protocol's name.
     """
-    from imgloop.config import parsed
+    from imgloop.config.settings import parsed
     from imgloop.metrics.evaluator import Evaluator, protocol_name
 
     wrong = [o for o in overrides if not o.startswith(("features=", "features."))]

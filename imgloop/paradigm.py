@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from imgloop.config.schedule import Schedule
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix
-from imgloop.schedule import Schedule
 
 Sizes = Mapping[int, int]
 Knob = int | float | Schedule | None  # a number, or one a generation; None is the rule's own default

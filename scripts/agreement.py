@@ -18,8 +18,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import imgloop
-from imgloop import store, study
-from imgloop.config import parsed
+from imgloop import store
+from imgloop.config.settings import parsed
 from imgloop.data.shapes import Shapes
 from imgloop.measure import read_real
 from imgloop.metrics.evaluator import Evaluator
@@ -27,6 +27,7 @@ from imgloop.metrics.modes import class_counts
 from imgloop.metrics.neighbours import nearest2
 from imgloop.metrics.tails import ambiguity_of
 from imgloop.pool import Pool
+from imgloop.study import tables as study
 
 COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by_rule", "modes_present")
 

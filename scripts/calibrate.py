@@ -14,7 +14,7 @@ import numpy as np
 from imgloop.collapse import definitions, statistics
 from imgloop.collapse.definitions import Question, judge
 from imgloop.collapse.power import SHAPES
-from imgloop.collapse.thresholds import Thresholds
+from imgloop.thresholds import Thresholds
 
 H = Thresholds.of()
 NOISES = ("normal", "lognormal", "t3")

@@ -18,7 +18,7 @@ from imgloop.analytic.bernoulli import Bernoulli
 from imgloop.analytic.discrete import Discrete
 from imgloop.analytic.gaussian import Gaussian
 from imgloop.analytic.poisson import Poisson
-from imgloop.folder import ChainFolder
+from imgloop.chain.base import ChainFolder
 from imgloop.paradigm import Edit, Paradigm, RealOnly, every, joined
 from imgloop.pool import REAL, Mix, Pool
 

@@ -19,10 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import imgloop
 from imgloop import loop
-from imgloop.analytic import results
-from imgloop.config import CONF, compose, parsed
+from imgloop.config.settings import CONF, compose, parsed
+from imgloop.display import clock
 from imgloop.errors import Stopped
-from imgloop.progress import clock
+from imgloop.study import solved as results
 
 LIMIT = 4.0  # standard errors: theory and a simulation that differ by more do not agree
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment" / "analytic").glob("*.yaml"))

@@ -43,7 +43,7 @@ def undrawn(request):
     with pytest.MonkeyPatch.context() as patch:
         if "drawn" not in request.fixturenames:
             patch.setattr("imgloop.figures.curves", lambda *a: b"")
-            patch.setattr("imgloop.analytic.results.curves", lambda *a: b"")
+            patch.setattr("imgloop.study.solved.curves", lambda *a: b"")
         yield
 
 

@@ -22,12 +22,13 @@ from PIL import Image
 from scipy.special import digamma, gammaln
 
 import imgloop
-from imgloop import config, store
-from imgloop.analytic import results
-from imgloop.analytic.table import Table
+from imgloop import store
+from imgloop.chain.solved import Table
+from imgloop.config import settings as config
 from imgloop.errors import Stopped, UserError
 from imgloop.paradigm import AccumulateSubsample, Paradigm
 from imgloop.pool import REAL, Mix
+from imgloop.study import solved as results
 
 SYSTEMS = ("gaussian", "discrete", "poisson", "bernoulli", "mixture", "kde", "regression")
 FILES = {".lock", "config.yaml", "curves.png", "metrics.csv", "record.json", "replicates.safetensors", "run.log"}

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import imgloop
-from imgloop.collapse import definitions, statistics, tables, thresholds
+from imgloop.collapse import definitions, statistics, tables
 from imgloop.collapse.__main__ import main
 from imgloop.collapse.power import Plan, power
 from imgloop.collapse.profile import collapse_profile
-from imgloop.collapse.thresholds import Thresholds, freeze, frozen
 from imgloop.errors import UserError
+from imgloop.study.frozen import freeze, frozen
+from imgloop.thresholds import Thresholds
 
 REPO = Path(__file__).parent.parent
 DIGITS = REPO / "docs" / "studies" / "collapse-digits.csv"

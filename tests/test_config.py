@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgloop import config
-from imgloop.config import CONF, MIXING, Schedule, Settings
+from imgloop.config import settings as config
+from imgloop.config.settings import CONF, MIXING, Schedule, Settings
 from imgloop.errors import UserError
 
 FOLDERS = sorted({p.parent for p in CONF.rglob("*/*.yaml")})

@@ -9,8 +9,8 @@ from imgloop.models import load
 from imgloop.models.diffusion import Denoising, Diffusion, DiffusionGenerator
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.task import Task
-from imgloop.train import TrainerSettings
+from imgloop.training.tasks import Task
+from imgloop.training.trainer import TrainerSettings
 
 
 def training_set(n=64, channels=1, size=8, labels=None):

@@ -21,7 +21,7 @@ from imgloop.metrics.modes import mode_coverage
 from imgloop.metrics.tails import RealTails, tail_scores
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
-from imgloop.study import SCORES
+from imgloop.study.tables import SCORES
 
 TAILS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 

@@ -8,10 +8,11 @@ import pytest
 from conftest import TINY
 
 import imgloop
-from imgloop import fork, store
-from imgloop.config import parsed
+from imgloop import store
+from imgloop.config import fork
+from imgloop.config.fork import Fork
+from imgloop.config.settings import parsed
 from imgloop.errors import UserError
-from imgloop.fork import Fork
 
 
 def chain(tmp_path, *overrides):

@@ -8,13 +8,13 @@ import torch
 
 import imgloop
 from imgloop import store
-from imgloop.config import build, parsed
+from imgloop.config.settings import build, parsed
 from imgloop.errors import Stopped, UserError
 from imgloop.models.gan import GAN, LATENT, Adversarial, GANGenerator, penalised, spread
 from imgloop.models.gan_networks import PRESETS, Discriminator, Generator, check_widths
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.task import Task
-from imgloop.train import Batches
+from imgloop.training.tasks import Task
+from imgloop.training.trainer import Batches
 
 
 def training_set(n=64, channels=1, size=8, labels=None, x=None):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from imgloop.errors import UserError
-from imgloop.models.generator import CHUNK, drawn, label_frequencies, load_training, save_training
+from imgloop.models.base import CHUNK, drawn, label_frequencies, load_training, save_training
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.task import silent
+from imgloop.training.tasks import silent
 
 DESCRIPTION = {"channels": 1, "size": 2, "bias": 1.0, "label_frequencies": None}
 

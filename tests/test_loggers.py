@@ -16,10 +16,13 @@ import yaml
 from conftest import TINY
 
 import imgloop
-from imgloop import config, loggers, store, study
+from imgloop import store
+from imgloop.chain import loggers
+from imgloop.chain.loggers import tagged
+from imgloop.config import settings as config
 from imgloop.errors import Stopped, UserError
-from imgloop.loggers import tagged
-from imgloop.train import POINT, Keeper
+from imgloop.study import tables as study
+from imgloop.training.trainer import POINT, Keeper
 
 SMALL = [*TINY, "train.images=6400"]  # 100 steps: two points of a loss curve
 CHOICES = {  # settings of each logger; nothing leaves the machine

@@ -11,11 +11,11 @@ from PIL import Image
 
 import imgloop
 from imgloop import store
-from imgloop.config import CONF, build, parsed
+from imgloop.config.settings import CONF, build, parsed
 from imgloop.errors import UserError
 from imgloop.measure import real_key
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.task import Task
+from imgloop.training.tasks import Task
 
 FACTORS = {
     "data": ["digits", "folder", "cifar10", "cifar100", "ffhq", "shapes", "stacked_digits"],

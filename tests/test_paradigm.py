@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, hypergeom
 
-from imgloop.config import Schedule
+from imgloop.config.settings import Schedule
 from imgloop.errors import UserError
 from imgloop.paradigm import (
     Accumulate,

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from imgloop import store
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.train import Batches
+from imgloop.training.trainer import Batches
 
 SHAPE = (3, 4, 5)
 SIZES = {REAL: 12, 0: 7, 1: 20, 2: 1}

@@ -24,14 +24,14 @@ import imgloop
 from imgloop import store
 from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
-from imgloop.config import parsed
+from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.report import archive, files, page, pdf, reproduce, sheets, svg, text
 from imgloop.report.__main__ import main, parser, watch
 from imgloop.report.panels import MEASURES, Line, Panel, panels, split
 from imgloop.report.progress import fingerprint, locked, progress, size
 from imgloop.report.timescales import Timescale, timed
-from imgloop.studies import Study
+from imgloop.study.study import Study
 
 TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"
 

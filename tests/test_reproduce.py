@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from imgloop.analytic.course import Course
-from imgloop.config import CONF, build, compose, parsed
+from imgloop.config.settings import CONF, build, compose, parsed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import faults

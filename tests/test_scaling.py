@@ -10,8 +10,8 @@ from scipy.stats import binom
 from imgloop.collapse import scaling
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.scaling import Law, scaling_law
-from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
+from imgloop.thresholds import Thresholds
 
 SIZES = np.array([100, 200, 400, 800, 1600])
 LAST = 4
@@ -233,7 +233,7 @@ def test_one_chain_has_a_law_without_intervals():
 
 
 def test_the_sweep_composes():
-    from imgloop.config import compose, parsed
+    from imgloop.config.settings import compose, parsed
 
     swept = compose(["experiment=study/scaling_law"]).hydra.sweeper.params
     sizes = [int(n) for n in swept["n_initial"].split(",")]

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import imgloop.data.batches as batches
-from imgloop.config import CONF, build, parsed
+from imgloop.config.settings import CONF, build, parsed
 from imgloop.data import judge_of
 from imgloop.data.cifar import Cifar10, Cifar100
 from imgloop.data.classes import chosen, long_tail

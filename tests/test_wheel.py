@@ -36,7 +36,11 @@ def test_wheel_runs_without_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     where = subprocess.run(
-        [sys.executable, "-c", "import imgloop, imgloop.config; print(imgloop.__file__, imgloop.config.CONF)"],
+        [
+            sys.executable,
+            "-c",
+            "import imgloop, imgloop.config.settings; print(imgloop.__file__, imgloop.config.settings.CONF)",
+        ],
         cwd=tmp_path,
         env=env,
         capture_output=True,

@@ -40,10 +40,11 @@ def profiled(arguments: list[str]) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
     a = parser.parse_args(arguments)
 
-    from imgloop import store, study
+    from imgloop import store
     from imgloop.collapse import show, tables
     from imgloop.collapse.profile import collapse_profile
-    from imgloop.collapse.thresholds import frozen
+    from imgloop.study import tables as study
+    from imgloop.study.frozen import frozen
 
     told = frozen(a.path) if a.path.is_dir() else None
     profile = collapse_profile(
@@ -71,7 +72,7 @@ def overridden(given: list[str], told):
     """Thresholds written NAME=VALUE over those that the study was begun with, or those of conf/collapse."""
     from dataclasses import asdict
 
-    from imgloop.collapse.thresholds import Thresholds
+    from imgloop.thresholds import Thresholds
 
     values = asdict(told.thresholds) if told else {}
     for text in given:
@@ -89,7 +90,7 @@ def planned(arguments: list[str]) -> None:
 
     from imgloop.collapse import power
     from imgloop.collapse.definitions import TITLES
-    from imgloop.collapse.thresholds import Thresholds
+    from imgloop.thresholds import Thresholds
 
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse power",

@@ -14,7 +14,7 @@ import numpy as np
 
 from imgloop.collapse import statistics
 from imgloop.collapse.statistics import Moments
-from imgloop.collapse.thresholds import Thresholds
+from imgloop.thresholds import Thresholds
 
 SHORT = {
     1: "catastrophic risk",

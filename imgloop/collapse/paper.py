@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 from scipy.stats import norm
 
-from imgloop import config, loop
+from imgloop import loop
 from imgloop.analytic.regression import Regression
 from imgloop.analytic.system import Quantity
 from imgloop.collapse import statistics, tables
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import Profile
+from imgloop.config import settings as config
 
 PUBLISHED = {  # Table 1: whether a definition says collapse
     "accumulate": {1: False, 2: True, 3: False, 4: False, 5: True, 6: False, 7: False, 8: False},

@@ -15,8 +15,8 @@ from scipy import stats
 
 from imgloop.collapse import definitions, statistics
 from imgloop.collapse.definitions import Number, Question
-from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
+from imgloop.thresholds import Thresholds
 
 SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a signal over generations t = 0..G, 0 at 0
     "constant": lambda t: (t > 0) * 1.0,

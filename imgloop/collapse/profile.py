@@ -10,9 +10,9 @@ import numpy as np
 from imgloop.collapse import definitions, reasons, scaling, statistics, tables
 from imgloop.collapse.definitions import Judged, Question
 from imgloop.collapse.reasons import Absent
-from imgloop.collapse.thresholds import Frozen, Thresholds
 from imgloop.collapse.verdicts import DETECTED, EXCLUDED, NO_VERDICT, NOT_MEASURED, UNDETERMINED, Profile, Verdict
 from imgloop.errors import UserError
+from imgloop.thresholds import Frozen, Thresholds
 
 
 def collapse_profile(
@@ -37,7 +37,7 @@ def collapse_profile(
     of the data (definition 1); found by itself where sizes are known. risk: the column that is the risk; by default
     `risk`, then `excess`, and for models without a loss `fd`. generation: the last generation G to read; by default the
     one at which most chains end. noise_risk: the risk of a model that predicts pure noise, for the severity. frozen:
-    what `thresholds.freeze` wrote.
+    what `study.frozen.freeze` wrote.
     Raises UserError for a table that holds no chains, or none of the control.
     """
     control = str(control)

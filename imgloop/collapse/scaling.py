@@ -13,8 +13,8 @@ from scipy.optimize import brentq, least_squares
 
 from imgloop.collapse import statistics
 from imgloop.collapse.definitions import late, read
-from imgloop.collapse.thresholds import Thresholds
 from imgloop.errors import UserError
+from imgloop.thresholds import Thresholds
 
 GROUPS = 10  # a jackknife leaves out a chain at a time, or, of more chains, a tenth of them
 NO_FLOOR = 1e-6  # of the smallest risk: a fitted floor below it is the bound, 0

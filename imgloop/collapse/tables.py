@@ -217,7 +217,7 @@ def parts(name: str) -> tuple[str, dict[str, str]]:
 def overrides(name: str, **more) -> str | None:
     """The words of a command line that makes a condition of this name with more settings (`n_initial`); None for a
     name that is no paradigm's, or that does not tell its settings whole: they end in a hash."""
-    from imgloop.config import CONF
+    from imgloop.config.settings import CONF
 
     rule, values = parts(name)
     if not (CONF / "paradigm" / f"{rule}.yaml").is_file() or re.search(r"-[0-9a-f]{6,8}(,|$)", name):
@@ -306,8 +306,8 @@ def read(path: str | Path, told: Callable[[str], None] | None = None):
     """
     import pandas as pd
 
-    from imgloop import study
-    from imgloop.studies import Study
+    from imgloop.study import tables as study
+    from imgloop.study.study import Study
 
     path = Path(path)
     if path.is_dir():
@@ -333,8 +333,8 @@ def systems(path: str | Path):
     """
     import pandas as pd
 
-    from imgloop import study
-    from imgloop.analytic import results
+    from imgloop.study import solved as results
+    from imgloop.study import tables as study
 
     frames, found = [], study.chains(path)
     longest = max(results.record(c)["generations"] for c in found)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 
 from imgloop.collapse.scaling import ScalingLaw
-from imgloop.collapse.thresholds import Frozen, Thresholds
 from imgloop.errors import UserError
+from imgloop.thresholds import Frozen, Thresholds
 
 DETECTED, EXCLUDED, UNDETERMINED = "detected", "excluded", "undetermined"
 NOT_MEASURED, NO_VERDICT = "not measured", "no verdict"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgloop import store
-from imgloop.config import build
+from imgloop.config.settings import build
 from imgloop.data import judge_of
 from imgloop.errors import UserError
 from imgloop.metrics.bins import RealBins, bin_scores
@@ -26,7 +26,7 @@ from imgloop.metrics.trained import fingerprints
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
-from imgloop.study import SCORES
+from imgloop.study.tables import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared

@@ -98,7 +98,7 @@ def score(
     reduce all images to it. `infinity`: also `fd_infinity`, see `frechet_infinity`.
     `progress(stage)` gives the callback of a stage. Features of real images are kept in `cache`. Raises UserError.
     """
-    from imgloop.config import build, parsed
+    from imgloop.config.settings import build, parsed
     from imgloop.metrics.protocol import require_one
 
     told = progress or (lambda stage: None)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.models.generator import CHUNK, drawn, label_frequencies, load_training, sampling, save_training
+from imgloop.models.base import CHUNK, drawn, label_frequencies, load_training, sampling, save_training
 from imgloop.models.networks import build_network
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import Pool, TrainingSet
-from imgloop.task import Task, silent
-from imgloop.train import Batches, TrainerSettings, fit
+from imgloop.training.tasks import Task, silent
+from imgloop.training.trainer import Batches, TrainerSettings, fit
 
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 

@@ -24,11 +24,11 @@ from torch.nn import functional as F
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.models.base import drawn, label_frequencies, load_training, sampling, save_training
 from imgloop.models.gan_networks import Discriminator, Generator, check_widths
-from imgloop.models.generator import drawn, label_frequencies, load_training, sampling, save_training
 from imgloop.pool import Pool, TrainingSet
-from imgloop.task import Task, silent
-from imgloop.train import Batches, TrainerSettings, fit
+from imgloop.training.tasks import Task, silent
+from imgloop.training.trainer import Batches, TrainerSettings, fit
 
 LATENT = 64  # dimensions of z
 ANNEALED = 0.1  # gamma, learning rate and FORGETS fall to this share of themselves by a cosine, then stay

@@ -6,8 +6,9 @@ import os
 import tarfile
 from pathlib import Path
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.errors import UserError
+from imgloop.study import tables as study
 
 WEIGHTS = (
     "model",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from imgloop.errors import UserError
-from imgloop.studies import Study
+from imgloop.study.study import Study
 
 ACCENTS = {"ń": "{\\'n}", "ł": "{\\l}", "ä": '{\\"a}', "é": "{\\'e}", "ç": "{\\c{c}}"}  # as BibTeX spells them
 

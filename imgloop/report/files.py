@@ -7,12 +7,13 @@ import math
 import unicodedata
 from pathlib import Path
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
 from imgloop.report.text import digits
+from imgloop.study import tables as study
 
 # Brackets and stars are braced: at the head of a row they would be options of the line end before it.
 LATEX = {

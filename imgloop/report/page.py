@@ -14,7 +14,6 @@ import jinja2
 import numpy as np
 
 from imgloop import store
-from imgloop import study as folders
 from imgloop.collapse.definitions import FARTHEST, SHORT, TITLES, rules
 from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
 from imgloop.errors import UserError
@@ -25,7 +24,8 @@ from imgloop.report.progress import Progress, progress, waiting
 from imgloop.report.sheets import Ages, ages
 from imgloop.report.text import TIMES, figure, plural, ranges, short_names, spread
 from imgloop.report.timescales import Timescale, timescales
-from imgloop.studies import Study
+from imgloop.study import tables as folders
+from imgloop.study.study import Study
 
 HERE = Path(__file__).parent
 BESIDE = "report"  # the folder of tables and figures beside report.html

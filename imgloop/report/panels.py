@@ -9,8 +9,8 @@ import numpy as np
 
 from imgloop.report import sizes
 from imgloop.report.text import figure, spread
-from imgloop.studies import Study
-from imgloop.study import SCORES
+from imgloop.study.study import Study
+from imgloop.study.tables import SCORES
 
 MEASURES = {  # column: title, unit of its axis
     "fd": ("Frechet distance to held-out images", "squared feature units; lower is closer"),
@@ -181,7 +181,7 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
 
 
 def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
-    from imgloop.analytic import results
+    from imgloop.study import solved as results
 
     quantities = {}
     for chain in study.chains:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
-from imgloop.collapse.thresholds import Frozen, Thresholds, frozen
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
 from imgloop.errors import UserError
 from imgloop.report.panels import MEASURES
 from imgloop.report.progress import Progress
 from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
-from imgloop.studies import Study
+from imgloop.study import tables as study
+from imgloop.study.frozen import frozen
+from imgloop.study.study import Study
+from imgloop.thresholds import Frozen, Thresholds
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.errors import UserError
 from imgloop.report.text import plural, ranges
+from imgloop.study import tables as study
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _of(chain: Path, held: set[tuple[int, int]] | None) -> Progress:
     changed = max(p.stat().st_mtime for p in files if p.exists())
     try:
         if study.is_table(chain):
-            from imgloop.analytic import results
+            from imgloop.study import solved as results
 
             told = results.record(chain)
             done, ended = int(told["generations"]), bool(told["complete"])
@@ -135,7 +136,7 @@ def weight(count: int) -> str:
 
 
 def ago(moment: float) -> str:
-    from imgloop.progress import clock
+    from imgloop.display import clock
 
     return f"{clock(max(time.time() - moment, 0))} ago"
 

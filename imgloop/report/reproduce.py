@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
-from imgloop import config, store, study
+from imgloop import store
+from imgloop.config import settings as config
 from imgloop.errors import UserError
 from imgloop.report.text import listed, ranges
-from imgloop.studies import Study
+from imgloop.study import tables as study
+from imgloop.study.study import Study
 
 GROUPS = ("experiment", "paradigm", "data", "model", "features", "collapse", "trainer", "tier")
 ELSEWHERE = ("seed", "study", "out", "overwrite", "display")  # given apart, or of no effect on what a chain holds

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from imgloop import study as folders
 from imgloop.errors import UserError
 from imgloop.report.text import plural
-from imgloop.studies import Study
+from imgloop.study import tables as folders
+from imgloop.study.study import Study
 
 SHOWN = 16  # samples a sheet, at most: as many as share their latents
 WIDE = 208  # CSS pixels that a sheet is about wide

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imgloop import study
 from imgloop.collapse.definitions import SHORT
 from imgloop.errors import UserError
 from imgloop.report.page import MARKS, Report
 from imgloop.report.progress import Progress, ago, progress, size, weight
 from imgloop.report.text import figure, plural, short_names
+from imgloop.study import tables as study
 
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 ACROSS = 4  # conditions side by side

@@ -13,7 +13,7 @@ from imgloop.collapse.statistics import interval
 from imgloop.report.panels import MEASURES
 from imgloop.report.sizes import largest
 from imgloop.report.text import figure, plural
-from imgloop.studies import Study
+from imgloop.study.study import Study
 
 LEVELS = {"doubled": 2.0, "halved": 0.5}  # of the value at generation 0
 NOUNS = {"doubled": "doubling", "halved": "halving"}
@@ -117,7 +117,7 @@ def _chains(study: Study, condition: str, measures) -> Iterator[tuple[str, np.nd
 def _replicates(study: Study, condition: str, quantities) -> Iterator[tuple[str, np.ndarray]]:
     """(quantity, courses (S, G + 1)) of a solvable system's replicates, of all seeds; those of a chain that was
     absorbed stay as they are. Quantities that some replicate has no value of are left out."""
-    from imgloop.analytic import results
+    from imgloop.study import solved as results
 
     chains = [study.chain(condition, seed) for seed in study.seeds(condition)]
     values, absorbed = [results.replicates(c) for c in chains], [results.record(c)["absorbed"] for c in chains]
@@ -132,7 +132,7 @@ def _replicates(study: Study, condition: str, quantities) -> Iterator[tuple[str,
 
 def _quantities(study: Study) -> tuple[dict[str, str], dict[str, str]]:
     """A solvable system's quantities: doubled where they rise in most conditions, else halved; and their labels."""
-    from imgloop.analytic import results
+    from imgloop.study import solved as results
 
     told = {}
     for chain in study.chains:

@@ -14,8 +14,8 @@ import torch
 from imgloop.models.diffusion import Diffusion
 from imgloop.models.networks import build_network
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.task import Task
-from imgloop.train import TrainerSettings
+from imgloop.training.tasks import Task
+from imgloop.training.trainer import TrainerSettings
 
 
 def bare_loop(network, x: torch.Tensor, steps: int, batch: int, lr: float, device: str, precision: str) -> None:

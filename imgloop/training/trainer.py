@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from imgloop import store
+from imgloop.chain.loggers import LOSSES
 from imgloop.errors import Stopped, UserError
-from imgloop.loggers import LOSSES
 from imgloop.pool import TrainingSet
-from imgloop.task import Task
+from imgloop.training.tasks import Task
 
 CHECKPOINT = "checkpoint.pt"
 POINT = 50  # optimiser steps, at least, that a point of the loss curve is the mean of

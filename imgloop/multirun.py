@@ -47,7 +47,7 @@ class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study import chains, comparison_lines, spread
+        from imgloop.study.tables import chains, comparison_lines, spread
 
         reported = True
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]

@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 
 from imgloop import figures, store
 from imgloop.analytic.system import Quantity
-from imgloop.study import chains, csv, load_study
+from imgloop.study.tables import chains, csv, load_study
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def lines(rows: Sequence[Mapping]) -> list[str]:
 
 def finish(chain, display):
     """At a chain's end: its figure and the study's, its summary in the log, and where to look."""
-    from imgloop.study import compare
+    from imgloop.study.tables import compare
 
     told = record(chain.folder)
     frame = load_study(chain.study)

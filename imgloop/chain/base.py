@@ -9,11 +9,11 @@ import numpy as np
 import yaml
 
 from imgloop import store
-from imgloop.config import Settings
+from imgloop.chain.loggers import Log
+from imgloop.config.settings import Settings
+from imgloop.display import Interrupt
 from imgloop.errors import UserError
-from imgloop.loggers import Log
 from imgloop.pool import Pool
-from imgloop.progress import Interrupt
 
 
 class ChainFolder:
@@ -61,7 +61,7 @@ class ChainFolder:
 
     def check_study(self) -> None:
         """Raise UserError where the study holds chains of another kind, with which these cannot be compared."""
-        from imgloop.study import chains, is_table
+        from imgloop.study.tables import chains, is_table
 
         others = [c for c in chains(self.study) if is_table(c) != self.settings.solvable]
         if others:

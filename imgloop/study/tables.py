@@ -86,7 +86,7 @@ def table(chain: Path, protocol: str | None = None):
     import pandas as pd
 
     if is_table(chain):
-        from imgloop.analytic import results
+        from imgloop.study import solved as results
 
         return pd.read_csv(results.intact(chain, "metrics"))
     names = protocols(chain)
@@ -131,7 +131,7 @@ def reference(study: Path, frame) -> dict[str, Any] | None:
 def finish(chain, display):
     """At a chain's end: its files, the study's comparison, and the last line, which says where to look."""
     if is_table(chain.folder):
-        from imgloop.analytic import results
+        from imgloop.study import solved as results
 
         return results.finish(chain, display)
     changed = chain.protocol is not None or not (chain.folder / "metrics.csv").exists()
@@ -192,7 +192,7 @@ def compare(study: Path) -> None:
 
     study = Path(study)
     if any(map(is_table, chains(study))):
-        from imgloop.analytic import results
+        from imgloop.study import solved as results
 
         return results.compare(study)
     with store.lock(study / "shared" / ".comparison.lock"):
@@ -232,7 +232,7 @@ def comparison_lines(study: Path) -> list[str]:
     import pandas as pd
 
     if any(map(is_table, chains(study))):
-        from imgloop.analytic import results
+        from imgloop.study import solved as results
 
         return results.comparison_lines(study)
     result = pd.read_csv(Path(study) / "comparison.csv")

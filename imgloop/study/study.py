@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from imgloop import store, study
+from imgloop import store
 from imgloop.errors import UserError
+from imgloop.study import tables as study
 
 
 class Study:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
-from imgloop.config import Settings, build
-from imgloop.cost import Plan
+from imgloop.chain.base import ChainFolder
+from imgloop.chain.loggers import LOSSES
+from imgloop.chain.plan import Plan
+from imgloop.config.fork import Fork
+from imgloop.config.schedule import Schedule
+from imgloop.config.settings import Settings, build
 from imgloop.errors import UserError
-from imgloop.folder import ChainFolder
-from imgloop.fork import Fork
-from imgloop.loggers import LOSSES
 from imgloop.measure import measured, real_key, write_real
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
-from imgloop.schedule import Schedule
-from imgloop.task import Task
+from imgloop.training.tasks import Task
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
 STARTS = ("scratch", "weights", "weights_and_optimizer")
@@ -87,7 +87,7 @@ class Chain(ChainFolder):
         plan = Plan.of(paradigm, self, drawn, generations)
 
         from imgloop.metrics.evaluator import Evaluator  # torch and Lightning from here on
-        from imgloop.train import TrainerSettings, use_threads
+        from imgloop.training.trainer import TrainerSettings, use_threads
 
         use_threads(config["threads"], real.train.x.shape[-1])
         self.tell_changes()

@@ -17,9 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from imgloop import store, study
-from imgloop.config import Settings, build, flat
+from imgloop import store
+from imgloop.config.settings import Settings, build, flat
 from imgloop.errors import Stopped, UserError
+from imgloop.study import tables as study
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # option -> what it imports; an extra
 LOSSES = "loss.json"  # of a generation: [images seen, training loss] every 50 steps or so
@@ -188,7 +189,7 @@ def importable(name: str) -> None:
 
 def quiet() -> None:
     """One display, ours: what packages say of their own doing is no news here."""
-    from imgloop.train import quiet as quiet_lightning
+    from imgloop.training.trainer import quiet as quiet_lightning
 
     quiet_lightning()
     for name in ("mlflow", "alembic", "wandb"):

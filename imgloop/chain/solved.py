@@ -15,16 +15,17 @@ from dataclasses import asdict
 
 import numpy as np
 
-from imgloop import figures, store, study
-from imgloop.analytic import results
+from imgloop import figures, store
 from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
-from imgloop.chain import LATENTS, drawn_sizes
-from imgloop.config import MIXING, build
+from imgloop.chain.base import ChainFolder
+from imgloop.chain.trained import LATENTS, drawn_sizes
+from imgloop.config.settings import MIXING, build
 from imgloop.errors import UserError
-from imgloop.folder import ChainFolder
 from imgloop.pool import REAL, Mix, Pool
 from imgloop.provenance import versions
+from imgloop.study import solved as results
+from imgloop.study import tables as study
 
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 

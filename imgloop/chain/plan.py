@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from imgloop import store
+from imgloop.display import clock
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.progress import clock
-from imgloop.task import Task
+from imgloop.training.tasks import Task
 
 FIGURES = 200 << 10  # bytes of a generation's pictures and records
 WARM_SECONDS = 1.0  # about how long each half of the warm-up may take

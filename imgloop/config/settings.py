@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
-from imgloop.collapse.thresholds import Thresholds
+from imgloop.config.fork import Fork
+from imgloop.config.schedule import Schedule
 from imgloop.errors import UserError
-from imgloop.fork import Fork
-from imgloop.schedule import Schedule
+from imgloop.thresholds import Thresholds
 
 # In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
-CONF = next(
-    p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if (p / "config.yaml").exists()
-)
+CONF = next(p / "conf" for p in Path(__file__).parents[1:3] if (p / "conf" / "config.yaml").exists())
 MIXING = (  # the paradigms' knobs, on the top level
     "n_initial",
     "real_fraction",
@@ -118,7 +116,7 @@ def parsed(overrides: Sequence[str] = ()) -> Settings:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgloop.mistakes import sentence
+    from imgloop.config.messages import sentence
 
     try:
         cfg = compose(overrides)
@@ -131,7 +129,7 @@ def checked(cfg, choices, overrides: Sequence[str] = ()) -> Settings:
     """Checked settings of a composed config and its choice of options; raises UserError for a setting that is wrong."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgloop.mistakes import sentence
+    from imgloop.config.messages import sentence
 
     try:
         return Settings.of(cfg, dict(choices))

@@ -1,0 +1,1 @@
+"""Chains on disk: what a chain of generations keeps, resumes and refuses."""

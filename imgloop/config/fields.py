@@ -1,0 +1,99 @@
+"""Settings of a part, declared at the dataclass field that holds them: kind, bounds, choices; one check for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from imgloop.errors import UserError
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a setting may be. kind: int, float, bool or str. low and high are included, above and below are not."""
+
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] | None = None
+    optional: bool = False
+    why: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is allowed."""
+        if value is None:
+            return self.optional
+        if self.choices is not None:
+            return value in self.choices
+        if self.kind in (bool, str):
+            return isinstance(value, self.kind)
+        number = Integral if self.kind is int else Real
+        if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+            return False
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    @property
+    def text(self) -> str:
+        """What is allowed, as the end of "give ...": a whole number of at least 1."""
+        if self.choices is not None:
+            return "one of " + ", ".join("null" if c is None else str(c) for c in self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "text"
+        noun = "a whole number" if self.kind is int else "a number"
+        parts = []
+        if self.low is not None and self.high is not None:
+            parts.append(f"from {self.low:g} to {self.high:g}")
+        else:
+            parts += [f"of at least {self.low:g}"] if self.low is not None else []
+            parts += [f"of at most {self.high:g}"] if self.high is not None else []
+        parts += [f"above {self.above:g}"] if self.above is not None else []
+        parts += [f"below {self.below:g}"] if self.below is not None else []
+        return f"{noun} {' and '.join(parts)}".strip()
+
+
+def setting(
+    default: Any,
+    *,
+    kind: type | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[Any] | None = None,
+    optional: bool | None = None,
+    why: str = "",
+) -> Any:
+    """A dataclass field with a default and what it may be set to.
+
+    kind: by default the type of the default. optional: whether null is allowed, by default where the default is None.
+    why: a reason that the message of a wrong value ends with.
+    """
+    kind = type(default) if kind is None else kind
+    optional = default is None if optional is None else optional
+    allowed = Allowed(kind, low, high, above, below, None if choices is None else tuple(choices), optional, why)
+    return field(default=default, metadata={"allowed": allowed})
+
+
+def check_settings(part: Any, group: str) -> None:
+    """Check every declared field of a part (a dataclass instance); raises UserError, naming GROUP.FIELD, at the first
+    that is wrong. Fields without a declaration are left to the part."""
+    for f in fields(part):
+        allowed: Allowed | None = f.metadata.get("allowed")
+        value = getattr(part, f.name)
+        if allowed is not None and not allowed.holds(value):
+            null = ", or null for the default" if allowed.optional and allowed.choices is None else ""
+            because = f", {allowed.why}" if allowed.why else ""
+            name = f"{group}.{f.name}" if group else f.name
+            raise UserError(f"{name}={value}: give {allowed.text}{null}{because}.", name)
