@@ -18,7 +18,7 @@ from imgloop.collapse.__main__ import main
 from imgloop.collapse.power import Plan, power
 from imgloop.collapse.profile import collapse_profile
 from imgloop.errors import UserError
-from imgloop.study.frozen import freeze, frozen
+from imgloop.study.frozen import FILE, freeze, frozen
 from imgloop.thresholds import Thresholds
 
 REPO = Path(__file__).parent.parent
@@ -684,7 +684,7 @@ def test_thresholds_are_frozen_once_and_a_change_is_shown(tmp_path):
     assert same.thresholds.tail_kept == 0.7 and "before the first chain ended" in same.notes[""][1]
     other = collapse_profile(table(), frozen=first, thresholds={"tail_kept": 0.5})
     assert "Changed since: tail_kept was 0.7 and is 0.5." in other.notes[""]
-    (tmp_path / thresholds.FILE).write_text("{}")
+    (tmp_path / FILE).write_text("{}")
     with pytest.raises(UserError, match=r"collapse.json"):
         frozen(tmp_path)
 
