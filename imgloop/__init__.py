@@ -15,12 +15,25 @@ _PUBLIC = {
     "Task": "imgloop.training.tasks",
     "Schedule": "imgloop.config.schedule",
     "UserError": "imgloop.errors",
+    # for parts of one's own (docs/extending.md)
+    "Paradigm": "imgloop.paradigm",
+    "Curation": "imgloop.contracts",
+    "Correction": "imgloop.contracts",
+    "Source": "imgloop.contracts",
+    "Model": "imgloop.contracts",
+    "Generator": "imgloop.contracts",
+    "Measure": "imgloop.contracts",
+    "MeasureInfo": "imgloop.measures",
+    "Context": "imgloop.contracts",
+    "Release": "imgloop.contracts",
+    "RealData": "imgloop.data.real",
+    "Facts": "imgloop.data.real",
 }
 __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):
-    """Public names are imported when they are first used, so that `python -m imgloop --help` answers at once."""
+    """Import public names when they are first used, so that `python -m imgloop --help` answers at once."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'imgloop' has no attribute {name!r}; public are {', '.join(__all__)}")
     return getattr(import_module(_PUBLIC[name]), name)

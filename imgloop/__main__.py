@@ -1,46 +1,53 @@
-"""python -m imgloop: Hydra reads the command line, loop.run does the work; mistakes end in one sentence."""
+"""python -m imgloop: Hydra reads the command line, loop.run does the work; a user's mistake ends in one sentence."""
 
 import os
 import sys
 import traceback
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us whole; main() makes sentences of them
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # spinning threads are up to ten times slower where a core is shared
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() whole, which makes sentences of them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower on a shared core
 
 
 def job(cfg) -> None:
-    """One job: a chain. In a multirun a failure is written down, so that the other chains go on."""
+    """One job: a chain. In a multirun a failure is recorded, so that the other chains go on."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import loop
-    from imgloop import multirun as sweep
+    from imgloop import loop, multirun
     from imgloop.config.settings import checked
     from imgloop.errors import Stopped, UserError
 
     hydra = HydraConfig.get()
-    study = failed = None
+    study = failure = None
     try:
-        settings = checked(cfg, hydra.runtime.choices, hydra.overrides.task)
+        settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         study = str(settings.study)
         loop.run(settings)
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr)
         sys.exit(128 + e.signal)
     except UserError as e:
-        failed = str(e)
+        failure = str(e)
         if hydra.mode != RunMode.MULTIRUN:
-            sys.exit(f"imgloop: {failed}")
-        print(f"failed: {failed}", file=sys.stderr, flush=True)
-    except Exception as e:  # a fault of ours: shown whole, and the sweep goes on
+            sys.exit(f"imgloop: {failure}")
+        print(f"failed: {failure}", file=sys.stderr, flush=True)
+    except Exception as e:  # a fault of imgloop: shown whole, and the sweep goes on
         if hydra.mode != RunMode.MULTIRUN:
             raise
         traceback.print_exc()
-        failed = f"{type(e).__name__}: {e}"
+        failure = f"{type(e).__name__}: {e}"
     if hydra.mode == RunMode.MULTIRUN:
-        sweep.leave(hydra, study, failed)
+        multirun.write_outcome(hydra, study, failure)
+
+
+def with_hydra(cfg, hydra):
+    """The job's config with Hydra's own below `hydra`, as `compose` gives it."""
+    from omegaconf import OmegaConf
+
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    cfg.hydra = {"runtime": hydra.runtime}
+    return cfg
 
 
 def main() -> None:
@@ -49,7 +56,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("imgloop: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our lines has left
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -59,17 +66,36 @@ def command() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgloop.config import settings as config
+    from imgloop.config import compose
+    from imgloop.errors import UserError
 
-    config.register()
     try:
-        hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")(job)()
+        compose.register()
+        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
+    except UserError as e:
+        sys.exit(f"imgloop: {e}")
     except (HydraException, OmegaConfBaseException, ValueError) as e:
         if type(e) is ValueError and "Config group override" not in str(e):
             raise
         from imgloop.config.messages import sentence
 
-        sys.exit(f"imgloop: {sentence(e, sys.argv[1:])}")
+        sys.exit(f"imgloop: {sentence(e, sys.argv[1:], given_folders(sys.argv[1:]))[0]}")
+
+
+def given_folders(arguments: list[str]):
+    """The folders that --config-dir (or -cd) names on a command line."""
+    from imgloop.config.compose import config_folders
+    from imgloop.errors import UserError
+
+    folders = []
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folders.append(value if equals else arguments[i + 1] if i + 1 < len(arguments) else None)
+    try:
+        return config_folders(folders)
+    except UserError:
+        return ()
 
 
 if __name__ == "__main__":

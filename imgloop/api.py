@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgloop.loop import Result
 
 
-def run(overrides: Sequence[str] = ()):
+def run(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str | Path] | None = None) -> Result:
     """Run, resume or extend the chain that `overrides` describe, for example run(["paradigm=accumulate",
     "generations=3"]).
 
-    Returns a Result: `folder` (Path) and `metrics` (pandas table, one row a generation). Raises imgloop.UserError,
-    whose message says what to mend, for a wrong setting.
+    config_dir: a folder with options of your own (docs/extending.md), or several. Returns a Result: `folder` (Path) and
+    `metrics` (pandas table, one row a generation). Raises imgloop.UserError, whose message says what to fix, for a wrong
+    setting.
     """
     from imgloop import loop
-    from imgloop.config import settings as config
+    from imgloop.config.settings import parsed
 
-    return loop.run(config.parsed(overrides))
+    dirs = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir or ())
+    return loop.run(parsed(overrides, dirs))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imgloop.data.real import RealData
     from imgloop.metrics.evaluator import Scores
     from imgloop.metrics.features import Features
-    from imgloop.training.tasks import Task
+    from imgloop.training.tasks import History, Task
 
 Sizes = Mapping[int, int]  # rows of each pool by origin: -1 is real, s was drawn from f_s
 
@@ -66,11 +66,13 @@ class Generator(Protocol):
     """A fitted model. `absorbed`: it can draw one thing only, so that a closed chain has ended.
 
     `sample(n, seed=, y=)` draws n samples with noise keyed by sample index: batch size and retries change nothing.
-    `facts`: JSON-able facts for record.json, such as nfe and images_seen. `device`: where it computes.
+    `facts`: JSON-able facts for record.json, such as nfe and images_seen. `device`: where it computes. `history`: the
+    loss curve and seconds of its training, None where it has none.
     """
 
     absorbed: bool = False
     device: str = "cpu"
+    history: History | None = None
 
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool: ...
 
@@ -78,6 +80,7 @@ class Generator(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
+        """No facts by default."""
         return {}
 
     def risk(self, real: Pool, seed: int) -> np.ndarray | None:
@@ -90,15 +93,18 @@ class Model(Protocol):
     """A model as configured: fits a generation, and loads a saved one.
 
     `check` raises UserError for data that it cannot be fitted to, `images` being the training images that the
-    generations to come see.
+    generations to come see. `weighted`: whether `fit` uses the weights of the mix, `data.mix.weight`; if not, a mix
+    with weights is refused. `fit` is given the fitted generator before it where `start` asks for it, else None.
     """
+
+    weighted: bool = False
 
     def fit(self, data: TrainingSet, task: Task, previous: Any) -> Any: ...
 
     def load(self, folder: Path, device: str = "cpu") -> Any: ...
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
-        return None
+        """Accept any data by default."""
 
 
 @dataclass(frozen=True)

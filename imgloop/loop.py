@@ -1,18 +1,20 @@
-"""The self-consuming loop: mix, fit, sample, measure, commit, generation after generation. It names no model,
-paradigm or metric; they are found in the config."""
+"""The self-consuming loop: mix, fit, sample, measure, release, commit, generation after generation. It names no model,
+paradigm, curation or measure: these are parts, found by their options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgloop import store
-from imgloop.chain.base import ChainFolder
-from imgloop.chain.trained import Chain
-from imgloop.config.settings import Settings, build
-from imgloop.display import Display, interruptible
+from imgloop.chain.base import ChainFolder, Parts, Surroundings
+from imgloop.config.settings import Settings
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -20,51 +22,53 @@ class Result:
     """A finished chain: its folder, and `metrics`, a pandas table with one row a generation."""
 
     folder: Path
-    metrics: object
+    metrics: DataFrame
 
 
 def run(settings: Settings) -> Result:
     """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when
     interrupted."""
-    from imgloop.study.tables import finish
-
-    paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
-    chain = chain_of(settings)
+    around = Surroundings.of(settings)
+    chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()
-    with chain.opened(), Display(settings.config["display"], chain.folder / "run.log") as display, chain.log:
-        chain.display = display
+    with chain.opened(), around.display as display, around.log as log:
         if not chain.remaining(generations):
             display.say(chain.nothing_to_do())
         else:
-            with interruptible() as chain.stop:
-                model, evaluator, drawn = chain.prepared(paradigm, generations, store.cache_folder())
+            display.say(f"{settings.condition}, seed {chain.seed_number}: preparing {chain.folder}")
+            with around.stop.listening():
+                parts = chain.prepared(generations, store.cache_folder())
+                chain.begin(parts)
                 freeze(chain.study, settings.config["collapse"])
-                chain.log.begin()
-                advance(chain, paradigm, model, evaluator, drawn, generations)
-        metrics = finish(chain, display)
-        chain.log.finish()
+                log.begin()
+                advance(chain, parts, generations)
+        metrics = chain.finish()
+        log.finish()
     return Result(chain.folder, metrics)
 
 
-def chain_of(settings: Settings) -> ChainFolder:
+def chain_of(settings: Settings, around: Surroundings) -> ChainFolder:
     """A folder a generation for models that are trained, a table of replicates for those that can be solved."""
-    if not settings.solvable:
-        return Chain(settings)
-    from imgloop.chain.solved import Table
+    if settings.solvable:
+        from imgloop.chain.solved import SolvedChain  # imports SciPy
 
-    return Table(settings)
+        return SolvedChain(settings, around)
+    from imgloop.chain.trained import Chain
+
+    return Chain(settings, around)
 
 
-def advance(chain: ChainFolder, paradigm, model, evaluator, drawn, generations: int) -> None:
-    """From where the chain stands to the last generation; `drawn(t)` samples each."""
+def advance(chain: ChainFolder, parts: Parts, generations: int) -> None:
+    """From the generation that the chain has reached to the last."""
     for t in chain.remaining(generations):
-        mix = paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)
-        data = TrainingSet(chain.pools, mix)
-        f = chain.fitted(t, model, data)
+        mix = parts.paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)
+        data = TrainingSet.of(chain.pools, mix)
+        fit = chain.fitted(t, parts.model, data)
         with chain.stage(t, "sample") as progress:
-            pool = f.sample(drawn(t), seed=chain.seed(t, "sample"), progress=progress)
+            drawn = fit.generator.sample(parts.n_drawn(t), seed=chain.seed(t, "sample"), progress=progress)
         with chain.stage(t, "measure"):
-            scores = evaluator(pool, f)
-        chain.commit(t, f, mix, pool, scores)
-        if paradigm.closed and f.absorbed:  # an analytic system that can change no more
+            scores = parts.evaluator(drawn, fit.generator)
+        released = chain.released(t, fit, drawn, parts)
+        chain.commit(t, fit, data.mix, drawn, released, scores, parts)
+        if parts.paradigm.closed and fit.generator.absorbed:  # a solvable system that cannot change any more
             break

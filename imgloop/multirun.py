@@ -1,5 +1,4 @@
-"""Multirun: each job leaves a line on how it ended; at the end the studies' comparisons are printed and their reports
-written, failures last."""
+"""Multirun: each job leaves a record of how it ended; at the end, comparisons are printed and reports written."""
 
 from __future__ import annotations
 
@@ -13,32 +12,32 @@ from imgloop import store
 from imgloop.errors import UserError
 
 
-def leave(hydra, study: str | None, failed: str | None) -> None:
-    """Say, in the sweep's folder, how this job ended: any launcher's workers can write a file."""
+def write_outcome(hydra, study: str | None, failure: str | None) -> None:
+    """Write into the sweep's folder how this job ended: workers of any launcher can write a file."""
     store.write_json(
         Path(hydra.sweep.dir) / f"job{int(hydra.job.num):04d}.json",
-        {"name": ",".join(hydra.overrides.task), "study": study, "failed": failed},
+        {"name": ",".join(hydra.overrides.task), "study": study, "failed": failure},
     )
 
 
-def report(study: Path) -> bool:
-    """Write a study's report and print its profile; False where that failed, which costs no result."""
+def write_report(study: Path) -> bool:
+    """Write a study's report and print its profile; False if that failed, which costs no result."""
     from rich.console import Console
 
     from imgloop.report import files, page, terminal
 
     try:
-        told = page.report(study)
-        path = files.write(told)
+        report = page.report(study)
+        path = files.write(report)
     except UserError as e:
         print(f"no report: {e}", file=sys.stderr)
         return False
-    except Exception:  # a fault of ours: shown whole, after the chains and before their failures are told
+    except Exception:  # a fault of imgloop: shown whole, after the chains and before their failures are listed
         traceback.print_exc()
         return False
     console = Console(highlight=False)
     print()
-    terminal.profile(told, console if console.is_terminal else Console(width=120, highlight=False))
+    terminal.profile(report, console if console.is_terminal else Console(width=120, highlight=False))
     print(f"look at {path}", flush=True)
     return True
 
@@ -47,25 +46,18 @@ class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study.tables import chains, comparison_lines, spread
+        from imgloop.study.compare import comparison_lines, spread_text
+        from imgloop.study.tables import chains
 
         reported = True
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
-        for study in dict.fromkeys(j["study"] for j in jobs if j["study"]):
-            if (Path(study) / "comparison.csv").exists():
-                print(
-                    "\n".join(
-                        [
-                            "",
-                            f"{study}, at the last generation (± {spread(study)})",
-                            *comparison_lines(study),
-                            f"look at {Path(study) / 'comparison.png'} and comparison.csv",
-                        ]
-                    ),
-                    flush=True,
-                )
-            if chains(Path(study)):
-                reported = report(Path(study)) and reported
+        for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
+            if (study / "comparison.csv").exists():
+                head = f"{study}, at the last generation (± {spread_text(study)})"
+                look = f"look at {study / 'comparison.png'} and comparison.csv"
+                print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
+            if chains(study):
+                reported = write_report(study) and reported
         failed = [j for j in jobs if j["failed"]]
         if failed:
             print(f"\n{len(failed)} of {len(jobs)} runs failed:", file=sys.stderr)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imgloop.errors import UserError
+
 REAL = -1  # the origin of real data; origin s >= 0 was drawn from generator f_s
 
 
@@ -19,6 +21,7 @@ class Pool:
 
     x: np.ndarray
     y: np.ndarray | None = None
+    weight: np.ndarray | None = None  # loss weight of each sample, float (N,) or (N, R); None: all equal
 
     def __post_init__(self):
         assert self.y is None or len(self.y) == len(self.x), (len(self.x), len(self.y))
@@ -64,6 +67,20 @@ class TrainingSet:
     pools: Mapping[int, Pool]
     mix: Mix
 
+    @classmethod
+    def of(cls, pools: Mapping[int, Pool], mix: Mix) -> TrainingSet:
+        """The training set of a mix, whose weights are multiplied by those of the pools' samples, if any have some."""
+        touched = [int(o) for o in np.flatnonzero(np.bincount((mix.origin[:, :1] if mix.common else mix.origin).ravel() - REAL)) + REAL]
+        if all(pools[o].weight is None for o in touched):
+            return cls(pools, mix)
+        weight = np.ones(mix.row.shape) if mix.weight is None else np.array(mix.weight, float)
+        for o in touched:
+            if (own := pools[o].weight) is not None:
+                here = mix.origin == o
+                rows = mix.row[here]
+                weight[here] *= own[rows] if own.ndim == 1 else own[rows, np.nonzero(here)[1]]
+        return cls(pools, Mix(mix.origin, mix.row, weight))
+
     def __len__(self) -> int:
         return len(self.mix)
 
@@ -73,7 +90,16 @@ class TrainingSet:
         return self._take(index, replicate, lambda pool: pool.x)
 
     def samples(self) -> np.ndarray:
-        """Every sample of every replicate at once, (n, R, d): the training set of an analytic system."""
+        """Every sample of every replicate at once, (n, R, d): the training set of an analytic system.
+
+        Raises UserError for a mix with weights, which an unweighted fit would drop.
+        """
+        if self.mix.weight is not None:
+            raise UserError(
+                "This solvable system fits all samples alike, and the mix gives them weights: use a curation or paradigm "
+                "without weights.",
+                "curation",
+            )
         origin, row = self.mix.origin, self.mix.row
         if self.mix.common:
             origin, row = origin[:, 0], row[:, 0]

@@ -1,42 +1,112 @@
-"""A chain's folder: held by one process at a time, refused for other settings, cleared of what an interruption left."""
+"""What both kinds of chain share: the folder, held by one process at a time; seeds; the stages of a generation."""
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from imgloop import store
+from imgloop import contracts, store
 from imgloop.chain.loggers import Log
-from imgloop.config.settings import Settings
-from imgloop.display import Interrupt
+from imgloop.config.settings import FORMAT, Settings, identity_of
+from imgloop.curation import Released, release
+from imgloop.display import Display
 from imgloop.errors import UserError
-from imgloop.pool import Pool
+from imgloop.interrupt import Interrupt
+from imgloop.pool import Mix, Pool, TrainingSet
+from imgloop.study.tables import chains, is_solved
 
 
-class ChainFolder:
-    """One condition and one seed: the folder, the seeds of its draws, and what is open while the chain goes on."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What a chain is given of the process around it: the display, the stop request and the user's logger."""
 
-    def __init__(self, settings: Settings):
+    display: Display
+    stop: Interrupt
+    log: Log
+
+    @classmethod
+    def of(cls, settings: Settings) -> Surroundings:
+        display = Display(settings.config["display"], settings.folder / "run.log")
+        return cls(display, Interrupt(), Log(settings, display))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that a chain runs with. n_drawn(t): samples that generation t draws; features: images -> Features of
+    the study's extractor, None for solvable systems."""
+
+    paradigm: contracts.Paradigm
+    curation: contracts.Curation
+    correction: contracts.Correction
+    model: Any
+    evaluator: Any
+    real: Any
+    n_drawn: Callable[[int], int]
+    plan: Any = None
+    features: Callable[[np.ndarray], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted generation: its generator, the seconds of its training, and its loss curve."""
+
+    generator: Any
+    seconds: float
+    losses: list[list[float]]
+
+
+class ChainFolder(ABC):
+    """One condition and one seed: the folder, the seeds of its draws, and its pools."""
+
+    def __init__(self, settings: Settings, surroundings: Surroundings):
         self.settings, self.folder, self.study = settings, settings.folder, settings.study
-        self.seed_number = settings.config["seed"]
+        self.display, self.stop, self.log = surroundings.display, surroundings.stop, surroundings.log
+        self.seed_number: int = settings.config["seed"]
         self.pools: dict[int, Pool] = {}
         self.replicates = 1
-        self.display = None
-        self.log = Log(self)
-        self.stop = Interrupt()
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of the stages of the current generation
 
-    def generation(self, t: int) -> Path:
-        """Where generation t is, of a chain that keeps a folder a generation."""
-        return self.folder / f"gen{t:03d}"
+    # -- what each kind of chain does in its own way -----------------------------------------------------------------
 
     @property
+    @abstractmethod
     def done(self) -> int:
         """How many generations exist, each whole."""
-        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[int, int]:
+        """Rows of each pool by origin: what a paradigm sees."""
+
+    @abstractmethod
+    def prepared(self, generations: int, cache: Path) -> Parts:
+        """Build the parts, and check every mix to come on sizes alone. Raises UserError for what cannot be built."""
+
+    @abstractmethod
+    def begin(self, parts: Parts) -> None:
+        """Show the plan and write config.yaml: from here on the folder is a chain."""
+
+    @abstractmethod
+    def fitted(self, t: int, model: Any, data: TrainingSet) -> Fit:
+        """f_t, fitted on `data`, or resumed."""
+
+    @abstractmethod
+    def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores: Any, parts: Parts) -> None:
+        """Make generation t exist."""
+
+    @abstractmethod
+    def finish(self) -> Any:
+        """Write what is derived from the generations; returns the table of metrics."""
+
+    # -- where it stands ---------------------------------------------------------------------------------------------
 
     @property
     def begun(self) -> bool:
@@ -44,6 +114,7 @@ class ChainFolder:
         return self.done > 0
 
     def remaining(self, generations: int) -> range:
+        """The generations still to do."""
         return range(self.done, generations)
 
     def nothing_to_do(self) -> str:
@@ -59,36 +130,55 @@ class ChainFolder:
     def rng(self, t: int, purpose: str) -> np.random.Generator:
         return np.random.default_rng(self.seed(t, purpose))
 
-    def check_study(self) -> None:
-        """Raise UserError where the study holds chains of another kind, with which these cannot be compared."""
-        from imgloop.study.tables import chains, is_table
+    # -- a generation ------------------------------------------------------------------------------------------------
 
-        others = [c for c in chains(self.study) if is_table(c) != self.settings.solvable]
+    @contextmanager
+    def stage(self, t: int, name: str) -> Iterator[contracts.Progress]:
+        """Time one stage of a generation and show it; yields its progress callback."""
+        started = time.perf_counter()
+        self.display.stage(t, name)
+        yield self.display.update
+        self.seconds.setdefault(name, time.perf_counter() - started)
+        self.stop.end_of_fit()
+
+    def released(self, t: int, fit: Fit, drawn: Pool, parts: Parts) -> Released:
+        """What of the drawn samples later generations may train on: corrected, then curated."""
+        context = contracts.Context(t, fit.generator, self.real_pool, parts.features)
+        return release(drawn, parts.correction, parts.curation, context, lambda purpose: self.rng(t, purpose))
+
+    @property
+    def real_pool(self) -> Pool:
+        """The real training data."""
+        return self.pools[-1]
+
+    # -- the folder --------------------------------------------------------------------------------------------------
+
+    def check_study(self) -> None:
+        """Raise UserError if the study holds chains of the other kind, with which these cannot be compared."""
+        others = [c for c in chains(self.study) if is_solved(c) != self.settings.solvable]
         if others:
             raise UserError(
                 f"{self.study} holds {others[0].parent.name}: solvable systems and trained models are not compared in "
-                "one study; give study=NEW."
+                "one study; give study=NEW.",
+                "study",
             )
 
     @contextmanager
-    def opened(self):
-        """Hold the chain's lock; refuse a folder made with other settings; clear away what an interruption left.
+    def opened(self) -> Iterator[None]:
+        """Hold the chain's lock; refuse a folder made with other settings; remove what an interruption left.
 
-        Where nothing was begun, because a setting is wrong, no folder stays behind.
+        If nothing was begun, because a setting is wrong, no folder stays behind.
         """
+        busy = f"Another process is running the chain in {self.folder}: wait for it, or choose another study=NAME."
         try:
-            with store.lock(
-                self.folder / ".lock",
-                busy=f"Another process is running the chain in {self.folder}: wait for it, or "
-                "choose another study=NAME.",
-            ):
+            with store.lock(self.folder / ".lock", busy=busy):
                 self.restore()
                 if self.settings.config["overwrite"]:
                     self.set_aside()
                 if self.begun:
                     self.check_config()
                 store.remove(*self.folder.glob(".gen*.part"))
-                yield self
+                yield
         finally:
             if self.folder.is_dir():
                 self.restore()
@@ -100,7 +190,8 @@ class ChainFolder:
         return self.folder / ".replaced"
 
     def set_aside(self) -> None:
-        """overwrite=true: what is there makes room, and goes when the new chain begins; not if a setting is wrong."""
+        """overwrite=true: move the old files aside; they are deleted when the new chain begins, and come back if a
+        setting is wrong."""
         old = [p for p in self.folder.iterdir() if p.name != ".lock"]
         if old:
             self.aside.mkdir()
@@ -117,29 +208,29 @@ class ChainFolder:
             store.remove(self.aside)
 
     def check_config(self) -> None:
-        """Raise UserError, naming the settings, where the folder's config differs from ours in what changes results."""
+        """Raise UserError, naming the settings, if the folder's config differs from ours in what changes results."""
         path = self.folder / "config.yaml"
         try:
-            theirs = yaml.safe_load(path.read_text())["identity"]
+            stored = identity_of(yaml.safe_load(path.read_text()))
         except FileNotFoundError as e:
             raise store.damaged(path, "is missing") from e
-        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as e:
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as e:
             raise store.damaged(path, "cannot be read") from e
         mine = self.settings.identity
-        changed = sorted(k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k))
+        changed = sorted(k for k in {**stored, **mine} if stored.get(k) != mine.get(k))
         if changed:
-            told = ", ".join(f"{k} (there {theirs.get(k)}, now {mine.get(k)})" for k in changed[:5])
+            differences = ", ".join(f"{k} (there {stored.get(k)}, now {mine.get(k)})" for k in changed[:5])
             raise UserError(
-                f"{self.folder} was made with other settings: {told}. Give study=NEW for a study of its own, or "
-                "overwrite=true to delete this chain and start again."
+                f"{self.folder} was made with other settings: {differences}. Give study=NEW for a study of its own, or "
+                "overwrite=true to delete this chain and start again.",
+                changed[0],
             )
 
     def write_config(self) -> None:
+        """Write config.yaml: format, choices, identity and settings, without the logger, which may name a server."""
         s = self.settings
         choices, config = ({k: v for k, v in d.items() if k != "logger"} for d in (s.choices, s.config))
-        store.write_text(  # without the logger: it is none of the chain's, and may name a server
-            self.folder / "config.yaml",
-            yaml.safe_dump(
-                {"choices": choices, "identity": s.identity, "config": config}, sort_keys=False, allow_unicode=True
-            ),
-        )
+        content = {"format": FORMAT, "choices": choices, "identity": s.identity, "config": config}
+        if s.config_dirs:
+            content["config_dirs"] = [str(d) for d in s.config_dirs]
+        store.write_text(self.folder / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

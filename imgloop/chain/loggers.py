@@ -1,8 +1,8 @@
-"""Loggers: a chain's run in TensorBoard, Weights & Biases, MLflow or Lightning's CSV, as a mirror of its run folder.
+"""Loggers: a chain mirrored in TensorBoard, Weights & Biases or MLflow.
 
-Whatever a logger shows was first written to the run folder, so that a run is given what it lacks whenever there is
-one: after an interruption, after a server was away, or when a chain takes up a logger late. How far each logger's run
-has come stands in the chain's logged.json.
+Everything that a logger shows was first written to the run folder. A logger's run is sent whatever it lacks whenever
+the chain runs: after an interruption, after a server was away, or when a chain takes up a logger late. logged.json in
+the chain's folder holds how much each logger has received.
 """
 
 from __future__ import annotations
@@ -12,147 +12,158 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from imgloop import store
-from imgloop.config.settings import Settings, build, flat
+from imgloop.config.settings import Settings, flat
+from imgloop.display import Display
 from imgloop.errors import Stopped, UserError
-from imgloop.study import tables as study
+from imgloop.measures import SIZES
+from imgloop.study import solved, trained
+from imgloop.study.tables import is_solved, table
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # option -> what it imports; an extra
-LOSSES = "loss.json"  # of a generation: [images seen, training loss] every 50 steps or so
-UNSAID = ("logger", "display", "overwrite", "generations")  # no hyperparameters: they say nothing of the chain
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # option -> module; an extra each
+NO_HYPERPARAMETERS = ("logger", "display", "overwrite", "generations")
+LOSS_SECONDS = 5.0  # points of the loss curve are sent together this often
 
 
 class Log:
     """A chain's run in the logger of its settings; with logger=none, nothing.
 
-    A context manager for the time that the chain is run: entering raises UserError where the logger's package is
-    missing, leaving ends the run in the logger (not the chain: the same command continues both).
+    A context manager: entering raises UserError if the logger's package is missing, leaving ends the run in the logger
+    (not the chain: the same command continues both).
     """
 
-    def __init__(self, chain):
-        self.chain, self.settings = chain, chain.settings
-        self.node, self.name = self.settings.config["logger"], self.settings.choices.get("logger")
-        self.sink: Sink | None = None
+    def __init__(self, settings: Settings, display: Display):
+        self.settings, self.display, self.folder = settings, display, settings.folder
+        self.node, self.name = settings.config["logger"], settings.choices.get("logger", "none")
+        self.adapter: LoggerAdapter | None = None
         self.marks: dict[str, Any] = {}
-        self.followed = 0  # when the loss curve that was last looked at was saved, ns
+        self.points: list[tuple[int, float]] = []  # of the loss curve, not sent yet
+        self.sent = 0.0
 
     def __enter__(self) -> Log:
         if self.node:
             self.marks = self.read().get(self.name, {})
-            if self.chain.remaining(self.settings.config["generations"]) or self.lacking():
-                importable(self.name)
+            if self.lacking() or count(self.folder) < self.settings.config["generations"]:
+                check_importable(self.name)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        if self.sink:
-            sink, self.sink = self.sink, None
+        if self.adapter:
+            adapter, self.adapter = self.adapter, None
             status = "success" if kind is None else "KILLED" if issubclass(kind, Stopped) else "failed"
-            self.tried(sink.end, status)
+            self.attempt(adapter.end, status)
 
     # -- what is sent ------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Open the run, or continue it; raises UserError where that fails, before anything is trained."""
-        if not self.node or self.sink:
+    def begin(self, protocol: str | None = None) -> None:
+        """Open the run, or continue it; raises UserError if that fails, before anything is trained."""
+        if not self.node or self.adapter:
             return
         try:
-            quiet()
-            self.sink = build(self.node, settings=self.settings, run=self.marks.get("run"))
-            if not self.sink.continued:
-                self.marks = {"run": self.sink.run, "generations": 0, "losses": 0}
-                self.sink.begin(hyperparameters(self.settings))
-                self.keep()
+            silence_loggers()
+            self.adapter = self.settings.build("logger", settings=self.settings, run=self.marks.get("run"))
+            assert self.adapter is not None
+            if not self.adapter.continued:
+                self.marks = {"run": self.adapter.run, "generations": 0, "losses": 0}
+                self.adapter.begin(hyperparameters(self.settings))
+                self.save()
         except (UserError, Stopped):
             raise
         except Exception as e:
             hint = f" To log the chain as a new run, delete {self.path}." if self.marks else ""
-            raise UserError(f"logger={self.name} could not begin: {brief(e)}{hint}") from e
-        self.chain.display.say(f"logger: {self.sink.where}")
-        self.tried(self.send)
+            raise UserError(f"logger={self.name} could not begin: {brief(e)}{hint}", "logger") from e
+        self.display.say(f"logger: {self.adapter.where}")
+        self.attempt(self.send, protocol)
 
-    def follow(self, t: int, scratch: Path) -> None:
-        """Send what the fit of generation t has newly saved of its loss curve to its scratch folder."""
-        if self.sink and t == self.marks["generations"] and (scratch / LOSSES).exists():
-            saved = (scratch / LOSSES).stat().st_mtime_ns
-            if saved != self.followed:
-                self.followed = saved
-                self.tried(self.send_losses, t, loss_curve(scratch))
+    def loss(self, t: int, images: int, loss: float) -> None:
+        """Send a point of the loss curve of generation t, together with others of the last seconds."""
+        if self.adapter and t == self.marks["generations"]:
+            self.points.append((images, loss))
+            if time.monotonic() - self.sent > LOSS_SECONDS:
+                self.sent = time.monotonic()
+                points, self.points = self.points, []
+                self.attempt(self.send_losses, t, points)
 
-    def update(self) -> None:
-        """Send the generations that the run lacks; a failure is told, and made good the next time."""
-        if self.sink:
-            self.tried(self.send)
+    def update(self, protocol: str | None) -> None:
+        """Send the generations that the run lacks; a failure is reported, and made up for the next time."""
+        self.points = []
+        if self.adapter:
+            self.attempt(self.send, protocol)
 
-    def finish(self) -> None:
-        """At a chain's end: all that the run lacks; raises UserError where the logger does not take it."""
+    def finish(self, protocol: str | None = None) -> None:
+        """At a chain's end: send all that the run lacks; raises UserError if the logger does not take it."""
         if self.node and self.lacking():
-            self.begin()
+            self.begin(protocol)
             try:
-                self.send()
-                path, last = self.chain.folder / "evolution.png", self.marks["generations"]
+                assert self.adapter is not None
+                self.send(protocol)
+                path, last = self.folder / "evolution.png", self.marks["generations"]
                 if path.exists():
-                    self.sink.picture("evolution", path, last - 1)
+                    self.adapter.picture("evolution", path, last - 1)
                 self.marks["finished"] = last
-                self.keep()
+                self.save()
             except (UserError, Stopped):
                 raise
             except Exception as e:
                 raise UserError(
-                    f"logger={self.name} did not take all of {self.chain.folder}: {brief(e)} The chain is whole; the "
-                    "same command sends what is missing."
+                    f"logger={self.name} did not take all of {self.folder}: {brief(e)} The chain is whole; the same "
+                    "command sends what is missing.",
+                    "logger",
                 ) from e
 
     def lacking(self) -> bool:
         """Whether the chain holds what its run does not."""
-        return self.marks.get("finished") != written(self.chain.folder)
+        return self.marks.get("finished") != count(self.folder)
 
-    def send(self) -> None:
-        for t, values, picture in self.rows(self.marks["generations"]):
-            self.send_losses(t, loss_curve(self.chain.generation(t)))
+    def send(self, protocol: str | None) -> None:
+        assert self.adapter is not None
+        for t, values, picture, losses in self.rows(self.marks["generations"], protocol):
+            self.send_losses(t, losses)
             if picture.exists():
-                self.sink.picture("samples", picture, t)
-            self.sink.row(values, t)
-            self.sink.flush()
+                self.adapter.picture("samples", picture, t)
+            self.adapter.row(values, t)
+            self.adapter.flush()
             self.marks |= {"generations": t + 1, "losses": 0}
-            self.keep()
+            self.save()
 
     def send_losses(self, t: int, points: Sequence[Sequence[float]]) -> None:
-        new = [(images, loss) for images, loss in points if images > self.marks["losses"]]
+        assert self.adapter is not None
+        new = [(int(images), loss) for images, loss in points if images > self.marks["losses"]]
         for images, loss in new:
-            self.sink.logger.log_metrics({f"loss/gen{t:03d}": loss}, images)
+            self.adapter.logger.log_metrics({f"loss/gen{t:03d}": loss}, images)
         if new:
-            self.sink.flush()
+            self.adapter.flush()
             self.marks["losses"] = new[-1][0]
-            self.keep()
+            self.save()
 
-    def rows(self, first: int):
-        """(generation, values by tag, sample grid) of the generations from `first` on that the chain holds."""
-        folder = self.chain.folder
-        if study.is_table(folder):
-            frame = study.table(folder)
+    def rows(self, first: int, protocol: str | None) -> Iterator[tuple[int, dict[str, float], Path, list[list[float]]]]:
+        """(generation, values by tag, sample grid, loss curve) of the chain's generations from `first` on."""
+        if is_solved(self.folder):
+            frame = table(self.folder)
             for row in frame[frame["generation"] >= first].to_dict("records"):
-                yield int(row["generation"]), tagged(row, "measures"), folder / "grid.png"
+                yield int(row["generation"]), tagged(row, "measures"), self.folder / "grid.png", []
             return
-        newest = reversed(study.protocols(folder))
-        wanted = (self.marks.get("protocol"), self.chain.protocol, *newest)
-        for generation in study.generations(folder)[first:]:
-            found = {p.stem for p in (generation / "scores").glob("*.json")}
-            protocol = next((p for p in wanted if p in found), None)
-            self.marks.setdefault("protocol", protocol)
-            row = study.row(generation, protocol)
-            group = "measures" if protocol == self.marks["protocol"] else protocol  # other features: other curves
-            yield row["generation"], tagged(row, group), generation / "grid.png"
+        newest = reversed(trained.protocols(self.folder))
+        wanted = (self.marks.get("protocol"), protocol, *newest)
+        for generation in trained.generations(self.folder)[first:]:
+            measured = {p.stem for p in (generation / "scores").glob("*.json")}
+            shown = next((p for p in wanted if p in measured), None)
+            self.marks.setdefault("protocol", shown)
+            row = trained.row(generation, shown)
+            group = "measures" if shown == self.marks["protocol"] else str(shown)  # other features: other curves
+            yield row["generation"], tagged(row, group), generation / "grid.png", trained.loss_curve(generation)
 
-    # -- how far it has come -----------------------------------------------------------------------------------------
+    # -- how much was sent -------------------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path:
-        return self.chain.folder / "logged.json"
+        return self.folder / "logged.json"
 
     def read(self) -> dict[str, dict]:
         try:
@@ -162,36 +173,37 @@ class Log:
         except (ValueError, TypeError, AttributeError, OSError) as e:
             raise store.damaged(self.path, f"cannot be read ({e})", "delete it to log the chain as new runs") from e
 
-    def keep(self) -> None:
+    def save(self) -> None:
         store.write_json(self.path, self.read() | {self.name: self.marks})
 
-    def tried(self, act, *arguments) -> None:
-        """A logger that fails stops no training: it is told, and what it lacks is sent later."""
+    def attempt(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something with the logger; a failure stops no training: it is reported, and tried again later."""
         try:
-            act(*arguments)
+            action(*arguments)
         except (UserError, Stopped):
             raise
         except Exception as e:
-            self.chain.display.say(f"logger={self.name} failed, and is tried again later: {brief(e)}")
+            self.display.say(f"logger={self.name} failed, and is tried again later: {brief(e)}")
 
 
-def importable(name: str) -> None:
-    """Raise UserError, naming the extra, where the package of a logger cannot be imported."""
+def check_importable(name: str) -> None:
+    """Raise UserError, naming the extra, if the package of a logger cannot be imported."""
     if name in PACKAGES:
         try:
             import_module(PACKAGES[name])
         except Exception as e:
             raise UserError(
                 f"logger={name} needs the package {PACKAGES[name]}, which cannot be imported ({brief(e)}): "
-                f"pip install 'imgloop[{name}]', or choose another logger."
+                f"pip install 'imgloop[{name}]', or choose another logger.",
+                "logger",
             ) from e
 
 
-def quiet() -> None:
-    """One display, ours: what packages say of their own doing is no news here."""
-    from imgloop.training.trainer import quiet as quiet_lightning
+def silence_loggers() -> None:
+    """Silence third-party log output."""
+    from imgloop.training.trainer import silence_lightning  # imports torch
 
-    quiet_lightning()
+    silence_lightning()
     for name in ("mlflow", "alembic", "wandb"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -202,25 +214,16 @@ def brief(error: Exception) -> str:
     return (line if len(line) <= 200 else f"{line[:196]} ...").rstrip(".") + "."
 
 
-def written(folder: Path) -> int:
+def count(folder: Path) -> int:
     """How many generations a chain's folder holds."""
-    if study.is_table(folder):
-        return store.read_json(folder / "record.json")["generations"]
-    return len(study.generations(folder))
-
-
-def loss_curve(generation: Path) -> list[list[float]]:
-    """The training loss of a generation, [images seen, loss]; empty where it was not kept."""
-    path = generation / LOSSES
-    return store.read_json(path) if path.exists() else []
+    return solved.record(folder)["generations"] if is_solved(folder) else len(trained.generations(folder))
 
 
 def hyperparameters(settings: Settings) -> dict[str, Any]:
     """The chain's config, flat: the choice of each group, its condition and seed, and every setting."""
-    kept = flat({k: v for k, v in settings.config.items() if k not in UNSAID})
+    kept = flat({k: v for k, v in settings.config.items() if k not in NO_HYPERPARAMETERS})
     chosen = {g: o for g, o in settings.choices.items() if g != "logger"}
-    found = {"condition": settings.condition, **chosen, **kept}
-    return {k: v for k, v in found.items() if not k.endswith("_target_")}
+    return {"condition": settings.condition, **chosen, **kept}
 
 
 def tagged(row: Mapping[str, Any], group: str) -> dict[str, float]:
@@ -228,19 +231,19 @@ def tagged(row: Mapping[str, Any], group: str) -> dict[str, float]:
     tags = {}
     for column, value in row.items():
         if isinstance(value, int | float) and not math.isnan(value) and column != "generation":
-            sized, (head, _, tail) = column in study.SIZES, column.partition("_")
-            name = f"sizes/{column}" if sized else f"seconds/{tail}" if head == "seconds" else f"{group}/{column}"
+            head, _, tail = column.partition("_")
+            name = f"sizes/{column}" if column in SIZES else f"seconds/{tail}" if head == "seconds" else f"{group}/{column}"
             tags[name] = float(value)
     return tags
 
 
-# -- one class a logger ----------------------------------------------------------------------------------------------
+# -- one class for each logger ----------------------------------------------------------------------------------------------
 
 
-class Sink:
+class LoggerAdapter:
     """A chain's run in one of Lightning's loggers.
 
-    `run` names it, so that it can be continued; `continued` is whether it was; `where` is a line on how to look at it.
+    `run` is its name, by which it is continued; `continued`: whether it was; `where`: a line on how to look at it.
     """
 
     logger: Any
@@ -255,7 +258,7 @@ class Sink:
         self.logger.log_metrics(dict(values), t)
 
     def picture(self, name: str, png: Path, t: int) -> None:
-        """Show a picture, where the logger can."""
+        """Show a picture, if the logger can."""
 
     def flush(self) -> None:
         self.logger.save()
@@ -264,27 +267,16 @@ class Sink:
         self.logger.finalize(status)
 
 
-class CSV(Sink):
-    """Lightning's CSVLogger. Opened on a file it erases it, so each sitting writes it anew, from the run folder."""
+class TensorBoard(LoggerAdapter):
+    """Lightning's TensorBoardLogger; each run of the command adds an event file."""
 
     def __init__(self, settings: Settings, run: str | None):
-        from lightning.pytorch.loggers import CSVLogger
-
-        folder = settings.folder / "csv"
-        store.remove(*([folder] if folder.exists() else []))
-        self.logger, self.where = CSVLogger(settings.folder, "csv", ""), str(folder / "metrics.csv")
-
-
-class TensorBoard(Sink):
-    """Lightning's TensorBoardLogger; a sitting adds an event file to those of the run."""
-
-    def __init__(self, settings: Settings, run: str | None, max_queue: int):
         from lightning.pytorch.loggers import TensorBoardLogger
 
         folder = settings.folder / "tensorboard"
         self.continued = run is not None and any(folder.glob("events.out.tfevents.*"))
         self.run, self.where = "tensorboard", f"tensorboard --logdir {settings.study}"
-        self.logger = TensorBoardLogger(settings.folder, "tensorboard", "", max_queue=max_queue)
+        self.logger = TensorBoardLogger(settings.folder, "tensorboard", "", max_queue=100)
         self.hyperparameters = hyperparameters(settings)
 
     def begin(self, hyperparameters: Mapping[str, Any]) -> None:
@@ -305,7 +297,7 @@ class TensorBoard(Sink):
             self.logger.experiment.add_image(name, np.asarray(image.convert("RGB")), t, dataformats="HWC")
 
 
-class WandB(Sink):
+class WandB(LoggerAdapter):
     """Lightning's WandbLogger: project = study, group = condition."""
 
     def __init__(self, settings: Settings, run: str | None, project, entity, offline: bool):
@@ -320,7 +312,7 @@ class WandB(Sink):
             offline=offline,
             group=settings.condition,
             entity=entity,
-            settings={"silent": True, "console": "off"},  # one display, ours
+            settings={"silent": True, "console": "off"},  # imgloop has the one display
         )
         run = self.logger.experiment
         self.where = f"wandb sync {settings.folder}/wandb/offline-run-*" if run.offline else f"wandb, {run.url}"
@@ -332,8 +324,8 @@ class WandB(Sink):
         self.logger.experiment.finish(exit_code=int(status != "success"))  # else the next chain would go on in it
 
 
-class MLflow(Sink):
-    """Lightning's MLFlowLogger: experiment = study; a database beside the studies where no server is named."""
+class MLflow(LoggerAdapter):
+    """Lightning's MLFlowLogger: experiment = study; a database beside the studies if no server is named."""
 
     def __init__(self, settings: Settings, run: str | None, experiment, tracking_uri):
         from lightning.pytorch.loggers import MLFlowLogger

@@ -1,30 +1,34 @@
-"""What a chain will do and cost, told before it starts: a dry run of the mixing rule, and a timed warm-up."""
+"""What a chain will do and cost, shown before it starts: a dry run of the mixing rule, and a timed trial."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imgloop import store
-from imgloop.display import clock
+from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.training.tasks import Task
 
+if TYPE_CHECKING:
+    from imgloop.chain.trained import Chain
+
 FIGURES = 200 << 10  # bytes of a generation's pictures and records
-WARM_SECONDS = 1.0  # about how long each half of the warm-up may take
-WARM_SHARE = 0.05  # of the training to come, which a short chain's warm-up is not to exceed
+TRIAL_SECONDS = 1.0  # about how long each half of the trial may take
+TRIAL_SHARE = 0.05  # of the training to come, which a short chain's trial may not exceed
+STAGES = ("train", "sample", "measure", "write")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Per generation still to do: size of its mix, training images seen, samples drawn; and how long each takes."""
+    """Per generation still to do: size of its mix, training images seen, samples drawn; and the rates of a trial."""
 
     label: str
     first: int
@@ -35,91 +39,81 @@ class Plan:
     sample_bytes: int
     real_bytes: int
     model_bytes: int = 0
-    train_rate: float = 0.0  # images a second
-    sample_rate: float = 0.0
-    measure_rate: float = 0.0
+    train_rate: float = 1.0  # images a second
+    sample_rate: float = 1.0
+    measure_rate: float = 1.0
     device: str = ""
 
     @classmethod
-    def of(cls, paradigm, chain, drawn: Callable[[int], int], generations: int) -> Plan:
+    def of(cls, chain: Chain, paradigm, curation, n_drawn, generations: int) -> Plan:
         """Ask the paradigm for every mix to come, from sizes alone; raises UserError for one that cannot be made."""
         first = chain.done
-        samples, images = (tuple(map(per, range(first, generations))) for per in (drawn, chain.settings.images))
-        plan = cls(
-            f"{chain.settings.condition}, seed {chain.seed_number}",
-            first,
-            generations,
-            (),
-            images,
-            samples,
-            chain.pools[REAL].x[:1].nbytes,
-            0 if first else chain.pools[REAL].x.nbytes * 2,
-        )
+        samples = tuple(n_drawn(t) for t in range(first, generations))
+        images = tuple(int(chain.settings.images(t)) for t in range(first, generations))
+        real = chain.real_pool.x
+        label = f"{chain.settings.condition}, seed {chain.seed_number}"
+        real_bytes = 0 if first else real.nbytes * 2
+        plan = cls(label, first, generations, (), images, samples, real[:1].nbytes, real_bytes)
         free = shutil.disk_usage(store.existing(chain.folder)).free
         if plan.disk > free:
             raise UserError(
                 f"This chain needs about {plan.disk >> 20:,} MiB for its samples, and {chain.folder} has "
-                f"{free >> 20:,} MiB free: "
-                "lower n_samples or generations, or set out=FOLDER to a larger disk."
+                f"{free >> 20:,} MiB free: lower n_samples or generations, or set out=FOLDER to a larger disk.",
+                "out",
             )
+        for t, budget in enumerate(images, first):
+            if budget == 0 and not chain.starts_from_weights(t):
+                raise UserError(
+                    f"train.images=0 would leave generation {t} untrained: give it images, or weights to start from "
+                    "(start=weights, or start=PATH for generation 0).",
+                    "train.images",
+                )
         sizes, mixes = dict(chain.sizes), []
         for t in range(first, generations):
             mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
-            sizes[t] = samples[t - first]
+            sizes[t] = curation.released(samples[t - first])
         return replace(plan, trained_on=tuple(mixes))
 
-    def timed(self, model, chain, evaluator) -> Plan:
-        """The plan with rates from a short fit and a short draw on the real machine, whose results are thrown away."""
-        real = chain.pools[REAL]
+    def timed(self, chain: Chain, model: Any, evaluator: Any, trainer: Any) -> Plan:
+        """The plan with rates from a short fit and a short draw on this machine, whose results are thrown away."""
+        real = chain.real_pool
         few = Pool(real.x[:512], None if real.y is None else real.y[:512])
         data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
-        batch = getattr(model, "batch", 64)
-        for t, images in enumerate(self.images, self.first):
-            if 0 < images < batch:
-                raise UserError(
-                    f"train.images={images} is less than one batch of {batch}: raise train.images or lower model.batch."
-                )
-            if images == 0 and not chain.starts_from_weights(t):
-                raise UserError(
-                    f"train.images=0 would leave generation {t} untrained: give it images, or weights to start from "
-                    "(start=weights, or start=PATH for generation 0)."
-                )
+        batch = 64
         with tempfile.TemporaryDirectory() as tmp:
 
-            def fit(images: int):
-                began = time.perf_counter()
-                f = model.fit(data, Task(0, 0, images, "scratch", Path(tmp) / str(images), stop=chain.stop), None)
-                return f, time.perf_counter() - began
+            def fit(images: int) -> tuple[Any, float]:
+                started = time.perf_counter()
+                scratch = Path(tmp) / str(images)
+                task = Task(0, 0, images, "scratch", scratch, stop=chain.stop, trainer=trainer)
+                return model.fit(data, task, None), time.perf_counter() - started
 
             fit(batch)  # first calls allocate, choose kernels, compile
             _, base = fit(2 * batch)
-            images = batch * int(np.clip(min(2 * WARM_SECONDS / base, WARM_SHARE * sum(self.images) / batch), 4, 64))
-            f, seconds = fit(images)
+            share = TRIAL_SHARE * sum(self.images) / batch
+            images = batch * int(np.clip(min(2 * TRIAL_SECONDS / base, share), 4, 64))
+            generator, seconds = fit(images)
             train_rate = (images - 2 * batch) / max(seconds - base, 0.3 * seconds)
-            f.save(Path(tmp) / "model")
+            generator.save(Path(tmp) / "model")
             model_bytes = store.folder_size([Path(tmp) / "model"])
-            n = min(256, self.samples[0])
-            began = time.perf_counter()
-            pool = f.sample(n, seed=0)
-            sample_rate = 256 / (time.perf_counter() - began)  # samples are drawn 256 at a time
-            began = time.perf_counter()
-            evaluator(pool, f)
-            measure_rate = 1 / (time.perf_counter() - began)
-        return replace(
-            self,
-            train_rate=train_rate,
-            sample_rate=sample_rate,
-            measure_rate=measure_rate,
-            model_bytes=model_bytes,
-            device=f.device,
-        )
+            started = time.perf_counter()
+            pool = generator.sample(min(256, self.samples[0]), seed=0)
+            sample_rate = 256 / (time.perf_counter() - started)  # samples are drawn 256 at a time
+            started = time.perf_counter()
+            evaluator(pool, generator)
+            measure_rate = 1 / (time.perf_counter() - started)
+        rates = {"train_rate": train_rate, "sample_rate": sample_rate, "measure_rate": measure_rate}
+        return replace(self, **rates, model_bytes=model_bytes, device=generator.device)
+
+    @property
+    def last(self) -> int:
+        return self.generations - 1
 
     @property
     def disk(self) -> int:
         """Bytes that the generations to come will take."""
-        return (
-            sum(self.samples) * self.sample_bytes + len(self.samples) * (self.model_bytes + FIGURES) + self.real_bytes
-        )
+        per_generation = len(self.samples) * (self.model_bytes + FIGURES)
+        return sum(self.samples) * self.sample_bytes + per_generation + self.real_bytes
 
     def stage_seconds(self, t: int, stage: str) -> float:
         """Expected length of one stage of generation t."""
@@ -131,36 +125,31 @@ class Plan:
         }.get(stage, 0.3)
 
     def seconds(self) -> float:
-        return sum(
-            self.stage_seconds(t, s)
-            for t in range(self.first, self.generations)
-            for s in ("train", "sample", "measure", "write")
-        )
+        return sum(self.stage_seconds(t, s) for t in range(self.first, self.generations) for s in STAGES)
 
-    def lines(self, real, evaluator) -> list[str]:
-        """The lines a run begins with."""
+    def lines(self, real: Any, evaluator: Any) -> list[str]:
+        """The lines that a run begins with."""
         facts = real.facts
-        data = f"{facts['label']}: {len(real.train):,} training images, {len(real.heldout):,} held out"
-        close = (
-            f" ({facts['near_duplicates']} of them nearly equal to a training image)"
-            if facts.get("near_duplicates") and facts.get("available")  # of drawn data, plain backgrounds are alike
-            else ""
-        )
+        data = f"{facts.label}: {len(real.train):,} training images, {len(real.heldout):,} held out"
+        if facts.near_duplicates and facts.available:  # of drawn data, plain backgrounds are alike
+            data += f" ({facts.near_duplicates} of them nearly equal to a training image)"
         resumed = f", from generation {self.first}" if self.first else ""
         plural = "s" if len(self.images) > 1 else ""
+        cost = f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk"
+        if self.device:
+            cost += f", about {duration(self.seconds())} on {self.device} "
+            cost += f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)"
         return [
-            data + close,
-            *([facts["warning"]] if facts.get("warning") else []),
+            data,
+            *([facts.warning] if facts.warning else []),
             evaluator.line,
-            *(["a GPU is present: tier=gpu would use it"] if self.device == "cpu" and gpu_present() else []),
+            *(["a GPU is present: trainer=gpu would use it"] if self.device == "cpu" and gpu_present() else []),
             f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "
-            f"seen, {sum(self.samples):,} samples drawn, "
-            f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk, about {clock(self.seconds())} on {self.device} "
-            f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)",
+            f"seen, {sum(self.samples):,} samples drawn, {cost}",
         ]
 
 
 def gpu_present() -> bool:
-    import torch
+    import torch  # takes seconds: after the quick checks
 
     return torch.cuda.is_available()

@@ -1,8 +1,8 @@
 """The chain of a solvable system: R replicates at once, kept as one table of replicate by generation.
 
-It runs through the loop that images run through. Its pools stay in memory for as long as a mix can reach them; what is
-kept is every quantity of every replicate and generation. Seeds make it again bit for bit, so that a chain that is to
-be longer, or was interrupted, is replayed from them.
+It runs through the same loop as images. Its pools stay in memory for as long as a mix can reach them; every quantity of
+every replicate and generation is stored. Seeds reproduce it bit for bit: a chain that is extended, or was interrupted,
+is replayed from them.
 """
 
 from __future__ import annotations
@@ -10,59 +10,73 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from imgloop import figures, store
+from imgloop import contracts, figures, store
 from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
-from imgloop.chain.base import ChainFolder
-from imgloop.chain.trained import LATENTS, drawn_sizes
-from imgloop.config.settings import MIXING, build
+from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
+from imgloop.chain.trained import LATENTS, sample_sizes
+from imgloop.config.guards import call, guarded, what
+from imgloop.config.settings import MIXING, Settings
+from imgloop.contracts import Curation, Paradigm
+from imgloop.curation import Everything, Random, Released
 from imgloop.errors import UserError
-from imgloop.pool import REAL, Mix, Pool
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import versions
-from imgloop.study import solved as results
-from imgloop.study import tables as study
+from imgloop.study import solved
+from imgloop.study.compare import compare
+from imgloop.study.tables import chains, csv_text, is_solved, load_study
 
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 
 
-class Table(ChainFolder):
+class SolvedChain(ChainFolder):
     """A chain of R replicates of a solvable system. Its folder holds config.yaml, metrics.csv, record.json and
     replicates.safetensors (each quantity, float64 (G, R)), and no folder a generation."""
 
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.replicates = settings.config["model"]["replicates"]
+    system: System
+    paradigm: Paradigm
+    curation: Curation
+    plain: bool  # whether the pool is what was drawn, or a random part of it
+
+    def __init__(self, settings: Settings, surroundings: Surroundings):
+        super().__init__(settings, surroundings)
         self.values: dict[str, list[np.ndarray]] = {}
         self.rows: dict[int, int] = {}  # of every pool, in memory or not
-        self.facts: list[dict] = []
-        self.aged: list[tuple[int, np.ndarray]] = []  # of a system on images: what the same latents became
-        self.absorbed, self.saved, self.newest = False, time.monotonic(), None
+        self.generation_facts: list[dict[str, Any]] = []
+        self.evolution: list[tuple[int, np.ndarray]] = []  # of a system on images: samples of the same latents
+        self.absorbed, self.saved, self.generations = False, time.monotonic(), 0
+        self.newest: Any = None
 
     # -- where it stands ---------------------------------------------------------------------------------------------
 
     @property
-    def stored(self) -> dict | None:
-        """record.json, where the chain has one."""
-        return results.record(self.folder) if study.is_table(self.folder) else None
+    def stored(self) -> dict[str, Any] | None:
+        """record.json, if the chain has one."""
+        return solved.record(self.folder) if is_solved(self.folder) else None
 
     @property
     def done(self) -> int:
-        return self.stored["generations"] if self.stored else 0
+        stored = self.stored
+        return stored["generations"] if stored else 0
 
     def remaining(self, generations: int) -> range:
-        """All generations, since a chain goes on by replay; none where they are there, or nothing can change."""
+        """All generations, since a chain continues by replay; none if they are there, or nothing can change."""
         stored = self.stored
         enough = stored and stored["complete"] and (stored["generations"] >= generations or stored["absorbed"])
-        return range(0) if enough and not self.facts and results.whole(self.folder) else range(generations)
+        done = enough and not self.generation_facts and solved.whole(self.folder)
+        return range(0) if done else range(generations)
 
     def nothing_to_do(self) -> str:
         stored = self.stored
-        if stored["absorbed"]:
+        if stored and stored["absorbed"]:
             return f"{self.folder}: every replicate was absorbed by generation {self.done - 1}: nothing to do"
         return super().nothing_to_do()
 
@@ -70,65 +84,101 @@ class Table(ChainFolder):
     def sizes(self) -> dict[int, int]:
         return self.rows
 
-    # -- going on ----------------------------------------------------------------------------------------------------
+    # -- opening -----------------------------------------------------------------------------------------------------
 
-    def prepared(self, paradigm, generations: int, cache):
-        """The system as (model, evaluator), and the sizes to draw, after every setting has been tried on sizes alone;
-        raises UserError for one at which the system does not exist."""
-        c = self.settings.config
-        system, source = build(c["model"]), build(c["data"])
+    def prepared(self, generations: int, cache: Path) -> Parts:
+        paradigm, curation, correction = (
+            guarded(self.settings.part(g), self.settings.build(g)) for g in ("paradigm", "curation", "correction")
+        )
+        system, source = self.settings.build("model"), self.settings.build("data")
+        part = self.settings.part("model")
+        if not isinstance(system, System):
+            raise part.error("is declared _solvable_ in its YAML; expected a subclass of imgloop.analytic.system.System.")
+        self.replicates = system.replicates
+        real = None
         if isinstance(source, Law):
             n = source.n
-        elif type(system).images is System.images:
+        elif not system.takes_images:
             raise UserError(
                 f"model={self.settings.choices['model']} draws its real data from its own true law: use data=law; of "
-                "the solvable systems only model=gaussian takes images."
+                "our solvable systems only model=gaussian takes images.",
+                "data",
             )
         else:
+            source = guarded(self.settings.part("data"), source)
             images = source.load(cache, self.display.reading("reading images")).train.x
-            n, initial = len(images), paradigm.initial({REAL: len(images)}, 0)
-            system, real = system.images(images, initial)
-        self.paradigm, self.generations, self.system = paradigm, generations, system
-        drawn = drawn_sizes(self.settings, paradigm.initial({REAL: n}, 0))
-        sizes = {REAL: n} | {t: drawn(t) for t in range(generations)}
-        self.check_memory(sizes)
-        system.check(self.trained(sizes), [sizes[t] for t in range(generations)], n)
+            n = len(images)
+            system, real = system.images(images, paradigm.initial({REAL: n}, 0))
+        self.paradigm, self.curation, self.generations, self.system = paradigm, curation, generations, system
+        random = isinstance(curation, Random) and system.exchangeable
+        self.plain = (isinstance(curation, Everything) or random) and self.settings.choices["correction"] == "none"
+        n_drawn = sample_sizes(self.settings, paradigm.initial({REAL: n}, 0))
+        drawn = [n_drawn(t) for t in range(generations)]
+        sizes = {REAL: n} | {t: curation.released(k) for t, k in enumerate(drawn)}
+        self.check_memory(sizes, max(drawn))
+        call(part, "checking sizes", system.check, self.rows_fitted(sizes), drawn, n)
         if isinstance(source, Law):
-            real = source.pool(system, self.rng(0, "real"))
+            real = call(part, "drawing real data", source.pool, system, self.rng(0, "real"))
+        self.check_pool(real, n, "draw")
+        assert real is not None
         self.pools, self.rows = {REAL: real}, {REAL: n}
+        return Parts(paradigm, curation, correction, system, self.measured, real, n_drawn)
+
+    def begin(self, parts: Parts) -> None:
         if self.stored and self.stored["versions"] != versions():
             self.display.say(f"{self.folder} was made with other versions of packages: its values may change")
-        self.tell = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
+        self.show = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
         self.write_config()
-        return system, lambda pool, f: system.measure(f), drawn
+
+    def check_pool(self, pool: Any, n: int, method: str) -> None:
+        """Raise UserError unless a user's system drew a pool of n rows for every replicate."""
+        part = self.settings.part("model")
+        if part.ours:
+            return
+        shape = (n, self.replicates)
+        if not isinstance(pool, Pool) or pool.x.ndim != 3 or pool.x.shape[:2] != shape:
+            shown = what(pool.x) if isinstance(pool, Pool) else what(pool)
+            raise part.error(f"returned {shown} from {method}; expected a Pool of numbers {(*shape, 'd')}.")
+        if pool.x.dtype.kind == "f" and not np.isfinite(pool.x).all():
+            raise part.error(f"returned NaN or infinity from {method}; expected finite numbers.")
+
+    def measured(self, pool: Pool, fit: Any) -> dict[str, np.ndarray]:
+        """The system's quantities of a fit, float (R,) each."""
+        part = self.settings.part("model")
+        values = call(part, "measuring", self.system.measure, fit)
+        for name in () if part.ours else self.system.quantities:
+            if name not in values or np.shape(values[name]) != (self.replicates,):
+                shown = what(np.asarray(values[name])) if name in values else "nothing"
+                raise part.error(f"measured {shown} as {name}; expected floats ({self.replicates},).")
+        return values
 
     def course(self) -> Course | None:
-        """What the closed forms need to know of the generations so far; None where they do not cover the rule."""
-        drawn = tuple(f["n_pool"] for f in self.facts)
+        """What the closed forms need to know of the generations so far; None if they do not cover the rule."""
+        drawn = tuple(f["n_pool"] for f in self.generation_facts)
         initial = [self.paradigm.initial({REAL: self.rows[REAL]}, t) for t in range(len(drawn))]
-        if self.settings.choices["paradigm"] not in PARADIGMS or len(set(initial)) > 1:
+        if self.settings.choices["paradigm"] not in PARADIGMS or len(set(initial)) > 1 or not self.plain:
             return None
         knobs = {name: getattr(self.paradigm, name, None) for name in MIXING[1:]}
         given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}
         return Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
 
-    def trained(self, sizes: dict[int, int]) -> list[int]:
+    def rows_fitted(self, sizes: dict[int, int]) -> list[int]:
         """Rows that generations are fitted to, from sizes alone; raises UserError for a mix that cannot be made.
 
-        Where mixes reach back to any pool, those after the first 500 but the last are taken for granted: asking for
-        each takes as long as its pools are many.
+        Where mixes reach back to any pool, those after the first 500 but the last are not tried: each trial takes time
+        in proportion to its pools.
         """
         last, rows = self.generations - 1, []
         for t in range(self.generations):
             if not self.paradigm.keeps_all or t < 500 or t == last:
                 rows.append(len(self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))))
             if self.stop():
-                self.stop.forget()
+                self.stop.end_of_fit()
         return rows
 
-    def check_memory(self, sizes: dict[int, int]) -> None:
-        """Raise UserError where pools and mixes would not fit into this machine's memory."""
-        newest = max(n for s, n in sizes.items() if s != REAL)
+    def check_memory(self, sizes: dict[int, int], drawn: int) -> None:
+        """Raise UserError if pools and mixes would not fit into this machine's memory."""
+        newest = max(drawn, *(n for s, n in sizes.items() if s != REAL))
         rows = sum(sizes.values()) if self.paradigm.keeps_all else sizes[REAL] + 2 * newest  # kept; a mix has no more
         needed = self.replicates * 8 * (rows * (2 * self.system.width + 3) + 4 * self.system.state)
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -136,36 +186,45 @@ class Table(ChainFolder):
             raise UserError(
                 f"{self.replicates:,} replicates of up to {rows:,} rows need about {needed / 2**30:,.0f} GiB of "
                 f"memory, and this machine has {there / 2**30:.0f}: lower model.replicates, data.n, n_samples or "
-                "generations."
+                "generations.",
+                "model.replicates",
             )
 
+    # -- a generation ------------------------------------------------------------------------------------------------
+
     @contextmanager
-    def stage(self, t: int, name: str):
-        began = time.perf_counter()
-        yield lambda *a, **k: None
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+    def stage(self, t: int, name: str) -> Iterator[contracts.Progress]:
+        started = time.perf_counter()
+        yield contracts.no_progress
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         if self.stop():
             self.save(complete=False)
-            self.stop.forget()
+            self.stop.end_of_fit()
 
-    def fitted(self, t: int, model, data):
+    def fitted(self, t: int, model: System, data: TrainingSet) -> Fit:
         with self.stage(t, "train"):
-            self.newest = model.fit(data, None, self.newest)
-        return self.newest
+            self.newest = call(self.settings.part("model"), f"fitting generation {t}", model.fit, data, None, self.newest)
+        return Fit(self.newest, 0.0, [])
 
-    def commit(self, t: int, f, mix: Mix, pool: Pool, scores: dict[str, np.ndarray]) -> None:
+    def commit(
+        self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores: dict[str, np.ndarray], parts: Parts
+    ) -> None:
         """Keep generation t's quantities, and its pool for as long as a mix can reach it."""
+        pool = released.pool
+        self.check_pool(drawn, len(drawn), "sample")
         for name, values in scores.items():
             self.values.setdefault(name, []).append(values)
-        self.facts.append({"n_train": len(mix), "n_pool": len(pool), "real_share": mix.shares().get(REAL, 0.0)})
+        sizes = {"n_train": len(mix), "n_drawn": len(drawn), "n_pool": len(pool)}
+        self.generation_facts.append({**sizes, "real_share": mix.shares().get(REAL, 0.0)})
         self.pools[t], self.rows[t] = pool, len(pool)
         if t > 0 and not self.paradigm.keeps_all:
             self.pools.pop(t - 1, None)
-        self.absorbed = self.paradigm.closed and f.absorbed
-        if self.system.pictures(pool) is not None:
-            aged = f.sample(LATENTS, seed=self.seed(None, "evolution"))
-            self.aged.append((t, self.system.pictures(aged)))
-        self.tell(t + 1, self.generations)
+        self.absorbed = self.paradigm.closed and fit.generator.absorbed
+        if self.system.pictures(drawn) is not None:
+            pictures = self.system.pictures(fit.generator.sample(LATENTS, seed=self.seed(None, "evolution")))
+            assert pictures is not None
+            self.evolution.append((t, pictures))
+        self.show(t + 1, self.generations)
         if t + 1 == self.generations or self.absorbed:
             self.save(complete=True)
         elif time.monotonic() - self.saved > SAVE_SECONDS:
@@ -173,8 +232,8 @@ class Table(ChainFolder):
 
     def save(self, complete: bool) -> None:
         """Write what there is: replicates.safetensors, metrics.csv, and record.json last, which makes them count."""
-        kept = len(self.facts)
-        if kept == 0 or (not complete and self.done >= kept):  # a replay has not yet come to where the table ends
+        kept = len(self.generation_facts)
+        if kept == 0 or (not complete and self.done >= kept):  # a replay that is shorter than the table
             return
         arrays = {name: np.stack(values[:kept]).astype(np.float64) for name, values in self.values.items()}
         path = self.folder / "replicates.safetensors"
@@ -183,11 +242,11 @@ class Table(ChainFolder):
         course = self.course()
         exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
         comparable = self.system.comparable(course, exact) if exact else {}
-        frame = results.frame(self.facts, arrays, quantities, exact, comparable)
-        store.write_text(self.folder / "metrics.csv", study.csv(frame))
-        if self.aged:
+        frame = solved.frame(self.generation_facts, arrays, quantities, exact, comparable)
+        store.write_text(self.folder / "metrics.csv", csv_text(frame))
+        if self.evolution:
             title = f"{self.settings.condition}, first replicate"
-            store.write_bytes(self.folder / "evolution.png", figures.evolution(self.aged, title))
+            store.write_bytes(self.folder / "evolution.png", figures.evolution(self.evolution, title))
         store.write_json(
             self.folder / "record.json",
             {
@@ -212,3 +271,22 @@ class Table(ChainFolder):
             },
         )
         self.saved = time.monotonic()
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def finish(self):
+        """Write the chain's figure and the study's, print its summary, and say where to look."""
+        record = solved.record(self.folder)
+        frame = load_study(self.study)
+        mine = frame[(frame["condition"] == self.folder.parent.name) & (frame["seed"] == self.seed_number)]
+        solved.write_figure(self.folder, mine)
+        for line in solved.lines(solved.summary(mine, record["quantities"])):
+            self.display.say(line)
+        several = len(chains(self.study)) > 1
+        if several:
+            compare(self.study)
+        self.display.say(
+            f"look at {self.folder}: {'evolution.png, ' if self.evolution else ''}curves.png, metrics.csv"
+            + (f"; and at {self.study / 'comparison.png'}" if several else "")
+        )
+        return mine.drop(columns=["condition", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)

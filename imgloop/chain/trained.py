@@ -1,52 +1,52 @@
-"""A chain of trained models: where it stands, its pools, resuming, and generation 0 shared by content."""
+"""A chain of trained models: a folder a generation, resuming, and generation 0 shared by content."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imgloop import store
-from imgloop.chain.base import ChainFolder
-from imgloop.chain.loggers import LOSSES
+from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
+from imgloop.chain.fork import check_fork, copy_fork
 from imgloop.chain.plan import Plan
 from imgloop.config.fork import Fork
-from imgloop.config.schedule import Schedule
-from imgloop.config.settings import Settings, build
+from imgloop.config.guards import guarded, user_measures
+from imgloop.config.settings import STARTS, Settings
+from imgloop.curation import Released
 from imgloop.errors import UserError
-from imgloop.measure import measured, real_key, write_real
+from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
-from imgloop.training.tasks import Task
+from imgloop.study.compare import compare
+from imgloop.study.real import real_key, write_real
+from imgloop.study.tables import chains
+from imgloop.study.trained import LOSSES, table, write_files
+from imgloop.training.tasks import History, Task, TrainerSettings
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
-STARTS = ("scratch", "weights", "weights_and_optimizer")
+KEY_FORMAT = 2  # of the key of a shared generation 0: raise it when what the key holds changes
 
 
 class Chain(ChainFolder):
     """Generations 0..G of a model that is trained: a folder each, renamed into place when it is whole."""
 
-    def __init__(self, settings: Settings):
-        super().__init__(settings)
-        self.protocol: str | None = None  # of the scores that metrics.csv shows
-        start = settings.config["start"]
-        self.start_folder = None if start in STARTS else Path(start).expanduser()
-        if self.start_folder is not None and not self.start_folder.is_dir():
-            raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.")
-        if self.start_folder is not None and (self.start_folder / "model").is_dir():
-            self.start_folder = self.start_folder / "model"
-        if self.start_folder is not None and not (self.start_folder / "imgloop.json").is_file():
-            raise UserError(
-                f"start={start} holds no saved model (imgloop.json): give a generation's folder, such as "
-                "outputs/STUDY/CONDITION/seed0/gen000."
-            )
+    def __init__(self, settings: Settings, surroundings: Surroundings):
+        super().__init__(settings, surroundings)
+        self.protocol: str | None = None  # of the newest scores, which metrics.csv shows
+        self.start_folder = start_folder(settings.config["start"])
         self.fork = None if settings.config["fork"] is None else Fork.of(settings.config["fork"])
 
     # -- where it stands ---------------------------------------------------------------------------------------------
 
+    def generation(self, t: int) -> Path:
+        """The folder of generation t."""
+        return self.folder / f"gen{t:03d}"
+
     def scratch(self, t: int) -> Path:
+        """Where the fit of generation t keeps its checkpoint."""
         return self.folder / f".gen{t:03d}.scratch"
 
     @property
@@ -65,231 +65,249 @@ class Chain(ChainFolder):
     def begun(self) -> bool:
         return self.generation(0).is_dir()
 
-    def found(self, t: int) -> Path:
-        """Where generation t is: in the chain's own folder or, not copied yet, in the one it is forked from."""
+    def source(self, t: int) -> Path:
+        """Where generation t is: in the chain's own folder or, not copied yet, in the one that it is forked from."""
         own = self.generation(t)
         return own if self.fork is None or own.is_dir() else self.fork.generation(t)
 
     @property
     def sizes(self) -> dict[int, int]:
-        """Rows of each pool by origin: what a paradigm sees."""
         return {origin: len(pool) for origin, pool in self.pools.items()}
 
-    # -- opening -----------------------------------------------------------------------------------------------------
-
-    def prepared(self, paradigm, generations: int, cache: Path):
-        """The real data attached, every mix to come tried on sizes alone, the cost told: (model, evaluator, drawn),
-        `drawn(t)` samples to draw in generation t. `cache` keeps decoded images between studies."""
-        display, config = self.display, self.settings.config
-        real = build(config["data"]).load(cache, display.reading("reading images"))
-        self.attach(real)
-        drawn = drawn_sizes(self.settings, paradigm.initial(self.sizes, 0))
-        plan = Plan.of(paradigm, self, drawn, generations)
-
-        from imgloop.metrics.evaluator import Evaluator  # torch and Lightning from here on
-        from imgloop.training.trainer import TrainerSettings, use_threads
-
-        use_threads(config["threads"], real.train.x.shape[-1])
-        self.tell_changes()
-        trainer = TrainerSettings(**config["trainer"])
-        model = build(config["model"], trainer=trainer)
-        if getattr(model, "conditional", False):
-            real.check_classes()
-        evaluator = Evaluator.of(
-            config["features"], real, self.shared, display.reading("training the classifier"), trainer.device
-        )
-        self.stop.forget()  # all is imported: from here on a signal may stop us anywhere
-        display.start(plan.timed(model, self, evaluator), real, evaluator)
-        self.begin(real)
-        if self.fork:
-            self.take_over(evaluator, trainer.device)
-        return model, evaluator, drawn
-
-    def begin(self, real) -> None:
-        """Keep the real data and write config.yaml: from here on the folder is a chain."""
-        write_real(self.shared, real)
-        self.write_config()
-
-    def take_over(self, evaluator, device: str) -> None:
-        """Copy what is forked, and measure it where our protocol has not yet."""
-        from imgloop.metrics.evaluator import protocol_name
-
-        self.fork.copy(self.folder)
-        self.protocol = protocol_name(evaluator.protocol)
-        for t in range(self.fork.t + 1):
-            if not (self.generation(t) / "scores" / f"{self.protocol}.json").exists():
-                self.display.say(f"measuring generation {t} of {self.fork.folder} by {self.protocol}")
-                measured(self.generation(t), evaluator, device)
-
-    def attach(self, real) -> None:
-        """Give the chain its real data and open the pools of the generations that exist, checking each."""
-        self.real_key = real_key(real)
-        self.pools = {REAL: real.train}
-        if self.fork:
-            self.fork.check(self.real_key, self.folder)
-        for t in range(self.done):
-            record = self.record(t)
-            if record["real"] != self.real_key:
-                raise UserError(
-                    f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now "
-                    "(the images "
-                    "changed): restore them, or give study=NEW or overwrite=true."
-                )
-            path = self.found(t) / "pool.safetensors"
-            arrays = store.open_arrays(path)
-            if store.file_hash(path) != record["pool_hash"]:
-                raise store.damaged(path, "is not what was written (its hash differs from record.json)")
-            model = self.found(t) / "model"
-            if model.is_dir() and store.file_hash(model) != record["model_hash"]:
-                raise store.damaged(model, "is not what was written (its hash differs from record.json)")
-            for scores in (self.found(t) / "scores").glob("*.json"):
-                store.read_json(scores)
-            self.pools[t] = Pool(arrays["x"], arrays.get("y"))
-
-    def tell_changes(self) -> None:
-        """Say what is not as it was when the newest generation was made: its bits would not be those of one sitting."""
-        if self.done:
-            was = self.record(self.done - 1)
-            now = {**versions(), **machine()}
-            before = {**was["versions"], **was["machine"]}
-            changed = [
-                f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
-            ]
-            if changed:
-                self.display.say(
-                    f"resumed with another {', '.join(changed)}: as valid, but not bit for bit what one sitting gives"
-                )
-
     def record(self, t: int) -> dict[str, Any]:
-        return store.read_json(self.found(t) / "record.json")
-
-    # -- going on ----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def stage(self, t: int, name: str):
-        """Time one stage of a generation and show it."""
-        began = time.perf_counter()
-        if self.display:
-            self.display.stage(t, name)
-        yield self.display.update if self.display else (lambda *a, **k: None)
-        self.seconds.setdefault(name, time.perf_counter() - began)
-        self.stop.forget()
-
-    def task(self, t: int, scratch: Path, progress: Callable) -> Task:
-        c = self.settings.config
-        start = c["start"] if self.start_folder is None else "weights" if t == 0 else "scratch"
-
-        def told(done: int, total: int, **figures) -> None:
-            progress(done, total, **figures)
-            self.log.follow(t, scratch)
-
-        return Task(t, self.seed_number, self.settings.images(t), start, scratch, told, self.stop)
-
-    def fitted(self, t: int, model, data: TrainingSet):
-        """f_t: fitted now, resumed from where an interrupted fit stood, or for t = 0 taken from the study's shared
-        folder."""
-        with self.stage(t, "train") as progress:
-            if t == 0:
-                folder = self.shared / f"generation0-{self.first_key(data)}"
-
-                def make(part: Path) -> None:
-                    scratch, began = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
-                    previous = model.load(self.start_folder) if self.start_folder else None
-                    model.fit(data, self.task(0, scratch, progress), previous).save(part / "model")
-                    keep_losses(scratch, part)
-                    store.write_json(part / "cost.json", {"seconds": spent(scratch) or time.perf_counter() - began})
-                    store.remove(scratch)
-
-                store.once(
-                    folder,
-                    make,
-                    waiting=lambda: (
-                        self.display
-                        and self.display.say("another process is training this generation 0; waiting for it")
-                    ),
-                )
-                f = model.load(folder / "model")
-                self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
-                self.losses = folder
-                return f
-            previous = (
-                model.load(self.generation(t - 1) / "model") if self.settings.config["start"] in STARTS[1:] else None
-            )
-            f = model.fit(data, self.task(t, self.scratch(t), progress), previous)
-            if seconds := spent(self.scratch(t)):
-                self.seconds["train"] = seconds
-            self.losses = self.scratch(t)
-            return f
+        """record.json of generation t."""
+        return store.read_json(self.source(t) / "record.json")
 
     def starts_from_weights(self, t: int) -> bool:
         """Whether generation t starts from a fitted model: the previous one's, or for t = 0 one that is given."""
         return self.start_folder is not None if t == 0 else self.settings.config["start"] in STARTS[1:]
 
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def prepared(self, generations: int, cache: Path) -> Parts:
+        config = self.settings.config
+        paradigm, curation, correction, source = (
+            guarded(self.settings.part(g), self.settings.build(g)) for g in ("paradigm", "curation", "correction", "data")
+        )
+        real = source.load(cache, self.display.reading("reading images"))
+        self.open_pools(real)
+        initial = paradigm.initial(self.sizes, 0)
+        n_drawn = sample_sizes(self.settings, initial)
+        plan = Plan.of(self, paradigm, curation, n_drawn, generations)
+
+        from imgloop.metrics.evaluator import Evaluator  # torch and Lightning take seconds: after the quick checks
+        from imgloop.training.trainer import use_threads
+
+        use_threads(config["threads"], real.train.x.shape[-1])
+        model = guarded(self.settings.part("model"), self.settings.build("model"))
+        model.check(real, plan.images)
+        progress, device = self.display.reading("training the classifier"), self.trainer.device
+        extractor = self.settings.build("features", real=real, shared=self.shared, device=device, progress=progress)
+        evaluator = Evaluator(extractor, real, self.shared, measures=user_measures(self.settings))
+        self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
+        return Parts(paradigm, curation, correction, model, evaluator, real, n_drawn, plan, evaluator.extractor)
+
+    def begin(self, parts: Parts) -> None:
+        self.warn_changes()
+        plan = parts.plan
+        if not self.display.silent:
+            plan = plan.timed(self, parts.model, parts.evaluator, self.trainer)
+        self.display.start(plan, plan.lines(parts.real, parts.evaluator))
+        write_real(self.shared, parts.real)
+        self.write_config()
+        if self.fork is not None:
+            self.import_fork(self.fork, parts)
+
+    def import_fork(self, fork: Fork, parts: Parts) -> None:
+        """Copy the generations that the chain is forked from, and measure those without scores of our protocol."""
+        from imgloop.measure import measured  # imports torch
+
+        copy_fork(fork, self.folder)
+        self.protocol = parts.evaluator.protocol_name
+        for t in range(fork.t + 1):
+            if not (self.generation(t) / "scores" / f"{self.protocol}.json").exists():
+                self.display.say(f"measuring generation {t} of {fork.folder} by {self.protocol}")
+                measured(self.generation(t), parts.evaluator, self.trainer.device, self.settings.config_dirs)
+
+    def open_pools(self, real) -> None:
+        """Open the real data and the pools of the generations that exist, checking each against its record."""
+        self.real_key = real_key(real)
+        self.pools = {REAL: real.train}
+        if self.fork is not None:
+            check_fork(self.fork, self.real_key, self.folder)
+        for t in range(self.done):
+            record, folder = self.record(t), self.source(t)
+            if record["real"] != self.real_key:
+                raise UserError(
+                    f"{self.folder} was made from other real data than {self.settings.choices['data']} gives now (the "
+                    "images changed): restore them, or give study=NEW or overwrite=true.",
+                    "data",
+                )
+            for name in ("pool.safetensors", "model"):
+                path, key = folder / name, f"{name.split('.')[0]}_hash"
+                if name != "model" or path.is_dir():
+                    if path.is_file():
+                        store.open_arrays(path)
+                    if not path.exists() or store.file_hash(path) != record[key]:
+                        raise store.damaged(path, "is not what was written (its hash differs from record.json)")
+            for scores in (folder / "scores").glob("*.json"):
+                store.read_json(scores)
+            self.pools[t] = open_pool(folder)
+
+    def warn_changes(self) -> None:
+        """Warn if versions, hardware or a user's part changed since the newest generation: results stay valid but are
+        not bit-identical to an uninterrupted run."""
+        if self.done:
+            record = self.record(self.done - 1)
+            now = {**versions(), **machine(), **self.settings.code}
+            before = {**record["versions"], **record["machine"], **record.get("code", {})}
+            changed = [f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)]
+            if changed:
+                self.display.say(
+                    f"resumed with another {', '.join(changed)}: results stay valid, but are not bit-identical to an "
+                    "uninterrupted run"
+                )
+
+    @property
+    def trainer(self) -> TrainerSettings:
+        return TrainerSettings(**self.settings.config["trainer"])
+
+    # -- a generation ------------------------------------------------------------------------------------------------
+
+    def task(self, t: int, scratch: Path, progress) -> Task:
+        """What the fit of generation t is asked to do."""
+        start = self.settings.config["start"]
+        if self.start_folder is not None:
+            start = "weights" if t == 0 else "scratch"
+
+        def on_loss(images: int, loss: float) -> None:
+            self.log.loss(t, images, loss)
+
+        images = int(self.settings.images(t))
+        return Task(t, self.seed_number, images, start, scratch, progress, self.stop, self.trainer, on_loss)
+
+    def fitted(self, t: int, model, data: TrainingSet) -> Fit:
+        """f_t: fitted now, resumed from an interrupted fit, or for t = 0 taken from the study's shared folder."""
+        if data.mix.weight is not None and not model.weighted:
+            raise UserError(
+                f"model={self.settings.choices['model']} does not use the weights that the mix of generation {t} has: "
+                "use a paradigm and curation without weights, or another model.",
+                "model",
+            )
+        with self.stage(t, "train") as progress:
+            if t == 0:
+                return self.first_generation(model, data, progress)
+            previous = None
+            if self.starts_from_weights(t):
+                previous = model.load(self.generation(t - 1) / "model", self.trainer.device)
+            started = time.perf_counter()
+            generator = model.fit(data, self.task(t, self.scratch(t), progress), previous)
+            history = generator.history or History([], time.perf_counter() - started)
+            self.seconds["train"] = history.seconds or time.perf_counter() - started
+            return Fit(generator, self.seconds["train"], history.losses)
+
+    def first_generation(self, model, data: TrainingSet, progress) -> Fit:
+        """Generation 0, trained once for all chains of the study with equal key."""
+        from imgloop.models import save  # imports torch
+
+        folder = self.shared / f"generation0-{self.first_key(data)}"
+
+        def make(part: Path) -> None:
+            scratch, started = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
+            previous = model.load(self.start_folder, self.trainer.device) if self.start_folder else None
+            generator = model.fit(data, self.task(0, scratch, progress), previous)
+            save(generator, part / "model", self.settings.choices["model"])
+            history = generator.history or History([], 0.0)
+            write_losses(part, history.losses)
+            store.write_json(part / "cost.json", {"seconds": history.seconds or time.perf_counter() - started})
+            store.remove(scratch)
+
+        def waiting() -> None:
+            self.display.say("another process is training this generation 0; waiting for it")
+
+        store.once(folder, make, waiting=waiting)
+        self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
+        losses = store.read_json(folder / LOSSES) if (folder / LOSSES).exists() else []
+        return Fit(model.load(folder / "model", self.trainer.device), self.seconds["train"], losses)
+
     def first_key(self, data: TrainingSet) -> str:
         """All that the bits of generation 0's weights depend on: chains with equal keys share them."""
-        c = self.settings.config
-        trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "chunk", "resident_gib")}
-        start = c["start"] if self.start_folder is None else store.file_hash(self.start_folder)
+        c, s = self.settings.config, self.settings
+        trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "resident_gib")}
         return store.content_key(
             {
-                "model": c["model"],
+                "format": KEY_FORMAT,
+                "model": [s.choices["model"], {k: v for k, v in c["model"].items() if not k.startswith("_")}],
                 "trainer": trainer,
                 "seed": self.seed_number,
-                "start": start,
-                "images": self.settings.images(0),
+                "start": c["start"] if self.start_folder is None else store.file_hash(self.start_folder),
+                "images": s.images(0),
                 "real": self.real_key,
                 "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
+                "code": {k: v for k, v in s.code.items() if k.startswith("code of model")},
                 "versions": versions(),
                 "machine": machine(),
             }
         )
 
-    def commit(self, t: int, f, mix: Mix, drawn: Pool, scores) -> None:
+    def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, parts: Parts) -> None:
         """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
-        from imgloop import figures
+        from imgloop import figures  # imports Pillow
+        from imgloop.models import save  # imports torch
 
         with self.stage(t, "write"):
-            aged = f.sample(LATENTS, seed=self.seed(None, "evolution"))
+            evolution = fit.generator.sample(LATENTS, seed=self.seed(None, "evolution"))
 
             def make(part: Path) -> None:
-                f.save(part / "model")
-                pool_arrays = {"x": drawn.x} if drawn.y is None else {"x": drawn.x, "y": drawn.y}
-                store.write_arrays(part / "pool.safetensors", pool_arrays)
-                store.write_arrays(
-                    part / "mix.safetensors",
-                    {"origin": mix.origin, "row": mix.row} | ({} if mix.weight is None else {"weight": mix.weight}),
-                )
-                store.write_arrays(part / "evolution.safetensors", {"x": aged.x})
+                save(fit.generator, part / "model", self.settings.choices["model"])
+                store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
+                if released.rows is not None:
+                    store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
+                weight = {} if mix.weight is None else {"weight": mix.weight}
+                store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row} | weight)
+                store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
                 scores.write(part / "scores")
-                keep_losses(self.losses, part)
-                store.write_bytes(part / "grid.png", figures.grid(self.pools[REAL].x, drawn.x, f"generation {t}"))
-                store.write_json(part / "record.json", self.describe(t, f, mix, drawn, part))
+                write_losses(part, fit.losses)
+                grid = figures.grid(self.real_pool.x, drawn.x, f"generation {t}")
+                store.write_bytes(part / "grid.png", grid)
+                store.write_json(part / "record.json", self.describe(t, fit, mix, drawn, released, part))
 
             store.commit_folder(self.generation(t), make)
             store.remove(self.scratch(t))
             self.protocol = scores.name
-            self.pools[t] = Pool(*map(store.open_arrays(self.generation(t) / "pool.safetensors").get, ("x", "y")))
+            self.pools[t] = open_pool(self.generation(t))
             self.prune(t)
         self.seconds = {}
-        self.display.finished(t, self, scores)
-        self.log.update()
+        headline = {n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)}
+        self.display.finished(t, self.record(t), headline)
+        self.log.update(self.protocol)
 
-    def describe(self, t: int, f, mix: Mix, drawn: Pool, part: Path) -> dict[str, Any]:
+    def describe(
+        self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path
+    ) -> dict[str, Any]:
         """record.json: what generation t was made of and by."""
-        shares = mix.shares()
+        shares, facts, s = mix.shares(), fit.generator.facts, self.settings
+        curated = {}
+        if released.rows is not None:
+            corrected = 0 if released.corrected is None else int(released.corrected.sum())
+            curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
+            curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
         return {
             "generation": t,
-            "condition": self.settings.condition,
+            "condition": s.condition,
             "seed": self.seed_number,
             "n_train": len(mix),
-            "n_pool": len(drawn),
+            "n_drawn": len(drawn),
+            "n_pool": len(released.pool),
+            **curated,
             "real_share": shares.get(REAL, 0.0),
-            "share_by_origin": {str(o): s for o, s in sorted(shares.items())},
-            "train_images": self.settings.images(t),
-            "images_seen": getattr(f, "description", {}).get("trained_images"),
-            "start": self.settings.config["start"],
-            "nfe": getattr(f, "nfe", None),
-            "sampling": getattr(f, "sampling", None),
+            "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
+            "train_images": s.images(t),
+            "images_seen": facts.get("images_seen"),
+            "start": s.config["start"],
+            "nfe": facts.get("nfe"),
+            "sampling": facts.get("sampling"),
+            **({"facts": extra} if (extra := {k: v for k, v in facts.items() if k not in FACTS}) else {}),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
             "real": self.real_key,
@@ -298,11 +316,12 @@ class Chain(ChainFolder):
             "model_hash": store.file_hash(part / "model"),
             "versions": versions(),
             "machine": machine(),
+            **({"code": s.code} if s.code else {}),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
     def prune(self, t: int) -> None:
-        """keep_models=k keeps the weights of the newest k generations (the newest always, where the next starts from
+        """keep_models=k keeps the weights of the newest k generations (the newest always, if the next starts from
         it)."""
         keep = self.settings.config["keep_models"]
         if keep is not None:
@@ -310,20 +329,64 @@ class Chain(ChainFolder):
             for old in range(0, t + 1 - needed):
                 store.remove(*(p for p in [self.generation(old) / "model"] if p.exists()))
 
+    # -- its end -----------------------------------------------------------------------------------------------------
 
-def keep_losses(source: Path, part: Path) -> None:
-    """Copy the loss curve of a fit to where it is kept; a fit without images has none."""
-    if (source / LOSSES).exists():
-        store.write_bytes(part / LOSSES, (source / LOSSES).read_bytes())
+    def finish(self):
+        """Write metrics.csv and pictures, and the study's comparison; say where to look."""
+        changed = self.protocol is not None or not (self.folder / "metrics.csv").exists()
+        frame = write_files(self.folder, self.protocol) if changed else table(self.folder)
+        several = len(chains(self.study)) > 1
+        if several and (changed or not (self.study / "comparison.png").exists()):
+            compare(self.study)
+        self.display.say(
+            f"look at {self.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv"
+            + (f"; and at {self.study / 'comparison.png'}" if several else "")
+        )
+        return frame
 
 
-def spent(scratch: Path) -> float | None:
-    """Seconds that the fit with this scratch folder has trained, over all its sittings; None where it did not say."""
-    path = scratch / "spent.json"
-    return store.read_json(path)["seconds"] if path.exists() else None
+FACTS = ("images_seen", "nfe", "sampling")  # of a generator, which have places of their own in record.json
 
 
-def drawn_sizes(settings: Settings, initial: int) -> Callable[[int], int]:
-    """How many samples each generation draws: n_samples, or as many as R."""
-    schedule: Schedule | None = settings.n_samples
+def start_folder(start: str) -> Path | None:
+    """The folder of the saved model that generation 0 starts from; None for a start by name. Raises UserError."""
+    if start in STARTS:
+        return None
+    folder = Path(start).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.", "start")
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    if not (folder / "imgloop.json").is_file():
+        raise UserError(
+            f"start={start} holds no saved model (imgloop.json): give a generation's folder, such as "
+            "outputs/STUDY/CONDITION/seed0/gen000.",
+            "start",
+        )
+    return folder
+
+
+def pool_arrays(pool: Pool, released: Released | None = None) -> dict[str, np.ndarray]:
+    """A pool as it is stored: x, y, and of released samples their weight, the row that each has among the drawn ones
+    and whether it was corrected."""
+    arrays = {"x": pool.x, "y": pool.y, "weight": pool.weight}
+    if released is not None and released.rows is not None:
+        arrays |= {"row": released.rows, "corrected": released.corrected}
+    return {k: v for k, v in arrays.items() if v is not None}
+
+
+def open_pool(folder: Path) -> Pool:
+    """What a generation released, memory-mapped."""
+    arrays = store.open_arrays(folder / "pool.safetensors")
+    return Pool(arrays["x"], arrays.get("y"), arrays.get("weight"))
+
+
+def write_losses(part: Path, losses: list[list[float]]) -> None:
+    """Write the loss curve of a fit; a fit without images has none."""
+    if losses:
+        store.write_json(part / LOSSES, losses)
+
+
+def sample_sizes(settings: Settings, initial: int):
+    """t -> how many samples generation t draws: n_samples, or as many as R."""
+    schedule = settings.n_samples
     return lambda t: initial if schedule is None else int(schedule(t))

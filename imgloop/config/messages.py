@@ -5,61 +5,65 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
-from imgloop.config.settings import CONF, compose
+from imgloop.config.compose import GROUPS, compose, options
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+PYTHON_KINDS = {"bool": "Boolean", "int": "Integer", "float": "Float"}
+SPECIAL = "mismatched input|token recognition|LexerNoViableAlt|no viable alternative|extraneous input"
 
 
-def sentence(error: Exception, overrides: Sequence[str]) -> str:
-    """A Hydra or OmegaConf error about `overrides`, as one sentence that names what is allowed."""
-    deepest = error
+def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> tuple[str, str | None]:
+    """A Hydra or OmegaConf error about `overrides`: one sentence that names what is allowed, and the setting that it is
+    about, where it is known."""
+    deepest: BaseException = error
     while deepest.__cause__ is not None:
         deepest = deepest.__cause__
     key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
     if match := re.search(r"Could not find '([\w-]+)/([^']*)'", text):
-        group = CONF / match[1]  # experiments lie in folders of it
-        options = sorted(p.relative_to(group).with_suffix("").as_posix() for p in group.rglob("*.yaml"))
-        return f"{match[1]}={match[2]} does not exist: choose one of {', '.join(options)}."
+        names = ", ".join(sorted(options(match[1], config_dirs)))
+        if not names:
+            return f"{match[1]}={match[2]}: imgloop has no options of {match[1]}; they come from --config-dir.", match[1]
+        return f"{match[1]}={match[2]} does not exist: choose one of {names}.", match[1]
     if "Config group override" in text:
-        groups = ", ".join(sorted(p.name for p in CONF.iterdir() if p.is_dir()))
-        return f"A group ({groups}) takes the name of one of its options, for example paradigm=replace; see --help."
+        names = ", ".join(sorted(GROUPS))
+        return f"A group ({names}) takes the name of one of its options, for example paradigm=replace; see --help.", None
     if match := re.search(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", cause):
-        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}."
+        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}.", key
     if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):
-        return f"{key}={match[1]}: give {KINDS[{'bool': 'Boolean', 'int': 'Integer', 'float': 'Float'}[match[2]]]}."
+        return f"{key}={match[1]}: give {KINDS[PYTHON_KINDS[match[2]]]}.", key
     if "Missing mandatory value" in cause or ("is missing" in cause and key):
-        return f"{key} has no value: give {key}=..."
+        return f"{key} has no value: give {key}=...", key
     if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
-        return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace."
-    if re.search("mismatched input|token recognition|LexerNoViableAlt|no viable alternative|extraneous input", text):
+        return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace.", match[1]
+    if re.search(SPECIAL, text):
         return (
             "A value holds a character that means something to Hydra (such as = , : ~ or a space): put the value in "
             "quotes inside the shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'."
-        )
+        ), None
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
-        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b]."
+        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b].", None
     match = re.search(r"Could not override '([\w./@]+)'", text)
     key = key or (match and match[1])
-    if key and (siblings := allowed(key, overrides)):
+    if key and (siblings := allowed(key, overrides, config_dirs)):
         if key.rsplit(".", 1)[-1] in siblings:
-            return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}."
+            return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key
         close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}."
+        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}.", key
     if key and "." in key:
-        return f"{key} is not a setting: what {key.rsplit('.', 1)[0]} stands for here has none."
-    return " ".join(text.split())
+        return f"{key} is not a setting: the option of {key.rsplit('.', 1)[0]} that is chosen has none.", key
+    return " ".join(text.split()), key
 
 
-def allowed(key: str, overrides: Sequence[str]) -> list[str]:
+def allowed(key: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
     """The settings beside `key` in the default config of the options that `overrides` choose."""
-    groups = {p.name for p in CONF.iterdir() if p.is_dir()}
-    chosen = [o for o in overrides if o.split("=")[0] in groups and "=" in o and "," not in o]
+    chosen = [o for o in overrides if o.split("=")[0] in GROUPS and "=" in o and "," not in o]
     try:
-        node = compose(chosen)
-    except Exception:  # an option is wrong as well: the settings of the default options are the best that can be said
+        node = compose(chosen, config_dirs)
+    except Exception:  # an option is wrong as well: use the settings of the default options
         node = compose()
     for part in key.split(".")[:-1]:
         node = node.get(part) if hasattr(node, "get") else None
-    return [k for k in node if k not in ("hydra", "_target_")] if hasattr(node, "keys") else []
+    return [str(k) for k in node if k != "hydra" and not str(k).startswith("_")] if hasattr(node, "keys") else []

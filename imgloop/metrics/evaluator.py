@@ -1,8 +1,8 @@
-"""Measuring a generation: one extraction pass feeds every metric, and the real side is computed once a study."""
+"""Measuring a generation: one extraction pass feeds every measure, and the real side is computed once a study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from imgloop import store
-from imgloop.config.settings import build
+from imgloop.contracts import Generator, Measure
 from imgloop.data import judge_of
 from imgloop.errors import UserError
+from imgloop.measures import SCORES
 from imgloop.metrics.bins import RealBins, bin_scores
 from imgloop.metrics.confusion import Confusion
 from imgloop.metrics.features import Extractor, Features
@@ -26,7 +27,6 @@ from imgloop.metrics.trained import fingerprints
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
-from imgloop.study.tables import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared
@@ -34,8 +34,8 @@ LEAST = LEAST_SAMPLES + 1  # held-out images, so that each half has neighbours
 LEAST_BINNED = 40  # held-out images, counted for two bins
 SEED = 0  # of subsets, of the held-out halves and of the risk's noise: the same for every chain and generation
 TAIL = 0.1  # share of held-out images, and of training images of rare classes, that count as rare
-FORMAT = 2  # raise it when what is cached of the real data is computed otherwise
-SHARED = 0.05  # published sets hold some images twice
+FORMAT = 2  # raise it when what is cached of the real data is computed in another way
+SHARED = 0.05  # published sets contain some duplicate images
 TAIL_COLUMNS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 
 
@@ -58,12 +58,12 @@ class Scores:
 
 
 def protocol_name(protocol: dict[str, Any]) -> str:
-    """The file name of a protocol's scores: its extractor and a hash of all it says, but for the number of samples."""
+    """The file name of a protocol's scores: its extractor, and a hash of the protocol without the number of samples."""
     return f"{protocol['features']}-{store.content_key({k: v for k, v in protocol.items() if k != 'n_generated'})[:8]}"
 
 
 def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays that `make` gives, computed once; raises UserError where what was kept has changed since."""
+    """The arrays that `make` gives, computed once; raises UserError if the stored ones have changed since."""
 
     def write(part: Path) -> None:
         arrays = make()
@@ -78,29 +78,44 @@ def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
 
 
 def verified(folder: Path, read: Callable, key: Callable[[Any], str]):
-    """What `read` finds in a folder, whose `key` is in its hash.json; raises UserError where it is another."""
+    """The content that `read` gives, whose `key` is in the folder's hash.json; raises UserError if it differs."""
+    content = None
     try:
-        found = read()
-        whole = key(found) == store.read_json(folder / "hash.json")
+        content = read()
+        whole = key(content) == store.read_json(folder / "hash.json")
     except UserError:
         whole = False
     if not whole:
         raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
-    return found
+    return content
 
 
 class Evaluator:
-    """Scores pools of samples against the held-out real data, under one protocol."""
+    """Scores pools of samples against the held-out real data, under one protocol.
 
-    def __init__(self, extractor: Extractor, real, cache: Path, progress: Callable | None = None):
+    cache: the folder where what is computed of the real data is stored. progress(done, total): of searching neighbours.
+    measures: users' measures by name. protocol: further entries of the protocol.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        real,
+        cache: Path,
+        progress: Callable[[int, int], None] | None = None,
+        measures: Mapping[str, Measure] | None = None,
+        protocol: Mapping[str, Any] | None = None,
+    ):
         if len(real.heldout) < LEAST:
             raise UserError(
                 f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 250 "
-                "or more "
-                "make sense: raise data.heldout or add images."
+                "or more make sense: raise data.heldout or add images.",
+                "data.heldout",
             )
+        self.measures = dict(measures or {})
         self.extractor, self.real, self.cache, self.device = extractor, real, Path(cache), str(extractor.device)
         heldout, train = self.features_of(real.heldout), self.features_of(real.train)
+        self.heldout_features = heldout
         self.heldout, self.few = heldout.x, too_few(len(real.heldout))
         self.mixed = np.random.default_rng(SEED).permutation(len(self.heldout))  # a folder is sorted by class
         self.key = store.content_key(
@@ -114,12 +129,15 @@ class Evaluator:
         )
         self.moments = RealMoments.from_arrays(self.kept("moments", lambda: RealMoments.of(heldout.x)))
         k = max(K_PRECISION, K_DENSITY)
-        apart = {"device": self.device, "progress": progress}  # progress(done, total): of searching neighbours
-        manifold = self.kept("manifold", lambda: RealManifold.of(heldout.x, k, **apart))
+
+        def neighbours(features: np.ndarray, k: int) -> RealManifold:
+            return RealManifold.of(features, k, device=self.device, progress=progress)
+
+        manifold = self.kept("manifold", lambda: neighbours(heldout.x, k))
         self.manifold = RealManifold.from_arrays(heldout.x, manifold)
         self.train = self.manifold  # of equal pools the same neighbours, searched once
         if real.train is not real.heldout:
-            copies = self.kept("copies", lambda: RealManifold.of(train.x, 1, **apart))
+            copies = self.kept("copies", lambda: neighbours(train.x, 1))
             self.train = RealManifold.from_arrays(train.x, copies)
         self.null_vendi: dict[int, float] = {}  # by number of samples
         self.tails = None if self.few else RealTails.from_arrays(heldout.x, self.kept("tails", self.real_tails))
@@ -147,18 +165,19 @@ class Evaluator:
             "n_thresholds": 0 if self.tails is None else len(self.tails.b),
             **extractor.facts,
         }
+        if self.measures:
+            self.protocol["measures"] = [m.info.to_dict() for m in self.measures.values()]
         self.reference = self.real_against_real()
+        self.protocol |= protocol or {}
 
-    @classmethod
-    def of(
-        cls, node: dict[str, Any], real, shared: Path, progress: Callable | None = None, device: str = "cpu"
-    ) -> Evaluator:
-        """The evaluator of a `features` config node; what it computes of the real data is kept in `shared`."""
-        return cls(build(node, real=real, shared=shared, device=device, progress=progress), real, Path(shared))
+    @property
+    def protocol_name(self) -> str:
+        """The file name of scores under this protocol, without its ending."""
+        return protocol_name(self.protocol)
 
     @property
     def line(self) -> str:
-        """What is measured how, for the head of a run's log."""
+        """What is measured and how, for the first lines of a run."""
         accuracy = self.protocol.get("heldout_accuracy")
         return (
             f"measuring by {self.extractor.name} features"
@@ -174,7 +193,7 @@ class Evaluator:
         return bool(np.isin(fingerprints(self.real.heldout.x), fingerprints(self.real.train.x)).mean() <= SHARED)
 
     def features_of(self, pool: Pool) -> Features:
-        """Features of a real pool, computed once a study; raises UserError where what was kept has changed since."""
+        """Features of a real pool, computed once a study; raises UserError if the stored ones have changed since."""
         key = store.content_key([FORMAT, self.extractor.made_by, store.array_hash(pool.x)])
 
         def make() -> dict[str, np.ndarray]:
@@ -184,11 +203,11 @@ class Evaluator:
         return Features(arrays["x"], arrays.get("logits"))
 
     def kept(self, name: str, make: Callable) -> dict[str, np.ndarray]:
-        """The arrays of what `make` computes of the real data, computed once a study."""
+        """The arrays of an object that `make` computes of the real data, once a study."""
         return stored(self.cache / f"{name}-{self.key}", lambda: make().to_arrays())
 
     def real_tails(self) -> RealTails:
-        """The held-out halves and their thresholds; classes are where the training images have their centroids."""
+        """The held-out halves and their thresholds; class centroids are those of the training images."""
         labels = self.real.train.y
         centroids = None if labels is None else class_centroids(self.train.features, labels)
         if centroids is not None and len(centroids) < 2:
@@ -196,7 +215,7 @@ class Evaluator:
         return RealTails.of(self.heldout, K_DENSITY, centroids=centroids, seed=SEED)
 
     def real_bins(self) -> RealBins:
-        """Bins that training images place and held-out ones are counted in; of one set a half each."""
+        """Bins placed by training images, in which held-out ones are counted; of a single set, half each."""
         if self.apart:
             return RealBins.of(self.train.features, self.heldout, seed=SEED)
         half = len(self.heldout) // 2
@@ -208,7 +227,7 @@ class Evaluator:
         if apart:  # drawn with every mode equally frequent
             return np.full(classes, 1 / classes)
         train, heldout = self.real.train.y, self.real.heldout.y
-        labels = train if self.real.facts.get("imbalance") else np.concatenate([train, heldout])
+        labels = train if self.real.facts.imbalance else np.concatenate([train, heldout])
         return class_counts(labels, classes) / len(labels)
 
     def confusion_of(self, heldout: Features) -> Confusion:
@@ -224,13 +243,13 @@ class Evaluator:
         set.
 
         The halves are smaller than a generation's samples, which biases fd upwards; the classifier has seen the
-        training images, which biases the second. Both are printed for that reason. Where the two sets are one, there
-        are the halves alone.
+        training images, which biases the second. Both are printed for that reason. If the two sets are
+        one, only the halves are compared.
         """
         train = self.train.features.numpy()
 
         def make(part: Path) -> None:
-            apart = self.apart  # asked here: all images are hashed for it
+            apart = self.apart  # here, since all images are hashed for it
             half = len(self.heldout) // 2
             a, b = self.heldout[self.mixed[:half]], self.heldout[self.mixed[half : 2 * half]]
             halves = manifold_scores(a, b, K_DENSITY, k_precision=K_PRECISION, device=self.device)
@@ -261,37 +280,41 @@ class Evaluator:
         store.once(folder, make)
         return verified(folder, lambda: store.read_json(folder / "reference.json"), store.content_key)
 
-    def __call__(self, pool: Pool, f=None, found: Features | None = None) -> Scores:
-        """Every score of `pool`, and the held-out risk of generator `f` where it has one; None where not measured.
-        `found`: the features of the pool, where they are known already."""
-        found = self.extractor(pool.x) if found is None else found
-        values, notes = dict.fromkeys(SCORES), {}
+    def __call__(self, pool: Pool, generator: Generator | None = None, features: Features | None = None) -> Scores:
+        """Every score of `pool`, and the held-out risk of the generator if it has one; None where not measured.
+        `features`: those of the pool, if they are known already."""
+        features = self.extractor(pool.x) if features is None else features
+        values: dict[str, Any] = dict.fromkeys((*SCORES, *self.measures))
+        notes: dict[str, Any] = {}
         protocol = {**self.protocol, "n_generated": len(pool)}
         if len(pool) >= LEAST_SAMPLES:
-            self.measure_distribution(found, values, notes)
+            self.measure_distribution(features, values, notes)
         else:
             notes["fd"] = f"{len(pool)} samples are too few to compare"
         if len(pool):
-            self.measure_modes(found, values, notes)
+            self.measure_modes(features, values, notes)
         if self.judge is not None:
             judged = self.judge(pool.x)
             values["rule_violations"] = 1 - float(judged.valid.mean())
             notes["modes_by_rule"] = len(np.unique(judged.mode[judged.valid]))
-        if hasattr(f, "risk"):
-            self.measure_risk(np.asarray(f.risk(self.real.heldout, SEED)), values, notes)
+        risk = None if generator is None else generator.risk(self.real.heldout, SEED)
+        if risk is not None:
+            self.measure_risk(np.asarray(risk), values, notes)
+        for name, measure in self.measures.items():
+            values[name] = measure(pool, features, self.real, self.heldout_features)
         if self.few:
             notes |= dict.fromkeys(TAIL_COLUMNS, self.few)
-        elif self.tails.ratio is None:
+        elif self.tails is not None and self.tails.ratio is None:
             whose = "training images" if self.real.classes else "data"
             notes["ambiguity"] = f"The {whose} have no classes that samples could lie between."
         return Scores(protocol, values, notes)
 
-    def measure_distribution(self, found: Features, values: dict, notes: dict) -> None:
-        """Distances, neighbourhoods, variance and tails; `null` in the notes is what fresh real samples would read."""
-        kd = kernel_distance(self.heldout, found.x, seed=SEED)
+    def measure_distribution(self, features: Features, values: dict, notes: dict) -> None:
+        """Distances, neighbourhoods, variance and tails; `null` in the notes: the values that fresh real samples have."""
+        kd = kernel_distance(self.heldout, features.x, seed=SEED)
         manifold, score2 = neighbour_scores(
             self.manifold,
-            found.x,
+            features.x,
             K_DENSITY,
             k_precision=K_PRECISION,
             train=self.train,
@@ -299,30 +322,30 @@ class Evaluator:
             device=self.device,
         )
         values |= {
-            "fd": frechet_distance(self.moments, found.x),
+            "fd": frechet_distance(self.moments, features.x),
             "kd": kd.value,
             "kd_sem": kd.sem,
             **vars(manifold),
-            "variance_ratio": variance_ratio(self.heldout, found.x),
-            "effective_rank": effective_rank(found.x),
-            "vendi": vendi_score(found.x),
+            "variance_ratio": variance_ratio(self.heldout, features.x),
+            "effective_rank": effective_rank(features.x),
+            "vendi": vendi_score(features.x),
         }
         notes["null"] = {
             "density": 1.0,
-            "coverage": expected_coverage(len(self.heldout), len(found.x), K_DENSITY),
+            "coverage": expected_coverage(len(self.heldout), len(features.x), K_DENSITY),
             "kd": 0.0,
             "variance_ratio": 1.0,
             **self.reference["halves"],
         }
-        if len(found.x) <= len(self.heldout):  # it grows with the number of samples
-            if len(found.x) not in self.null_vendi:  # every generation has as many
-                self.null_vendi[len(found.x)] = vendi_score(self.heldout[self.mixed[: len(found.x)]])
-            notes["null"]["vendi"] = self.null_vendi[len(found.x)]
-        if self.reference["authenticity"] is not None:  # where the reference is not what copies are looked for in
+        if len(features.x) <= len(self.heldout):  # it grows with the number of samples
+            if len(features.x) not in self.null_vendi:  # every generation has as many
+                self.null_vendi[len(features.x)] = vendi_score(self.heldout[self.mixed[: len(features.x)]])
+            notes["null"]["vendi"] = self.null_vendi[len(features.x)]
+        if self.reference["authenticity"] is not None:  # if copies are not searched for in the reference itself
             notes["null"]["authenticity"] = self.reference["authenticity"]
         if self.tails is None:
             return
-        tails = self.tails.scores(score2, found.x)
+        tails = self.tails.scores(score2, features.x)
         values |= {c: getattr(tails, c) for c in ("tail_mass", "off_support", "ambiguity")}
         notes["null"] |= {"tail_mass": 1.0, "tail_mass_sd": tails.tail_mass_sd, "zone_rate": tails.zone_rate}
         notes["null"] |= {"off_support": tails.null_rate}
@@ -331,17 +354,17 @@ class Evaluator:
             notes["null"]["ambiguity"] = tails.null_rate
             notes["ambiguity_p"] = tails.ambiguity_p
 
-    def measure_modes(self, found: Features, values: dict, notes: dict) -> None:
+    def measure_modes(self, features: Features, values: dict, notes: dict) -> None:
         """Modes by the classifier, corrected for its confusions; of data without classes, by bins of real features."""
         null = notes.setdefault("null", {})
         if self.class_shares is not None:
-            counts = class_counts(found.labels, len(self.class_shares))
+            counts = class_counts(features.labels, len(self.class_shares))
             modes = mode_coverage(self.class_shares, counts, confusion=self.confusion, seed=SEED)
             values |= {"modes_covered": modes.covered, "modes_present": modes.present}
-            if len(found.x) >= len(counts):  # with fewer most classes are empty whatever drew them
+            if len(features.x) >= len(counts):  # with fewer, most classes are empty for any generator
                 values |= {"mode_kl": modes.kl, "mode_share_min": modes.smallest}
             else:
-                few = f"{len(found.x)} samples are too few for {len(counts)} classes."
+                few = f"{len(features.x)} samples are too few for {len(counts)} classes."
                 notes |= dict.fromkeys(("mode_kl", "mode_share_min"), few)
             null |= {"modes_covered": len(counts), "mode_kl": 0.0}
             null["mode_share_min"] = modes.smallest_null
@@ -349,14 +372,14 @@ class Evaluator:
             notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
             if modes.reason:
                 notes["modes_covered"] = modes.reason
-            sides = self.heldout, self.heldout_labels, found.x, found.labels
+            sides = self.heldout, self.heldout_labels, features.x, features.labels
             if any(min((labels == c).sum() for labels in sides[1::2]) > 1 for c in np.unique(sides[1])):
                 notes["variance_within_classes"] = within_class_variance_ratio(*sides)
-        elif self.bins is not None and len(found.x) < len(self.bins.counts):
-            few = f"{len(found.x)} samples are too few for {len(self.bins.counts)} bins of features."
+        elif self.bins is not None and len(features.x) < len(self.bins.counts):
+            few = f"{len(features.x)} samples are too few for {len(self.bins.counts)} bins of features."
             notes |= dict.fromkeys(("modes_covered", "mode_kl", "mode_share_min"), few)
         elif self.bins is not None:
-            bins = bin_scores(self.bins, found.x)
+            bins = bin_scores(self.bins, features.x)
             values |= {"modes_covered": bins.covered, "mode_kl": bins.kl, "mode_share_min": bins.smallest}
             null |= {"modes_covered": bins.covered_null, "mode_kl": 0.0, "mode_share_min": bins.smallest_null}
             notes["bins"] = vars(bins)
@@ -383,6 +406,6 @@ class Evaluator:
         counts = class_counts(self.real.train.y, len(self.real.classes))
         order = np.argsort(counts, kind="stable")
         rare = order[counts[order].cumsum() <= TAIL * counts.sum()]
-        if self.real.facts.get("imbalance") and np.isin(y, rare).any():
+        if self.real.facts.imbalance and np.isin(y, rare).any():
             notes["rare_classes"] = [self.real.classes[c] for c in rare]
             notes["risk_rare_classes"] = float(risk[np.isin(y, rare)].mean())

@@ -47,7 +47,6 @@ class Extractor:
     Chunks are always full (the last is padded), so that no digit depends on how many images are asked for. `name` is
     the option of the `features` group, `key` hashes everything that the features depend on, and `facts` enter the
     protocol of every score. The network is given float32 in [-1, 1], or with `scaled=False` the uint8 images.
-    `progress(done, total)` is told in every pass that brings none of its own.
     """
 
     def __init__(
@@ -67,28 +66,23 @@ class Extractor:
             [name, [(k, store.array_hash(v.cpu().numpy())) for k, v in network.state_dict().items()]]
         )
         self.facts, self.chunk, self.scaled = facts or {}, chunk, scaled
-        self.made_by = [
-            self.key,
-            chunk,
-            scaled,
-            device,
-            *versions().values(),
-        ]  # all that the bits of features depend on
-        self.progress: Callable[[int, int], None] | None = None
+        # all that the bits of features depend on
+        self.made_by = [self.key, chunk, scaled, device, *versions().values()]
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Features:
+        """Features of images uint8 (N, C, H, W); raises UserError for others. `progress(done, total)`: of images."""
         if len(x) == 0 or np.ndim(x) != 4 or x.dtype != np.uint8:
             raise UserError(f"Images have shape {np.shape(x)} and dtype {x.dtype}; expected uint8 (N, C, H, W).")
-        chunk, told, outs = self.chunk or chunk_of(x.shape[-1]), progress or self.progress, []
+        chunk, outs = self.chunk or chunk_of(x.shape[-1]), []
         for first in range(0, len(x), chunk):
             part = torch.from_numpy(np.array(x[first : first + chunk]))
             n = len(part)
             part = F.pad(part, (0,) * 7 + (chunk - n,)).to(self.device)
             out = self.network(part.float().div_(127.5).sub_(1) if self.scaled else part)
             outs.append([o[:n].float().cpu().numpy() for o in (out if isinstance(out, tuple) else (out,))])
-            if told:
-                told(min(first + chunk, len(x)), len(x))
+            if progress:
+                progress(min(first + chunk, len(x)), len(x))
         return Features(*(np.concatenate(parts) for parts in zip(*outs)))
 
 
@@ -119,7 +113,7 @@ class Random(nn.Module):
         return torch.cat((h.mean((2, 3)), h.std((2, 3), unbiased=False)), 1)
 
 
-# -- what conf/features names: called with the real data, the study's shared folder, a device and a progress --
+# -- the options of conf/features: called with the real data, the study's shared folder, a device and a progress --
 
 
 def classifier(real, shared: Path, device: str, progress=None, *, images: int | None = None) -> Extractor:

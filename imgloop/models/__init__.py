@@ -1,21 +1,31 @@
-"""Generators of images. A saved one is loaded by its kind, out of ours: a folder never says what code runs."""
+"""Generators of images. A saved one is loaded by its kind, the name of a model option: a folder never says what runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgloop import store
-from imgloop.errors import UserError
+from imgloop.contracts import Generator
+
+DESCRIPTION = "imgloop.json"  # of a saved generator; its "kind" is the name of the model option that loads it
 
 
-def load(folder: Path, device: str = "cpu"):
-    """The generator saved in `folder`; raises UserError for a kind that is not ours, or a damaged file, which it
-    names."""
-    from imgloop.models.diffusion import DiffusionGenerator
-    from imgloop.models.gan import GANGenerator
+def save(generator: Generator, folder: Path, kind: str) -> None:
+    """Save a generator into `folder`, with the kind that `load` finds its model by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator.save(folder)
+    path = folder / DESCRIPTION
+    description = store.read_json(path) if path.exists() else {}
+    if description.get("kind") != kind:
+        store.write_json(path, {**description, "kind": kind})
 
-    kinds = {"diffusion": DiffusionGenerator, "gan": GANGenerator}
-    kind = store.read_json(Path(folder) / "imgloop.json").get("kind")
-    if kind not in kinds:
-        raise UserError(f"{folder} holds a model of kind {kind!r}; known are {', '.join(kinds)}.")
-    return kinds[kind].load(folder, device)
+
+def load(folder: Path, device: str = "cpu", config_dirs: Sequence[Path] = ()) -> Generator:
+    """The generator saved in `folder`. Its kind is looked up among our models, those of installed packages and those of
+    `config_dirs`; raises UserError for a kind that is in none of them, and for a damaged file, which it names."""
+    from imgloop.config.parts import model_of_kind
+
+    description = store.read_json(Path(folder) / DESCRIPTION)
+    kind = description.get("kind") if isinstance(description, dict) else None
+    return model_of_kind(kind, Path(folder), config_dirs).load(Path(folder), device)

@@ -1,16 +1,18 @@
-"""What all generators of images share: drawing in chunks, the labels drawn with, and the state of their training."""
+"""What all generators of images share: sampling in chunks, their labels, and the saved state of their training."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from imgloop import store
+from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
 
@@ -18,7 +20,7 @@ CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i)
 
 
 @torch.inference_mode()
-def drawn(
+def sample_images(
     images_of: Callable[[Tensor, Tensor | None], Tensor],
     n: int,
     latent: tuple[int, ...],
@@ -28,11 +30,11 @@ def drawn(
     y: np.ndarray | None,
     progress: Callable,
 ) -> Pool:
-    """Draw n images: `images_of` turns latents (CHUNK, *latent) and labels int64 (CHUNK,) or None into images.
+    """Sample n images: `images_of` turns latents (CHUNK, *latent) and labels int64 (CHUNK,) or None into images.
 
     Latents are N(0, bias I): `bias`, the sampling bias lambda of Alemohammad et al. 2023 (arXiv 2307.01850), scales the
-    variance of what a generator starts from. Labels are drawn by `label_frequencies` of the description where it has
-    them, unless `y` int64 (n,) gives them.
+    variance of the latents. Labels follow `label_frequencies` of the description if it has them, unless `y` int64 (n,)
+    gives them.
     """
     d, frequencies = description, description["label_frequencies"]
     if frequencies is None:
@@ -42,7 +44,7 @@ def drawn(
     else:
         y = np.asarray(y, np.int64)
         if y.shape != (n,) or (n and not 0 <= y.min() <= y.max() < len(frequencies)):
-            raise UserError(f"Labels to draw must be {n} whole numbers from 0 to {len(frequencies) - 1}.")
+            raise UserError(f"Labels of samples must be {n} whole numbers from 0 to {len(frequencies) - 1}.")
     out = np.empty((n, d["channels"], d["size"], d["size"]), np.uint8)
     for first in range(0, n, CHUNK):
         g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
@@ -55,8 +57,8 @@ def drawn(
     return Pool(out, y)
 
 
-def sampling(description: dict) -> dict:
-    """What of a description says how samples are drawn: bias and, where they apply, labels, sampler, guidance."""
+def sampling(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of sampling in a description: bias and, if they apply, labels, sampler, guidance."""
     keys = ["bias", "sampler", "sampler_steps"]
     if description["label_frequencies"] is not None:
         keys += ["guidance", "labels", "label_frequencies"]
@@ -64,25 +66,29 @@ def sampling(description: dict) -> dict:
 
 
 def label_frequencies(data: TrainingSet, labels: str) -> list[float]:
-    """Class frequencies by which a class-conditional generator draws its labels: of the mix (`training`), or of the
-    real data (`real`). Raises UserError where the data have no labels."""
+    """Class frequencies of a class-conditional generator's samples: those of the mix (`training`), with its weights, or
+    of the real data (`real`). Raises UserError if the data have no labels."""
     real = data.pools[REAL].y
     if real is None:
         raise UserError(
             "model.conditional=true needs labelled data: give images in one sub-folder a class, or "
-            "model.conditional=false."
+            "model.conditional=false.",
+            "model.conditional",
         )
     y = data.labels() if labels == "training" else real
     if y is None:
         raise UserError(
-            "model.conditional=true needs a training mix with labels, and samples in this one have none: they were "
-            "drawn by a model without labels (fork a class-conditional chain)."
+            "model.conditional=true needs a training mix with labels, and some samples of this one have none: a model "
+            "without labels drew them. Fork a class-conditional chain.",
+            "model.conditional",
         )
-    return (np.bincount(y, minlength=int(real.max()) + 1) / len(y)).tolist()
+    weight = None if labels == "real" or data.mix.weight is None else data.mix.weight[:, 0]
+    counts = np.bincount(y, weight, minlength=int(real.max()) + 1)
+    return (counts / (len(y) if weight is None else weight.sum())).tolist()
 
 
 def save_training(folder: Path, state: dict | None) -> None:
-    """Keep what `start=weights_and_optimizer` goes on from: raw weights, optimisers, steps; nothing where None."""
+    """Save the state that `start=weights_and_optimizer` continues from: raw weights, optimisers, steps; None: nothing."""
     if state is not None:
         data = io.BytesIO()
         torch.save(state, data)
@@ -90,11 +96,23 @@ def save_training(folder: Path, state: dict | None) -> None:
 
 
 def load_training(folder: Path) -> dict | None:
-    """Undoes `save_training`; raises UserError where the file is damaged."""
+    """Undo `save_training`; raises UserError if the file is damaged."""
     path = Path(folder) / "training.pt"
     if not path.exists():
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch names a dozen kinds for a file that is cut short or not its own
+    except Exception as e:  # torch raises many kinds of errors for a truncated or foreign file
         raise store.damaged(path, f"cannot be read ({type(e).__name__})") from e
+
+
+def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:
+    """Raise UserError for a budget under one batch, and for real data without the classes that `conditional` needs."""
+    for budget in images:
+        if 0 < budget < batch:
+            raise UserError(
+                f"train.images={budget} is less than one batch of {batch}: raise train.images or lower model.batch.",
+                "train.images",
+            )
+    if conditional:
+        real.check_classes()

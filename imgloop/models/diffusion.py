@@ -1,12 +1,14 @@
-"""Diffusion: the training module, and the generator that a fit returns. What is learnt is in objectives.py, how it is
-sampled in samplers.py."""
+"""Diffusion: the training module, the fitted generator and the model as configured. Objectives are in objectives.py,
+samplers in samplers.py."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -14,21 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from imgloop import store
+from imgloop.config.fields import check_settings, setting
+from imgloop.contracts import Generator, Model, Progress, no_progress
+from imgloop.data.real import RealData
 from imgloop.errors import UserError
-from imgloop.models.base import CHUNK, drawn, label_frequencies, load_training, sampling, save_training
-from imgloop.models.networks import build_network
+from imgloop.models.base import (
+    CHUNK,
+    check_images,
+    label_frequencies,
+    load_training,
+    sample_images,
+    sampling,
+    save_training,
+)
+from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import Pool, TrainingSet
-from imgloop.training.tasks import Task, silent
-from imgloop.training.trainer import Batches, TrainerSettings, fit
+from imgloop.training.batches import Batches
+from imgloop.training.tasks import History, Task
+from imgloop.training.trainer import Trained, fit
 
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 
 
-class Denoising(L.LightningModule):
-    """The training of one generation: network and its moving average, whose batches and noise are functions of the
-    step."""
+class DiffusionModule(L.LightningModule):
+    """Trains one generation: the network and its moving average. Batches and noise are functions of the step."""
 
     def __init__(
         self,
@@ -44,20 +57,18 @@ class Denoising(L.LightningModule):
         self.automatic_optimization = False
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
         self.objective, self.batches, self.steps, self.lr, self.decay = objective, batches, steps, lr, ema
-        self.drop, self.null = drop  # share of labels that training hides, for guidance, and what stands for them
-        self.called, self.recent_loss = (
-            (network,),
-            math.nan,
-        )  # what training calls, compiled or not; no second submodule
-        self.before, self.optimizer_state = 0, None  # steps and optimiser that weights_and_optimizer goes on from
+        self.drop, self.null = drop  # share of labels that training hides, for guidance, and the label in their place
+        self.called = (network,)  # what training calls, compiled or not; in a tuple, so that it is no second submodule
+        self.recent_loss = math.nan
+        self.before, self.optimizer_state = 0, None  # steps and optimiser that weights_and_optimizer continues from
 
     def start_from(self, previous: DiffusionGenerator, optimizer: bool) -> None:
-        """Begin at the averaged weights of `previous`; with `optimizer`, go on from its raw weights, average and
+        """Start from the averaged weights of `previous`; with `optimizer`, continue its raw weights, average and
         optimiser."""
         averaged = previous.network.state_dict()
         self.ema.load_state_dict(averaged)
-        self.network.load_state_dict(previous.training["network"] if optimizer else averaged)
-        if optimizer:
+        self.network.load_state_dict(previous.training["network"] if optimizer and previous.training else averaged)
+        if optimizer and previous.training:
             self.before, self.optimizer_state = previous.training["steps"], previous.training["optimizer"]
 
     def configure_optimizers(self):
@@ -111,35 +122,38 @@ class Denoising(L.LightningModule):
         return (k + 1) / warm if k < warm else 0.5 + 0.5 * math.cos(math.pi * (k - warm) / (self.steps - warm))
 
 
-class DiffusionGenerator:
-    """A fitted model: samples, saves, and gives its denoising loss on real data.
+class DiffusionGenerator(Generator):
+    """A fitted model: samples, saves, and computes its denoising loss on real data.
 
     `description` is JSON-able and holds all that loading needs: network, shape, objective, sampler, label frequencies.
     """
 
-    absorbed = False
-
-    def __init__(self, network: nn.Module, description: dict, device: str = "cpu", training: dict | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        description: dict[str, Any],
+        device: str = "cpu",
+        training: dict[str, Any] | None = None,
+        history: History | None = None,
+    ):
         self.network = network.eval().to(device)
-        self.description, self.device, self.training = description, device, training
-        told = dict(description["objective"])
-        self.objective = OBJECTIVES[told.pop("kind")](**told)
+        self.description, self.device, self.training, self.history = description, device, training, history
+        settings = dict(description["objective"])
+        self.objective = OBJECTIVES[settings.pop("kind")](**settings)
 
     @property
-    def nfe(self) -> int:
-        """Network evaluations a sample."""
+    def facts(self) -> dict[str, Any]:
+        """Training images seen, network evaluations a sample (NFE) and the settings of sampling."""
         d = self.description
-        return evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
+        nfe = evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
+        return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d)}
 
-    @property
-    def sampling(self) -> dict:
-        """What was set about sampling, for the record."""
-        return sampling(self.description)
-
-    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
+    def sample(
+        self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress
+    ) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 
-        A class-conditional generator draws labels by its label frequencies unless `y` int64 (n,) gives them.
+        Labels of a class-conditional generator follow its label frequencies unless `y` int64 (n,) gives them.
         """
         d = self.description
 
@@ -147,7 +161,7 @@ class DiffusionGenerator:
             predict = guided(self.network, labels, d["guidance"], len(d["label_frequencies"] or ()))
             return draw(self.objective, predict, latents, d["sampler"], d["sampler_steps"])
 
-        return drawn(images_of, n, (d["channels"], d["size"], d["size"]), d, self.device, seed, y, progress)
+        return sample_images(images_of, n, (d["channels"], d["size"], d["size"]), d, self.device, seed, y, progress)
 
     @torch.inference_mode()
     def risk(self, real: Pool, seed: int) -> np.ndarray:
@@ -156,7 +170,10 @@ class DiffusionGenerator:
         conditional = self.description["label_frequencies"] is not None
         for first in range(0, len(real), CHUNK):
             x = torch.from_numpy(np.array(real.x[first : first + CHUNK])).to(self.device).float().div_(127.5).sub_(1)
-            y = torch.from_numpy(np.array(real.y[first : first + CHUNK])).to(self.device) if conditional else None
+            y = None
+            if conditional:
+                assert real.y is not None
+                y = torch.from_numpy(np.array(real.y[first : first + CHUNK])).to(self.device)
             for level, value in enumerate(self.objective.quantiles(RISK_LEVELS)):
                 g = torch.Generator().manual_seed(store.seed_of(seed, "risk", first // CHUNK, level))
                 e = torch.randn((CHUNK, *x.shape[1:]), generator=g)[: len(x)].to(self.device)
@@ -179,8 +196,8 @@ class DiffusionGenerator:
         save_training(folder, self.training)
 
     def save_pipeline(self, folder: Path) -> None:
-        """The layout that diffusers loads by itself: a stock pipeline that samples this model, or where there is none
-        (a flow with labels) network and scheduler."""
+        """Write the layout that diffusers loads by itself: a stock pipeline that samples this model, or, for a flow with
+        labels, which has none, network and scheduler."""
         from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline
 
         d, labelled = self.description, self.description["label_frequencies"] is not None
@@ -198,7 +215,7 @@ class DiffusionGenerator:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> DiffusionGenerator:
-        """The generator saved in `folder`; raises UserError, naming the file, where one is missing or damaged."""
+        """The generator saved in `folder`; raises UserError, naming the file, if one is missing or damaged."""
         folder = Path(folder)
         d = store.read_json(folder / "imgloop.json")
         if d.pop("kind", None) != "diffusion":
@@ -215,130 +232,103 @@ class DiffusionGenerator:
         return cls(network, d, device, load_training(folder))
 
 
-class Diffusion:
-    """The model as configured (conf/model/diffusion.yaml): fits a generation, and loads a saved one."""
+@dataclass
+class Diffusion(Model):
+    """The model as configured (conf/model/diffusion.yaml, which says what each setting is)."""
 
-    def __init__(
-        self,
-        network: str = "compact",
-        widths: list[int] | None = None,
-        conditional: bool = False,
-        batch: int = 64,
-        lr: float = 3e-3,
-        ema: float = 0.999,
-        objective: str = "flow",
-        time: str = "logit_normal",
-        prediction: str | None = None,
-        sampler: str | None = None,
-        sampler_steps: int | None = None,
-        bias: float = 1.0,
-        labels: str = "training",
-        guidance: float = 1.0,
-        label_drop: float = 0.1,
-        trainer: TrainerSettings | dict | None = None,
-    ):
-        for name, value, allowed in (
-            ("objective", objective, tuple(OBJECTIVES)),
-            ("time", time, ("logit_normal", "uniform")),
-            ("prediction", prediction, (None, "v", "epsilon")),
-            ("labels", labels, ("training", "real")),
-        ):
-            if value not in allowed:
+    network: str = setting("compact", choices=tuple(PRESETS))
+    widths: Sequence[int] | None = None
+    conditional: bool = setting(False)
+    batch: int = setting(64, low=1)
+    lr: float = setting(3e-3, above=0, below=1)
+    ema: float = setting(0.999, low=0, below=1)
+    objective: str = setting("flow", choices=tuple(OBJECTIVES))
+    time: str = setting("logit_normal", choices=("logit_normal", "uniform"))
+    prediction: str | None = setting(None, choices=(None, "v", "epsilon"))
+    sampler: str | None = None
+    sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
+    bias: float = setting(1.0, above=0)
+    labels: str = setting("training", choices=("training", "real"))
+    guidance: float = setting(1.0, low=0)
+    label_drop: float = setting(0.1, low=0, below=1)
+
+    weighted = True
+
+    def __post_init__(self):
+        check_settings(self, "model")
+        for name, usual, of in (("time", "logit_normal", "flow"), ("prediction", None, "ddpm")):
+            if getattr(self, name) != usual and self.objective != of:
                 raise UserError(
-                    f"model.{name}={value}: choose one of {', '.join('null' if a is None else a for a in allowed)}."
+                    f"model.{name} has no effect with model.objective={self.objective}; it is a setting of {of}.",
+                    f"model.{name}",
                 )
-        for name, value, usual, of in (
-            ("time", time, "logit_normal", "flow"),
-            ("prediction", prediction, None, "ddpm"),
-        ):
-            if value != usual and objective != of:
+        samplers = OBJECTIVES[self.objective].samplers
+        if self.sampler not in (None, *samplers):
+            raise UserError(
+                f"model.sampler={self.sampler}: model.objective={self.objective} is sampled by "
+                f"{', '.join(samplers)}; choose one.",
+                "model.sampler",
+            )
+        self.sampler = self.sampler or samplers[0]
+        self.sampler_steps = STEPS[self.sampler] if self.sampler_steps is None else self.sampler_steps
+        for name, usual in (("labels", "training"), ("guidance", 1), ("label_drop", 0.1)):
+            if not self.conditional and getattr(self, name) != usual:
                 raise UserError(
-                    f"model.{name} has no effect with model.objective={objective}; it is a setting of {of}."
+                    f"model.{name} has no effect without labels: add model.conditional=true, or leave it out.",
+                    f"model.{name}",
                 )
-        samplers = OBJECTIVES[objective].samplers
-        if sampler not in (None, *samplers):
+        if self.guidance != 1 and self.label_drop == 0:
             raise UserError(
-                f"model.sampler={sampler}: model.objective={objective} is sampled by {', '.join(samplers)}; choose one."
+                "model.guidance needs a model that knows images without labels: give model.label_drop above 0.",
+                "model.label_drop",
             )
-        self.sampler = sampler or samplers[0]
-        self.sampler_steps = STEPS[self.sampler] if sampler_steps is None else sampler_steps
-        for name, value, low in (("batch", batch, 1), ("sampler_steps", self.sampler_steps, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UserError(f"model.{name}={value}: give a whole number of at least {low}.")
-        if self.sampler_steps > 1000:  # noise levels that diffusers' schedulers choose from
-            raise UserError(f"model.sampler_steps={self.sampler_steps}: give at most 1000.")
-        if not isinstance(lr, int | float) or not 0 < lr < 1 or not 0 <= ema < 1:
-            raise UserError(f"model.lr={lr} and model.ema={ema}: lr must lie in (0, 1) and ema in [0, 1).")
-        if not 0 < bias < math.inf or not 0 <= guidance < math.inf or not 0 <= label_drop < 1:
-            raise UserError(
-                f"model.bias={bias}, model.guidance={guidance} and model.label_drop={label_drop}: bias must be above "
-                "0, guidance at least 0, label_drop in [0, 1)."
-            )
-        if not conditional:
-            for name, value, usual in (
-                ("labels", labels, "training"),
-                ("guidance", guidance, 1),
-                ("label_drop", label_drop, 0.1),
-            ):
-                if value != usual:
-                    raise UserError(
-                        f"model.{name} has no effect without labels: add model.conditional=true, or leave it out."
-                    )
-        elif guidance != 1 and label_drop == 0:
-            raise UserError(
-                "model.guidance needs a model that knows images without labels: give model.label_drop above 0."
-            )
-        if widths is not None and not (isinstance(widths, list | tuple) and all(type(w) is int for w in widths)):
-            raise UserError(f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.")
-        self.network, self.widths, self.conditional, self.batch = network, widths, bool(conditional), batch
-        self.lr, self.ema, self.labels, self.bias, self.guidance = lr, ema, labels, bias, guidance
-        self.label_drop = label_drop if conditional else 0.0
-        self.told = {"kind": objective} | {
-            "flow": {"time": time},
-            "edm": {},
-            "ddpm": {"prediction": prediction or "v"},
-        }[objective]
-        self.objective = OBJECTIVES[objective](**{k: v for k, v in self.told.items() if k != "kind"})
-        self.trainer = trainer if isinstance(trainer, TrainerSettings) else TrainerSettings(**(trainer or {}))
+        check_widths_list(self.widths)
+        own = {"flow": {"time": self.time}, "edm": {}, "ddpm": {"prediction": self.prediction or "v"}}[self.objective]
+        self.objective_settings = {"kind": self.objective, **own}
+
+    def check(self, real: RealData, images: tuple[int, ...]) -> None:
+        """Raise UserError for images or a budget that this model cannot be trained with."""
+        check_images(self.batch, self.conditional, real, images)
+        _, channels, size, _ = real.train.x.shape
+        build_network(self.network, size, channels, self.widths and tuple(self.widths))
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:
         """Train on `data` for the task's images; `start` says whether from `previous` (its averaged weights) or
-        anew."""
+        from scratch."""
         n, channels, size, _ = (len(data), *data.gather(np.arange(1)).shape[1:])
-        steps, device = -(-task.images // self.batch), self.trainer.device
+        steps, device = -(-task.images // self.batch), task.trainer.device
         frequencies = label_frequencies(data, self.labels) if self.conditional else None
         embeddings = len(frequencies) + (self.label_drop > 0) if frequencies else 0  # the last means no label
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
             network = build_network(self.network, size, channels, self.widths and tuple(self.widths), embeddings)
-        batches = Batches(
-            data, task.seed, task.t, self.batch, device, self.trainer.resident_gib * 2**30, self.conditional
-        )
-        if self.trainer.channels_last:
-            network = network.to(memory_format=torch.channels_last)
-        drop = (self.label_drop, len(frequencies or ()))
-        module = Denoising(network, self.objective, batches, steps, self.lr, self.ema, drop)
-        if self.trainer.compile:
+        resident = task.trainer.resident_gib * 2**30
+        batches = Batches(data, task.seed, task.t, self.batch, device, resident, self.conditional)
+        if task.trainer.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        drop = (self.label_drop if self.conditional else 0.0, len(frequencies or ()))
+        objective = OBJECTIVES[self.objective](**{k: v for k, v in self.objective_settings.items() if k != "kind"})
+        module = DiffusionModule(network, objective, batches, steps, self.lr, self.ema, drop)
+        if task.trainer.compile:
             module.called = (torch.compile(network),)
         if previous is not None:
             self.check_start(previous, network, task)
             module.start_from(previous, task.start == "weights_and_optimizer")
-        optimizers = fit(module, task, steps, self.batch, self.trainer) if steps else [module.optimizer_state]
+        trained = fit(module, task, steps, self.batch) if steps else Trained([module.optimizer_state], History([], 0.0))
         training = None
         if task.start == "weights_and_optimizer":
             training = {
                 "network": module.network.state_dict(),
-                "optimizer": optimizers[0],
+                "optimizer": trained.optimizer_states[0],
                 "steps": module.before + steps,
             }
-        widths = getattr(network, "config", {}).get("widths") or list(network.config.block_out_channels)
         description = {
             "network": self.network,
             "size": size,
             "channels": channels,
-            "widths": widths,
+            "widths": widths_of(network),
             "embeddings": embeddings,
-            "objective": self.told,
+            "objective": self.objective_settings,
             "sampler": self.sampler,
             "sampler_steps": self.sampler_steps,
             "bias": self.bias,
@@ -348,30 +338,31 @@ class Diffusion:
             "trained_images": steps * self.batch,
             "trained_on": n,
         }
-        return DiffusionGenerator(module.ema, description, device, training)
+        return DiffusionGenerator(module.ema, description, device, training, trained.history)
 
     def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task) -> None:
-        """Raise UserError where the weights to start from are of another network, or lack what `start` asks for."""
+        """Raise UserError if the weights to start from are of another network, or lack what `start` asks for."""
         there, here = previous.network.state_dict(), network.state_dict()
         d = previous.description
-        if d["objective"] != self.told:
+        if d["objective"] != self.objective_settings:
             raise UserError(
-                f"The model to start from was trained with objective {d['objective']}, here it is {self.told}: give "
-                "the same model.objective, model.prediction and model.time."
+                f"The model to start from was trained with objective {d['objective']}, here it is "
+                f"{self.objective_settings}: give the same model.objective, model.prediction and model.time.",
+                "model.objective",
             )
         if {k: v.shape for k, v in there.items()} != {k: v.shape for k, v in here.items()}:
             raise UserError(
                 f"The model to start from is {d['network']} {d['widths']} for {d['size']}-pixel images with "
-                f"{d['channels']} channels, "
-                "which is not the network configured here: give the same model.network, model.widths, data and "
-                "model.conditional."
+                f"{d['channels']} channels, which is not the network configured here: give the same model.network, "
+                "model.widths, data and model.conditional.",
+                "model.widths",
             )
         if task.start == "weights_and_optimizer" and previous.training is None:
             raise UserError(
                 "start=weights_and_optimizer needs generations that were saved with their optimiser: start the "
-                "chain so, or use "
-                "start=weights."
+                "chain so, or use start=weights.",
+                "start",
             )
 
-    def load(self, folder: Path) -> DiffusionGenerator:
-        return DiffusionGenerator.load(folder, self.trainer.device)
+    def load(self, folder: Path, device: str = "cpu") -> DiffusionGenerator:
+        return DiffusionGenerator.load(folder, device)

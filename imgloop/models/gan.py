@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -22,20 +24,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imgloop import store
+from imgloop import contracts, store
+from imgloop.config.fields import check_settings, setting
+from imgloop.contracts import Progress, no_progress
+from imgloop.data.real import RealData
 from imgloop.errors import UserError
-from imgloop.models.base import drawn, label_frequencies, load_training, sampling, save_training
+from imgloop.models.base import (
+    check_images,
+    label_frequencies,
+    load_training,
+    sample_images,
+    sampling,
+    save_training,
+)
 from imgloop.models.gan_networks import Discriminator, Generator, check_widths
+from imgloop.models.networks import check_widths_list
 from imgloop.pool import Pool, TrainingSet
-from imgloop.training.tasks import Task, silent
-from imgloop.training.trainer import Batches, TrainerSettings, fit
+from imgloop.training.batches import Batches
+from imgloop.training.tasks import History, Task
+from imgloop.training.trainer import Trained, fit
 
 LATENT = 64  # dimensions of z
 ANNEALED = 0.1  # gamma, learning rate and FORGETS fall to this share of themselves by a cosine, then stay
-FORGETS = (
-    0.1  # 1 - beta2 of Adam, .9 to .99 as R3GAN's; .99 from the start lets one large gradient move a weight ten steps
-)
-COLLAPSED = 0.02  # generated images whose spread is below this share of the training images' are all alike
+# 1 - beta2 of Adam, .9 to .99 as in R3GAN; .99 from the start lets one large gradient move a weight by ten steps
+FORGETS = 0.1
+COLLAPSED = 0.02  # below this share of the training images' spread, generated images are all alike
 RAN_AWAY = 2.0  # no images in [-1, 1] have a spread above 1
 MEMORY = 100  # steps over which spreads are averaged
 
@@ -49,9 +62,9 @@ def penalised(discriminator: Callable, x: Tensor, fake: Tensor, y: Tensor | None
     return *logits.chunk(2), 2 * gradient.square().flatten(1).sum(1).mean()
 
 
-class Adversarial(L.LightningModule):
-    """The training of one generation: both players and the generator's moving average; batches and noise are functions
-    of the step. One step is one update of D, then one of G, on the same real images."""
+class AdversarialModule(L.LightningModule):
+    """Trains one generation: generator, discriminator and the generator's moving average. Batches and noise are
+    functions of the step. One step is one update of D, then one of G, on the same real images."""
 
     def __init__(
         self,
@@ -70,35 +83,35 @@ class Adversarial(L.LightningModule):
         self.register_buffer("spreads", torch.ones(2, dtype=torch.float64))  # recent: generated and training images'
         self.batches, self.steps, self.lr, self.gamma, self.decay = batches, steps, lr, gamma, ema
         self.called, self.recent_loss = (generator,), math.nan  # what training calls, compiled or not
-        self.before, self.optimizer_states = 0, None  # steps and optimisers that weights_and_optimizer goes on from
+        self.before, self.optimizer_states = 0, None  # steps and optimisers that weights_and_optimizer continues from
 
     def start_from(self, previous: GANGenerator, optimizers: bool) -> None:
-        """Begin at the averaged generator of `previous` and its discriminator; with `optimizers`, go on from its raw
+        """Start from the averaged generator of `previous` and its discriminator; with `optimizers`, continue its raw
         generator, average, both optimisers and the annealing."""
         averaged = previous.network.state_dict()
         self.ema.load_state_dict(averaged)
-        self.generator.load_state_dict(previous.training["generator"] if optimizers else averaged)
+        self.generator.load_state_dict(previous.training["generator"] if optimizers and previous.training else averaged)
         self.discriminator.load_state_dict(previous.discriminator.state_dict())
-        if optimizers:
+        if optimizers and previous.training:
             self.before, self.optimizer_states = previous.training["steps"], previous.training["optimizers"]
 
     def configure_optimizers(self):
-        players = (self.generator, self.discriminator)
-        optimizers = [torch.optim.Adam(p.parameters(), self.lr, betas=(0.0, 1 - FORGETS), fused=True) for p in players]
+        networks = (self.generator, self.discriminator)
+        optimizers = [torch.optim.Adam(p.parameters(), self.lr, betas=(0.0, 1 - FORGETS), fused=True) for p in networks]
         for optimizer, state in zip(optimizers, self.optimizer_states or ()):
-            optimizer.load_state_dict(copy.deepcopy(state))  # it would go on in the very tensors it is given
+            optimizer.load_state_dict(copy.deepcopy(state))  # else it would update the very tensors it is given
         return optimizers
 
     def training_step(self, chunk: tuple[int, int]):
         optimizers = self.optimizers(use_pl_optimizer=False)
-        told = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
-        for k, figures in zip(range(*chunk), told):
+        figures_of_steps = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
+        for k, figures in zip(range(*chunk), figures_of_steps):
             self.check(k, *figures)
-        self.recent_loss = sum(loss_d for loss_d, *_ in told) / len(told)
+        self.recent_loss = sum(loss_d for loss_d, *_ in figures_of_steps) / len(figures_of_steps)
 
     def check(self, k: int, loss_d: float, loss_g: float, generated: float, real: float) -> None:
-        """Raise UserError where the players no longer play: a loss that is no number, or generated images that are all
-        alike or out of all bounds. `generated` and `real` are spreads."""
+        """Raise UserError if training diverged: a non-finite loss, or generated images that are all alike or far out of
+        range. `generated` and `real` are spreads."""
         self.spreads.lerp_(self.spreads.new_tensor((generated, real)), 1 / MEMORY)
         generated, real = self.spreads.tolist()
         if not (math.isfinite(loss_d) and math.isfinite(loss_g)):
@@ -106,7 +119,7 @@ class Adversarial(L.LightningModule):
         elif generated < COLLAPSED * real:
             what = f"the generator collapsed to one image (its images vary {generated / real:.1%} as much as real ones)"
         elif generated > RAN_AWAY:
-            what = f"the generated images left all bounds (they vary {generated / real:.3g} times as much as real ones)"
+            what = f"the generated images are far out of range (they vary {generated / real:.3g} times as much as real ones)"
         else:
             return
         raise UserError(
@@ -151,41 +164,41 @@ def spread(x: Tensor) -> Tensor:
     return x.float().var(0, unbiased=False).mean().sqrt() + 1e-3
 
 
-class GANGenerator:
+class GANGenerator(contracts.Generator):
     """A fitted GAN: samples and saves; it has no likelihood and so no risk.
 
     `description` is JSON-able and holds all that loading needs: shape, widths, bias, label frequencies.
     """
 
-    absorbed = False
-    nfe = 1  # network evaluations a sample
-
     def __init__(
         self,
         network: nn.Module,
         discriminator: nn.Module,
-        description: dict,
+        description: dict[str, Any],
         device: str = "cpu",
-        training: dict | None = None,
+        training: dict[str, Any] | None = None,
+        history: History | None = None,
     ):
         self.network, self.discriminator = network.eval().to(device), discriminator.eval().to(device)
-        self.description, self.device, self.training = description, device, training
+        self.description, self.device, self.training, self.history = description, device, training, history
 
     @property
-    def sampling(self) -> dict:
-        """What was set about sampling, for the record."""
-        return sampling(self.description)
+    def facts(self) -> dict[str, Any]:
+        """Training images seen, network evaluations a sample (NFE) and the settings of sampling."""
+        return {"images_seen": self.description["trained_images"], "nfe": 1, "sampling": sampling(self.description)}
 
-    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Callable = silent) -> Pool:
+    def sample(
+        self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress
+    ) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 
-        A class-conditional generator draws labels by its label frequencies unless `y` int64 (n,) gives them.
+        Labels of a class-conditional generator follow its label frequencies unless `y` int64 (n,) gives them.
         """
-        return drawn(self.network, n, (LATENT,), self.description, self.device, seed, y, progress)
+        return sample_images(self.network, n, (LATENT,), self.description, self.device, seed, y, progress)
 
     def save(self, folder: Path) -> None:
-        """Write both players' weights (safetensors) and the description; the discriminator serves later generations
-        that start from this one."""
+        """Write the weights of both networks (safetensors) and the description; the discriminator serves later
+        generations that start from this one."""
         folder = Path(folder)
         store.write_json(folder / "imgloop.json", {"kind": "gan", **self.description})
         for name, network in (("generator", self.network), ("discriminator", self.discriminator)):
@@ -195,25 +208,25 @@ class GANGenerator:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> GANGenerator:
-        """The generator saved in `folder`; raises UserError, naming the file, where one is missing or damaged."""
+        """The generator saved in `folder`; raises UserError, naming the file, if one is missing or damaged."""
         folder = Path(folder)
         d = store.read_json(folder / "imgloop.json")
         if not isinstance(d, dict) or d.pop("kind", None) != "gan":
             raise UserError(f"{folder / 'imgloop.json'} does not describe a GAN.")
         try:
-            players = players_of(d)
+            networks = networks_of(d)
         except (KeyError, TypeError, ValueError, RuntimeError) as e:
             raise store.damaged(folder / "imgloop.json", f"does not describe a network ({e!r})") from e
-        for name, network in zip(("generator", "discriminator"), players):
+        for name, network in zip(("generator", "discriminator"), networks):
             path = folder / f"{name}.safetensors"
             try:
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(path).items()})
             except RuntimeError as e:
                 raise store.damaged(path, f"holds weights that do not fit ({str(e).splitlines()[0]})") from e
-        return cls(*players, d, device, load_training(folder))
+        return cls(*networks, d, device, load_training(folder))
 
 
-def players_of(d: dict) -> tuple[Generator, Discriminator]:
+def networks_of(d: dict[str, Any]) -> tuple[Generator, Discriminator]:
     """The untrained generator and discriminator that a description names."""
     widths, classes = tuple(d["widths"]), len(d["label_frequencies"] or ())
     return (
@@ -222,56 +235,47 @@ def players_of(d: dict) -> tuple[Generator, Discriminator]:
     )
 
 
-class GAN:
-    """The model as configured (conf/model/gan.yaml): fits a generation, and loads a saved one."""
+@dataclass
+class GAN(contracts.Model):
+    """The model as configured (conf/model/gan.yaml, which says what each setting is)."""
 
-    def __init__(
-        self,
-        widths: list[int] | None = None,
-        blocks: int = 1,
-        conditional: bool = False,
-        labels: str = "training",
-        batch: int = 32,
-        lr: float = 2e-3,
-        gamma: float = 2.0,
-        ema: float = 0.999,
-        bias: float = 1.0,
-        trainer: TrainerSettings | dict | None = None,
-    ):
-        for name, value, low in (("batch", batch, 2), ("blocks", blocks, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise UserError(f"model.{name}={value}: give a whole number of at least {low}.")
-        for name, value, holds, allowed in (
-            ("lr", lr, lambda v: 0 < v < 1, "above 0 and below 1"),
-            ("gamma", gamma, lambda v: 0 < v < math.inf, "above 0"),
-            ("ema", ema, lambda v: 0 <= v < 1, "from 0 to below 1"),
-            ("bias", bias, lambda v: 0 < v < math.inf, "above 0"),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-                raise UserError(f"model.{name}={value}: give a number {allowed}.")
-        if labels not in ("training", "real"):
-            raise UserError(f"model.labels={labels}: choose one of training, real.")
-        if labels != "training" and not conditional:
-            raise UserError("model.labels has no effect without labels: add model.conditional=true, or leave it out.")
-        if widths is not None and not (
-            isinstance(widths, list | tuple) and widths and all(type(w) is int and w > 0 for w in widths)
-        ):
-            raise UserError(f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.")
-        self.widths, self.blocks, self.conditional, self.labels = widths, blocks, bool(conditional), labels
-        self.batch, self.lr, self.gamma, self.ema, self.bias = batch, lr, gamma, ema, float(bias)
-        self.trainer = trainer if isinstance(trainer, TrainerSettings) else TrainerSettings(**(trainer or {}))
+    widths: Sequence[int] | None = None
+    blocks: int = setting(1, low=1)
+    conditional: bool = setting(False)
+    labels: str = setting("training", choices=("training", "real"))
+    batch: int = setting(32, low=2)
+    lr: float = setting(2e-3, above=0, below=1)
+    gamma: float = setting(2.0, above=0)
+    ema: float = setting(0.999, low=0, below=1)
+    bias: float = setting(1.0, above=0)
+
+    weighted = True
+
+    def __post_init__(self):
+        check_settings(self, "model")
+        if self.labels != "training" and not self.conditional:
+            raise UserError(
+                "model.labels has no effect without labels: add model.conditional=true, or leave it out.",
+                "model.labels",
+            )
+        check_widths_list(self.widths)
+
+    def check(self, real: RealData, images: tuple[int, ...]) -> None:
+        """Raise UserError for images or a budget that this model cannot be trained with."""
+        check_images(self.batch, self.conditional, real, images)
+        check_widths(real.train.x.shape[-1], self.widths)
 
     def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
-        (its averaged generator and its discriminator) or anew."""
+        (its averaged generator and its discriminator) or from scratch."""
         channels, size = data.gather(np.arange(1)).shape[1:3]
-        steps, device = -(-task.images // self.batch), self.trainer.device
+        steps, device = -(-task.images // self.batch), task.trainer.device
         description = {
             "size": size,
             "channels": channels,
             "widths": list(check_widths(size, self.widths)),
             "blocks": self.blocks,
-            "bias": self.bias,
+            "bias": float(self.bias),
             "label_frequencies": label_frequencies(data, self.labels) if self.conditional else None,
             "labels": self.labels,
             "trained_images": steps * self.batch,
@@ -279,46 +283,48 @@ class GAN:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
-            players = players_of(description)
-        batches = Batches(
-            data, task.seed, task.t, self.batch, device, self.trainer.resident_gib * 2**30, self.conditional
-        )
-        if self.trainer.channels_last:
-            players = [p.to(memory_format=torch.channels_last) for p in players]
-        module = Adversarial(*players, batches, steps, self.lr, self.gamma, self.ema)
-        if self.trainer.compile:  # the generator alone: a compiled network cannot be differentiated twice, as D must be
+            generator, discriminator = networks_of(description)
+        resident = task.trainer.resident_gib * 2**30
+        batches = Batches(data, task.seed, task.t, self.batch, device, resident, self.conditional)
+        if task.trainer.channels_last:
+            for network in (generator, discriminator):
+                network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        module = AdversarialModule(generator, discriminator, batches, steps, self.lr, self.gamma, self.ema)
+        if task.trainer.compile:  # the generator alone: a compiled network cannot be differentiated twice, as D must be
             module.called = (torch.compile(module.generator),)
         if previous is not None:
-            self.check_start(previous, players, task)
+            self.check_start(previous, (generator, discriminator), task)
             module.start_from(previous, task.start == "weights_and_optimizer")
-        optimizers = fit(module, task, steps, self.batch, self.trainer) if steps else module.optimizer_states
+        states = module.optimizer_states or []
+        trained = fit(module, task, steps, self.batch) if steps else Trained(states, History([], 0.0))
         training = None
         if task.start == "weights_and_optimizer":
             training = {
                 "generator": module.generator.state_dict(),
-                "optimizers": optimizers,
+                "optimizers": trained.optimizer_states,
                 "steps": module.before + steps,
             }
-        return GANGenerator(module.ema, module.discriminator, description, device, training)
+        return GANGenerator(module.ema, module.discriminator, description, device, training, trained.history)
 
-    def check_start(self, previous: GANGenerator, players, task: Task) -> None:
-        """Raise UserError where the weights to start from are of other networks, or lack what `start` asks for."""
-        for there, here in zip((previous.network, previous.discriminator), players):
-            if {k: v.shape for k, v in there.state_dict().items()} != {
-                k: v.shape for k, v in here.state_dict().items()
-            }:
+    def check_start(self, previous: GANGenerator, networks: Sequence[nn.Module], task: Task) -> None:
+        """Raise UserError if the weights to start from are of other networks, or lack what `start` asks for."""
+        for there, here in zip((previous.network, previous.discriminator), networks):
+            shapes = [{k: v.shape for k, v in network.state_dict().items()} for network in (there, here)]
+            if shapes[0] != shapes[1]:
                 d = previous.description
                 raise UserError(
                     f"The GAN to start from has widths {d['widths']} and {d['blocks']} blocks a level, for "
                     f"{d['size']}-pixel images with {d['channels']} channels and "
                     f"{len(d['label_frequencies'] or ()) or 'no'} classes, which is not the one configured here: give "
-                    "the same model.widths, model.blocks, data and model.conditional."
+                    "the same model.widths, model.blocks, data and model.conditional.",
+                    "model.widths",
                 )
         if task.start == "weights_and_optimizer" and previous.training is None:
             raise UserError(
                 "start=weights_and_optimizer needs generations that were saved with their optimisers: start the "
-                "chain so, or use start=weights."
+                "chain so, or use start=weights.",
+                "start",
             )
 
-    def load(self, folder: Path) -> GANGenerator:
-        return GANGenerator.load(folder, self.trainer.device)
+    def load(self, folder: Path, device: str = "cpu") -> GANGenerator:
+        return GANGenerator.load(folder, device)

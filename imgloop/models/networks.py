@@ -122,3 +122,20 @@ class Block(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(e)[:, :, None, None].chunk(2, 1)
         return self.skip(x) + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+
+
+def widths_of(network: nn.Module) -> list[int]:
+    """Channels a resolution level of either network."""
+    if isinstance(network, CompactUNet):
+        return network.config["widths"]
+    return list(network.config.block_out_channels)  # pyright: ignore
+
+
+def check_widths_list(widths) -> None:
+    """Raise UserError unless `widths` is None or a list of positive whole numbers."""
+    if widths is not None and not (
+        isinstance(widths, list | tuple) and widths and all(type(w) is int and w > 0 for w in widths)
+    ):
+        raise UserError(
+            f"model.widths={widths}: give a list of whole numbers, for example [32,64], or null.", "model.widths"
+        )

@@ -1,0 +1,50 @@
+"""Taking over a fork: its generations are checked against this chain's data, and copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from imgloop import store
+from imgloop.config.fork import Fork
+from imgloop.errors import UserError
+
+
+def check_fork(fork: Fork, real_key: str, folder: Path) -> None:
+    """Raise UserError if the fork learnt from other real data, or is not the one that the chain in `folder` was forked
+    from."""
+    for t in range(fork.t + 1):
+        record = fork.record(t)
+        if record["real"] != real_key:
+            raise UserError(
+                f"{fork.folder} was made from other real data than this chain: fork a chain of the same data, with "
+                "equal data settings.",
+                "fork",
+            )
+        own = folder / f"gen{t:03d}" / "record.json"
+        if own.exists() and store.read_json(own)["pool_hash"] != record["pool_hash"]:
+            raise UserError(
+                f"{folder} was forked from other generations than {fork.folder} holds now: give study=NEW, or "
+                "overwrite=true.",
+                "fork",
+            )
+
+
+def copy_fork(fork: Fork, folder: Path) -> None:
+    """Copy into a chain's folder the generations that it does not have yet; files are hard links if the disk can."""
+    for t in range(fork.t + 1):
+        if not (folder / f"gen{t:03d}").is_dir():
+            store.commit_folder(folder / f"gen{t:03d}", lambda part, t=t: copy_tree(fork.generation(t), part))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder into an existing one, by hard links on one disk: files of a finished generation never change."""
+
+    def link(a: str, b: str) -> None:
+        try:
+            os.link(a, b)
+        except OSError:  # another disk, or a file system without links
+            shutil.copy2(a, b)
+
+    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)

@@ -1,0 +1,68 @@
+"""Batch k of a generation as a function of (seed, t, k): resuming needs a position, not a stream's state."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgloop import store
+from imgloop.pool import TrainingSet
+
+ROWS = 4096  # images copied to the device at a time
+
+
+class Batches:
+    """The batches of one generation.
+
+    An epoch is a permutation of the training set keyed by its number. A weighted mix is sampled with replacement, by
+    its weights: the expected loss is then the weighted one. Sets of at most `resident` bytes are held on the device as
+    uint8; larger ones are gathered from the memory-mapped pools.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        seed: int,
+        t: int,
+        batch: int,
+        device: str = "cpu",
+        resident: float = 0,
+        labelled: bool = False,
+    ):
+        self.data, self.seed, self.t, self.batch, self.device = data, seed, t, batch, device
+        self.epoch, self.order = -1, np.empty(0, np.int64)
+        self.resident_images: Tensor | None = None
+        n, one = len(data), data.gather(np.arange(1))
+        self.y = data.labels() if labelled else None
+        if one.nbytes * n <= resident:
+            self.resident_images = torch.empty((n, *one.shape[1:]), dtype=torch.uint8, device=device)
+            for first in range(0, n, ROWS):
+                index = np.arange(first, min(first + ROWS, n))
+                self.resident_images[first : first + len(index)] = torch.from_numpy(data.gather(index)).to(device)
+
+    def index(self, k: int) -> np.ndarray:
+        """Positions in the mix of batch k, int64 (batch,)."""
+        n, weight = len(self.data), self.data.mix.weight
+        if weight is not None:
+            p = weight[:, 0] / weight[:, 0].sum()
+            return np.random.default_rng(store.seed_of(self.seed, self.t, "batch", k)).choice(n, self.batch, p=p)
+        parts, position = [], k * self.batch
+        while position < (k + 1) * self.batch:
+            epoch, first = divmod(position, n)
+            if epoch != self.epoch:
+                rng = np.random.default_rng(store.seed_of(self.seed, self.t, "epoch", epoch))
+                self.epoch, self.order = epoch, rng.permutation(n)
+            parts.append(self.order[first : first + (k + 1) * self.batch - position])
+            position += len(parts[-1])
+        return np.concatenate(parts)
+
+    def __call__(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """Images of batch k in [-1, 1], float32 (batch, C, H, W) on the device, and labels int64 (batch,) or None."""
+        index = self.index(k)
+        if self.resident_images is not None:
+            x = self.resident_images[torch.from_numpy(index).to(self.device)]
+        else:
+            x = torch.from_numpy(self.data.gather(index)).to(self.device)
+        y = None if self.y is None else torch.from_numpy(self.y[index]).to(self.device)
+        return x.float().div_(127.5).sub_(1), y
