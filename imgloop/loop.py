@@ -26,7 +26,7 @@ class Result:
 def run(settings: Settings) -> Result:
     """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when
     interrupted."""
-    from imgloop.study.tables import finish
+    from imgloop.study.compare import finish
 
     paradigm, generations = build(settings.config["paradigm"]), settings.config["generations"]
     chain = chain_of(settings)

@@ -47,7 +47,8 @@ class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study.tables import chains, comparison_lines, spread
+        from imgloop.study.compare import comparison_lines, spread_text
+        from imgloop.study.tables import chains
 
         reported = True
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
@@ -57,7 +58,7 @@ class StudyCallback(Callback):
                     "\n".join(
                         [
                             "",
-                            f"{study}, at the last generation (± {spread(study)})",
+                            f"{study}, at the last generation (± {spread_text(study)})",
                             *comparison_lines(study),
                             f"look at {Path(study) / 'comparison.png'} and comparison.csv",
                         ]

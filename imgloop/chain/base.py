@@ -61,9 +61,9 @@ class ChainFolder:
 
     def check_study(self) -> None:
         """Raise UserError where the study holds chains of another kind, with which these cannot be compared."""
-        from imgloop.study.tables import chains, is_table
+        from imgloop.study.tables import chains, is_solved
 
-        others = [c for c in chains(self.study) if is_table(c) != self.settings.solvable]
+        others = [c for c in chains(self.study) if is_solved(c) != self.settings.solvable]
         if others:
             raise UserError(
                 f"{self.study} holds {others[0].parent.name}: solvable systems and trained models are not compared in "

@@ -20,10 +20,12 @@ from typing import Any
 from imgloop import store
 from imgloop.config.settings import Settings, build, flat
 from imgloop.errors import Stopped, UserError
+from imgloop.measures import SIZES
 from imgloop.study import tables as study
+from imgloop.study import trained
+from imgloop.study.trained import LOSSES, loss_curve
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # option -> what it imports; an extra
-LOSSES = "loss.json"  # of a generation: [images seen, training loss] every 50 steps or so
 UNSAID = ("logger", "display", "overwrite", "generations")  # no hyperparameters: they say nothing of the chain
 
 
@@ -133,7 +135,7 @@ class Log:
     def rows(self, first: int):
         """(generation, values by tag, sample grid) of the generations from `first` on that the chain holds."""
         folder = self.chain.folder
-        if study.is_table(folder):
+        if study.is_solved(folder):
             frame = study.table(folder)
             for row in frame[frame["generation"] >= first].to_dict("records"):
                 yield int(row["generation"]), tagged(row, "measures"), folder / "grid.png"
@@ -144,7 +146,7 @@ class Log:
             found = {p.stem for p in (generation / "scores").glob("*.json")}
             protocol = next((p for p in wanted if p in found), None)
             self.marks.setdefault("protocol", protocol)
-            row = study.row(generation, protocol)
+            row = trained.row(generation, protocol)
             group = "measures" if protocol == self.marks["protocol"] else protocol  # other features: other curves
             yield row["generation"], tagged(row, group), generation / "grid.png"
 
@@ -204,15 +206,9 @@ def brief(error: Exception) -> str:
 
 def written(folder: Path) -> int:
     """How many generations a chain's folder holds."""
-    if study.is_table(folder):
+    if study.is_solved(folder):
         return store.read_json(folder / "record.json")["generations"]
     return len(study.generations(folder))
-
-
-def loss_curve(generation: Path) -> list[list[float]]:
-    """The training loss of a generation, [images seen, loss]; empty where it was not kept."""
-    path = generation / LOSSES
-    return store.read_json(path) if path.exists() else []
 
 
 def hyperparameters(settings: Settings) -> dict[str, Any]:
@@ -228,7 +224,7 @@ def tagged(row: Mapping[str, Any], group: str) -> dict[str, float]:
     tags = {}
     for column, value in row.items():
         if isinstance(value, int | float) and not math.isnan(value) and column != "generation":
-            sized, (head, _, tail) = column in study.SIZES, column.partition("_")
+            sized, (head, _, tail) = column in SIZES, column.partition("_")
             name = f"sizes/{column}" if sized else f"seconds/{tail}" if head == "seconds" else f"{group}/{column}"
             tags[name] = float(value)
     return tags

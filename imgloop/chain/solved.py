@@ -48,7 +48,7 @@ class Table(ChainFolder):
     @property
     def stored(self) -> dict | None:
         """record.json, where the chain has one."""
-        return results.record(self.folder) if study.is_table(self.folder) else None
+        return results.record(self.folder) if study.is_solved(self.folder) else None
 
     @property
     def done(self) -> int:
@@ -184,7 +184,7 @@ class Table(ChainFolder):
         exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
         comparable = self.system.comparable(course, exact) if exact else {}
         frame = results.frame(self.facts, arrays, quantities, exact, comparable)
-        store.write_text(self.folder / "metrics.csv", study.csv(frame))
+        store.write_text(self.folder / "metrics.csv", study.csv_text(frame))
         if self.aged:
             title = f"{self.settings.condition}, first replicate"
             store.write_bytes(self.folder / "evolution.png", figures.evolution(self.aged, title))

@@ -16,9 +16,10 @@ from imgloop.config.fork import Fork
 from imgloop.config.schedule import Schedule
 from imgloop.config.settings import Settings, build
 from imgloop.errors import UserError
-from imgloop.measure import measured, real_key, write_real
+from imgloop.measure import measured
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
+from imgloop.study.real import real_key, write_real
 from imgloop.training.tasks import Task
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation

@@ -14,6 +14,7 @@ from imgloop import store
 from imgloop.config.settings import build
 from imgloop.data import judge_of
 from imgloop.errors import UserError
+from imgloop.measures import SCORES
 from imgloop.metrics.bins import RealBins, bin_scores
 from imgloop.metrics.confusion import Confusion
 from imgloop.metrics.features import Extractor, Features
@@ -26,7 +27,6 @@ from imgloop.metrics.trained import fingerprints
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
-from imgloop.study.tables import SCORES
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared
