@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -72,22 +72,6 @@ def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> byte
     return png(page)
 
 
-PANELS = (
-    ("fd", "Frechet distance", "lower is closer to held-out data"),
-    ("kd", "kernel distance", "lower is closer"),
-    ("precision", "precision", "share of samples among real ones"),
-    ("recall", "recall", "share of real data among samples"),
-    ("variance_ratio", "variance ratio", "generated over real; 1 is equal"),
-    ("tail_mass", "tail mass", "share in the real tail; 1 is equal"),
-    ("off_support", "off-support rate", "share farther out than real data"),
-    ("authenticity", "authenticity", "share that copy no training image"),
-    ("mode_kl", "class mix, KL", "0 is the real mix (nats)"),
-    ("rule_violations", "rule violations", "share of samples that no rule of the data allows"),
-    ("risk", "held-out risk", "denoising loss on real data"),
-    ("real_share", "real share", "of the training set"),
-)
-
-
 def sheet(count: int, title: str, conditions: Sequence[str]):
     """A matplotlib figure with `count` panels below a title, and room for a legend of `conditions`: (figure, axes)."""
     os.environ.setdefault("MPLBACKEND", "Agg")
@@ -143,12 +127,13 @@ def look(i: int) -> dict:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[(i + i // 8) % 8]}
 
 
-def curves(frame, title: str, reference: dict[str, float] | None = None) -> bytes:
+def curves(frame, title: str, reference: Mapping[str, float] | None, panels: Sequence[tuple[str, str, str]]) -> bytes:
     """PNG: each measure over generations, a line a condition (mean over seeds) with a band of one standard deviation.
 
-    `frame` has columns condition, seed, generation and measures; `reference` gives real-against-real values by measure.
+    `frame` has columns condition, seed, generation and measures; `reference` gives real-against-real values by measure;
+    `panels` are (name, label, unit) of the measures to draw, those that `frame` has.
     """
-    panels = [p for p in PANELS if p[0] in frame and frame[p[0]].notna().any()]
+    panels = [p for p in panels if p[0] in frame and frame[p[0]].notna().any()]
     conditions = list(dict.fromkeys(frame["condition"]))
     figure, axes = sheet(len(panels), title, conditions)
     for axis, (name, label, note) in zip(axes, panels):

@@ -21,13 +21,13 @@ import imgloop
 from imgloop import store
 from imgloop.config.settings import parsed
 from imgloop.data.shapes import Shapes
-from imgloop.measure import read_real
 from imgloop.metrics.evaluator import Evaluator
 from imgloop.metrics.modes import class_counts
 from imgloop.metrics.neighbours import nearest2
 from imgloop.metrics.tails import ambiguity_of
 from imgloop.pool import Pool
 from imgloop.study import tables as study
+from imgloop.study.real import read_real
 
 COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by_rule", "modes_present")
 

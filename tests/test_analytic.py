@@ -29,6 +29,7 @@ from imgloop.errors import Stopped, UserError
 from imgloop.paradigm import AccumulateSubsample, Paradigm
 from imgloop.pool import REAL, Mix
 from imgloop.study import solved as results
+from imgloop.study.compare import compare
 
 SYSTEMS = ("gaussian", "discrete", "poisson", "bernoulli", "mixture", "kde", "regression")
 FILES = {".lock", "config.yaml", "curves.png", "metrics.csv", "record.json", "replicates.safetensors", "run.log"}
@@ -906,7 +907,7 @@ def test_a_damaged_record_is_refused_by_name_wherever_it_is_read(tmp_path, spoil
         with pytest.raises(UserError, match=r"record\.json cannot be read.*overwrite=true"):
             chain(tmp_path, *STANDARD, f"generations={generations}")
     with pytest.raises(UserError, match=r"record\.json"):
-        results.compare(folder.parents[1])
+        compare(folder.parents[1])
     assert len(chain(tmp_path, *STANDARD, "generations=3", "overwrite=true").metrics) == 3
 
 

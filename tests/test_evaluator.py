@@ -12,6 +12,7 @@ from imgloop.data.digits import Digits
 from imgloop.data.real import RealData
 from imgloop.data.shapes import Shapes
 from imgloop.data.stacked import StackedDigits
+from imgloop.measures import SCORES
 from imgloop.metrics import evaluator as module
 from imgloop.metrics import features as extractors
 from imgloop.metrics.evaluator import Evaluator
@@ -21,7 +22,6 @@ from imgloop.metrics.modes import mode_coverage
 from imgloop.metrics.tails import RealTails, tail_scores
 from imgloop.metrics.vendi import vendi_score
 from imgloop.pool import Pool
-from imgloop.study.tables import SCORES
 
 TAILS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 

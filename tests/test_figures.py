@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 
 from imgloop import figures
+from imgloop.measures import MEASURES
+from imgloop.study import trained
 
 CURVES = figures.curves  # itself: the chains of other tests draw none
-NAMES = [name for name, *_ in figures.PANELS]
+PANELS = trained.panels(MEASURES)
+NAMES = [name for name, *_ in PANELS]
 
 
 def course(conditions=("replace",), seeds=2, names=NAMES, generations=4):
@@ -24,8 +27,8 @@ def course(conditions=("replace",), seeds=2, names=NAMES, generations=4):
     return pd.DataFrame(rows)
 
 
-def picture(*given, **more):
-    return np.asarray(Image.open(io.BytesIO(CURVES(*given, **more))).convert("RGB")).astype(int)
+def picture(frame, title, reference=None):
+    return np.asarray(Image.open(io.BytesIO(CURVES(frame, title, reference, PANELS))).convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize("count, panels", [(1, 1), (3, 3), (5, 8), (len(NAMES), 4 * -(-len(NAMES) // 4))])

@@ -21,6 +21,7 @@ from imgloop.chain import loggers
 from imgloop.chain.loggers import tagged
 from imgloop.config import settings as config
 from imgloop.errors import Stopped, UserError
+from imgloop.measures import SIZES
 from imgloop.study import tables as study
 from imgloop.training.trainer import POINT, Keeper
 
@@ -349,7 +350,7 @@ def test_solvable_chains_log_their_table(logger, tmp_path):
     imgloop.run([*given, "generations=5"])
     values, pictures, told = read(logger, folder)
     frame = pd.read_csv(folder / "metrics.csv")
-    for column in set(frame) - {"generation", *study.SIZES}:
+    for column in set(frame) - {"generation", *SIZES}:
         logged = {s: v for (tag, s), v in values.items() if tag == f"measures/{column}"}
         expected = {t: [pytest.approx(v, rel=1e-5)] for t, v in zip(frame["generation"], frame[column]) if v == v}
         assert logged == expected, column

@@ -13,8 +13,8 @@ import imgloop
 from imgloop import store
 from imgloop.config.settings import CONF, build, parsed
 from imgloop.errors import UserError
-from imgloop.measure import real_key
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.study.real import real_key
 from imgloop.training.tasks import Task
 
 FACTORS = {

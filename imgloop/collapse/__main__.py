@@ -58,7 +58,7 @@ def profiled(arguments: list[str]) -> None:
         frozen=told,
     )
     if a.csv:
-        store.write_text(a.csv, study.csv(profile.to_frame()))
+        store.write_text(a.csv, study.csv_text(profile.to_frame()))
     if a.json:
         print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
     else:

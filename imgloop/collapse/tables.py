@@ -312,7 +312,7 @@ def read(path: str | Path, told: Callable[[str], None] | None = None):
     path = Path(path)
     if path.is_dir():
         found = study.chains(path)
-        if found and all(map(study.is_table, found)):
+        if found and all(map(study.is_solved, found)):
             return systems(path)
         opened = Study(path, tolerant=told is not None)
         for fault in opened.damaged:

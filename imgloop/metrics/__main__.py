@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from imgloop.errors import status
-from imgloop.study.tables import SCORES
+from imgloop.measures import SCORES
 
 FIRST = ("fd", "fd_infinity", "kd", "kd_sem", "precision", "recall", "density", "coverage")
 FIRST += ("authenticity", "near_copies")

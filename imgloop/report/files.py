@@ -39,7 +39,7 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
         if isinstance(r.profile, str):
             store.remove(beside / "profile.csv", beside / "profile.tex")
         else:
-            store.write_text(beside / "profile.csv", study.csv(r.profile.to_frame()))
+            store.write_text(beside / "profile.csv", study.csv_text(r.profile.to_frame()))
             store.write_text(beside / "profile.tex", latex(r.profile, r.names))
         drawn = dict(pdf.figures(r.panels, r.ages, [(r.names[c], b) for c, b in page.shares(r.study, r.names)]))
         for name, data in drawn.items():

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from imgloop.measures import SCORES
 from imgloop.report import sizes
 from imgloop.report.text import figure, spread
 from imgloop.study.study import Study
-from imgloop.study.tables import SCORES
 
 MEASURES = {  # column: title, unit of its axis
     "fd": ("Frechet distance to held-out images", "squared feature units; lower is closer"),
@@ -182,11 +182,12 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
 
 def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
     from imgloop.study import solved as results
+    from imgloop.study.tables import load_study
 
     quantities = {}
     for chain in study.chains:
         quantities |= results.record(chain)["quantities"]
-    pooled = study.table if study.single or study.damaged else results.carried(study.path)
+    pooled = study.table if study.single or study.damaged else results.carried(load_study(study.path), study.chains)
     frame, found = results.pooled(pooled), []
     for measure, q in quantities.items():
         lines = []

@@ -45,7 +45,7 @@ class Progress:
 def progress(path: Path) -> list[Progress]:
     """Where each chain of a study stands, in the order of load_study, those without a generation included."""
     folders = [p for p in Path(path).glob("*/seed*") if p.is_dir() and p.parent.name != "shared"]
-    folders = [p for p in folders if (p / "config.yaml").exists() or study.generations(p) or study.is_table(p)]
+    folders = [p for p in folders if (p / "config.yaml").exists() or study.generations(p) or study.is_solved(p)]
     number = {p: int(p.name[4:]) if p.name[4:].isdigit() else 0 for p in folders}
     held = locked()
     return [_of(p, held) for p in sorted(folders, key=lambda p: (p.parent.name, number[p]))]
@@ -71,7 +71,7 @@ def _of(chain: Path, held: set[tuple[int, int]] | None) -> Progress:
     files = [*chain.glob("gen[0-9]*/record.json"), chain / "record.json", chain / "config.yaml", chain]
     changed = max(p.stat().st_mtime for p in files if p.exists())
     try:
-        if study.is_table(chain):
+        if study.is_solved(chain):
             from imgloop.study import solved as results
 
             told = results.record(chain)

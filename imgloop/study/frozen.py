@@ -1,4 +1,4 @@
-"""The thresholds that a study began with: written to shared/collapse.json before its first chain ends."""
+"""The thresholds that a study began with: shared/collapse.json, written before its first chain ends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FILE = Path("shared") / "collapse.json"
 
 
 def freeze(study: str | Path, thresholds: Thresholds | Mapping | None = None) -> Frozen:
-    """The thresholds of a study: written to shared/collapse.json when first called, and read from there ever after.
+    """The thresholds of a study: written to shared/collapse.json by the first call, and read from there by later ones.
 
-    `thresholds` count in the first call alone; Frozen.thresholds.changes(...) tells a later difference. Safe when
-    chains of one study start at once. Raises UserError where the file is damaged.
+    `thresholds` are ignored by later calls; `Frozen.thresholds.changes(...)` lists what differs. Safe for several
+    chains of one study that start at once. Raises UserError if the file is damaged.
     """
     path = Path(study) / FILE
     if not path.exists():
@@ -29,21 +29,24 @@ def freeze(study: str | Path, thresholds: Thresholds | Mapping | None = None) ->
                     "chains_ended": ended(Path(study)),
                 }
                 store.write_json(path, record)
-    return frozen(study)
+    return read(path)
 
 
 def frozen(study: str | Path) -> Frozen | None:
-    """What `freeze` wrote into a study, None where it did not; raises UserError where the file is damaged."""
+    """The thresholds that `freeze` wrote into a study, None if it did not; raises UserError if the file is damaged."""
     path = Path(study) / FILE
-    if not path.exists():
-        return None
+    return read(path) if path.exists() else None
+
+
+def read(path: Path) -> Frozen:
+    """The contents of a study's shared/collapse.json; raises UserError if it is missing or damaged."""
     record = store.read_json(path)
     try:
         return Frozen(Thresholds.of(record["thresholds"]), str(record["written"]), int(record["chains_ended"]))
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise store.damaged(path, f"does not hold a study's thresholds ({e!r})", "delete it") from e
 
 
 def ended(study: Path) -> int:
-    """How many of a study's chains show results: metrics.csv is written at a chain's end."""
+    """How many chains of a study have results: metrics.csv is written when a chain ends."""
     return sum(1 for _ in Path(study).glob("*/seed*/metrics.csv"))

@@ -1,4 +1,4 @@
-"""A study as an object: its table, its images and what its generations were trained on. Reading it runs no code."""
+"""A study as an object: its table, images, records and measures. Reading it executes no code that a file names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import yaml
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.study import tables as study
+from imgloop.measures import MEASURES, MeasureInfo
+from imgloop.study import tables
+from imgloop.study.real import RealData, read_real
+from imgloop.study.trained import DataFrame
 
 
 class Study:
@@ -22,53 +25,54 @@ class Study:
 
     path: a study's folder, one chain's (CONDITION/seedK), or a CSV table with columns condition, seed, generation.
     protocol: of the scores (a file name in scores/, without its ending); by default the one that most chains have.
-    tolerant: leave out chains that cannot be read and say why, a sentence each, in `damaged`; otherwise the first of
-    them raises UserError, as does a path that holds no chain. `chains`: the folders that were opened.
+    tolerant: leave out chains that cannot be read, each with a sentence in `damaged`; otherwise the first of them
+    raises UserError, as does a path that holds no chain. `chains`: the folders that were opened.
     """
 
     def __init__(self, path: str | Path, protocol: str | None = None, tolerant: bool = False):
-        found, path = {}, Path(path)
+        path, folders, faults = Path(path), [], {}
         self.path, self.protocol = path, protocol
         if path.is_file():
-            found = {path: None}
+            folders = [path]
         elif path.is_dir():
-            single = study.is_table(path) or study.generations(path)
-            found = {c: self._fault(c) for c in ([path] if single else study.chains(path))}
-        faults = {c: fault for c, fault in found.items() if fault}
-        if faults and (not tolerant or len(faults) == len(found)):
+            folders = [path] if tables.is_solved(path) or tables.generations(path) else tables.chains(path)
+            faults = {c: fault for c in folders if (fault := self._fault(c))}
+        if faults and (not tolerant or len(faults) == len(folders)):
             raise UserError(next(iter(faults.values())))
-        if not found:
+        if not folders:
             what = "holds no finished generation (CONDITION/seedK/gen000)" if path.is_dir() else "does not exist"
             raise UserError(f"{path} {what}: give a study's folder, for example outputs/digits-diffusion.")
-        self.chains: tuple[Path, ...] = tuple(c for c in found if c not in faults)
+        self.chains: tuple[Path, ...] = tuple(c for c in folders if c not in faults)
         self.damaged: tuple[str, ...] = tuple(faults.values())
 
-    def _fault(self, chain: Path) -> str | None:
-        """Why a chain cannot be read, in a sentence."""
+    @staticmethod
+    def _fault(chain: Path) -> str | None:
+        """Why a chain cannot be read, in a sentence; None if it can."""
         try:
-            study.table(chain)
+            tables.table(chain)
             int(chain.name.removeprefix("seed"))
-            for generation in study.generations(chain):
+            for generation in tables.generations(chain):
                 record = store.read_json(generation / "record.json")
                 share = record["share_by_origin"]
-                dict(record["versions"]), [(int(k), float(v)) for k, v in share.items()]
+                _ = dict(record["versions"]), [(int(k), float(v)) for k, v in share.items()]
         except UserError as e:
             return str(e)
-        except Exception as e:  # a file that is JSON or CSV and yet is no record: which error depends on what it is
-            why = f"{type(e).__name__}: {e}"
-            return f"{chain} cannot be read as a chain ({why}): restore its files, or run it again."
+        except Exception as e:  # valid JSON or CSV with other contents can cause any error
+            reason = f"{type(e).__name__}: {e}"
+            return f"{chain} cannot be read as a chain ({reason}): restore its files, or run it again."
         return None
 
-    # -- What it is ---------------------------------------------------------------------------------------------------
+    # -- Kind, name, members ------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
+        """The study's name; of one chain, its condition and seed; of a table, the file's name."""
         path = self.path.absolute()
         return path.stem if path.is_file() else f"{path.parent.name}, {path.name}" if self.single else path.name
 
     @property
     def is_csv(self) -> bool:
-        """Whether it is a table alone, without folders."""
+        """Whether the path is a CSV table, without folders."""
         return self.path.is_file()
 
     @property
@@ -78,16 +82,17 @@ class Study:
 
     @property
     def solvable(self) -> bool:
-        """Whether its chains are those of solvable systems, which keep no images."""
-        return not self.is_csv and study.is_table(self.chains[0])
+        """Whether the chains are those of solvable systems, which store no images."""
+        return not self.is_csv and tables.is_solved(self.chains[0])
 
     @property
     def root(self) -> Path:
-        """The study's folder, also where one chain was opened."""
+        """The study's folder, also if one chain was opened."""
         return self.path.parent if self.is_csv else self.path.parent.parent if self.single else self.path
 
     @property
     def conditions(self) -> list[str]:
+        """The names of the conditions, in the order of the table."""
         return list(dict.fromkeys(map(str, self.table["condition"])))
 
     def seeds(self, condition: str | None = None) -> list[int]:
@@ -95,92 +100,90 @@ class Study:
         frame = self.table if condition is None else self.table[self.table["condition"] == condition]
         return sorted({int(s) for s in frame["seed"]})
 
-    # -- What it holds ------------------------------------------------------------------------------------------------
+    # -- Contents -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def table(self):
-        """condition, seed and the columns of metrics.csv as a pandas table, one row a generation; what load_study
-        returns."""
+    def table(self) -> DataFrame:
+        """condition, seed and the columns of metrics.csv as a pandas table, one row a generation, like `load_study`."""
         if self.is_csv:
-            from imgloop.collapse import tables
+            return tables.read_csv(self.path)
+        return tables.joined(self.chains, self.shown_protocol).dropna(axis=1, how="all")
 
-            return tables.checked(tables.read(self.path))
-        return study.joined(list(self.chains), self.shown_protocol).dropna(axis=1, how="all")
+    @cached_property
+    def measures(self) -> Mapping[str, MeasureInfo]:
+        """All measures by name: ours, then the user's own that the study's score files describe."""
+        return dict(MEASURES) if self.is_csv else tables.measures(self.chains, self.shown_protocol)
 
     @cached_property
     def shown_protocol(self) -> str | None:
-        """The protocol of the table's scores; raises UserError for one that no chain has."""
-        names = {p for c in self.chains if not study.is_table(c) for p in study.protocols(c)}
+        """The protocol of the table's scores; raises UserError if no chain has the one that was asked for."""
+        names = {p for c in self.chains if not tables.is_solved(c) for p in tables.protocols(c)}
         if self.protocol is not None and self.protocol not in names:
             raise UserError(
                 f"No chain of {self.path} has scores under {self.protocol}; there are {', '.join(sorted(names))}."
             )
-        return self.protocol or study.common_protocol(list(self.chains))
+        return self.protocol or tables.common_protocol(self.chains)
 
     def chain(self, condition: str, seed: int) -> Path:
-        """A chain's folder; raises UserError where the study has no such chain."""
+        """A chain's folder; raises UserError if the study has no such chain."""
         for chain in self.chains:
             if (chain.parent.name, chain.name) == (condition, f"seed{seed}"):
                 return chain
         raise UserError(f"{self.path} has no chain {condition}/seed{seed}; it has {_listed(self.chains)}.")
 
     def generation(self, condition: str, seed: int, generation: int) -> Path:
-        """A generation's folder; raises UserError where it is not there."""
+        """A generation's folder; raises UserError if it does not exist."""
         chain = self.chain(condition, seed)
         folder = chain / f"gen{generation:03d}"
         if folder.is_dir():
             return folder
-        if study.is_table(chain):
-            raise UserError(f"{chain} is a solvable system's chain, which keeps no samples.")
-        raise UserError(f"{chain} has generations 0 to {len(study.generations(chain)) - 1}, not {generation}.")
+        if tables.is_solved(chain):
+            raise UserError(f"{chain} is a solvable system's chain, which stores no samples.")
+        raise UserError(f"{chain} has generations 0 to {len(tables.generations(chain)) - 1}, not {generation}.")
 
     def images(self, condition: str, seed: int, generation: int) -> np.ndarray:
-        """The samples that a generation drew, uint8 (N, C, H, W), memory-mapped; raises UserError where it has none."""
+        """The samples that a generation drew, uint8 (N, C, H, W), memory-mapped; raises UserError if there are none."""
         return self._array(self.generation(condition, seed, generation) / "pool.safetensors", "x")
 
     def labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
-        """The labels that those samples were drawn for, int64 (N,); None where they were drawn without."""
+        """The labels of those samples, int64 (N,); None for unconditional samples."""
         return store.open_arrays(self.generation(condition, seed, generation) / "pool.safetensors").get("y")
 
     def latents(self, condition: str, seed: int, generation: int) -> np.ndarray:
-        """Sixteen samples of the latents that all generations share, uint8 (16, C, H, W)."""
+        """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W)."""
         return self._array(self.generation(condition, seed, generation) / "evolution.safetensors", "x")
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
-        """record.json of a generation: sizes, share by origin, seeds, versions, hashes; of a solvable system, the
-        chain's."""
+        """record.json of a generation (sizes, share by origin, seeds, versions, hashes); of a solvable system that of
+        the chain."""
         chain = self.chain(condition, seed)
-        folder = chain if study.is_table(chain) else self.generation(condition, seed, generation)
+        folder = chain if tables.is_solved(chain) else self.generation(condition, seed, generation)
         return store.read_json(folder / "record.json")
 
     @cached_property
-    def real(self):
-        """The real data, RealData with `train` and `heldout` (Pools: x, y), `classes`, `facts`; raises UserError where
-        the study keeps none, or several."""
-        from imgloop.measure import read_real
-
-        found = sorted((self.root / "shared").glob("real-*"))
-        if len(found) != 1:
-            many = "keeps no real images" if not found else f"keeps {len(found)} sets of real images (shared/real-*)"
-            raise UserError(f"{self.root} {many}: there is not one set to show.")
-        return read_real(found[0])
+    def real(self) -> RealData:
+        """The real data, memory-mapped; raises UserError unless the study has exactly one set."""
+        folders = sorted((self.root / "shared").glob("real-*"))
+        if len(folders) != 1:
+            raise UserError(f"{self.root} has {len(folders)} sets of real images (shared/real-*); it needs one.")
+        return read_real(folders[0])
 
     def config(self, chain: Path) -> dict[str, Any]:
-        """config.yaml of a chain as plain values (choices, identity, config); raises UserError where it is damaged."""
+        """config.yaml of a chain as plain values (choices, identity, config); raises UserError if it is damaged."""
         path = chain / "config.yaml"
         try:
-            found = yaml.safe_load(path.read_text())
-            if all(isinstance(found[k], Mapping) for k in ("choices", "identity", "config")):
-                return found
+            values = yaml.safe_load(path.read_text())
+            if all(isinstance(values[k], Mapping) for k in ("choices", "identity", "config")):
+                return values
         except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as e:
             raise store.damaged(path, f"cannot be read ({' '.join(str(e).split())})", "run the chain again") from e
-        raise store.damaged(path, "is no configuration of a chain", "run the chain again")
+        raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
 
     @staticmethod
     def _array(path: Path, name: str) -> np.ndarray:
         arrays = store.open_arrays(path)
         if name not in arrays or arrays[name].ndim != 4 or arrays[name].dtype != np.uint8:
-            raise store.damaged(path, "holds no images")
+            raise store.damaged(path, "contains no images")
         return arrays[name]
 
 

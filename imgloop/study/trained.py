@@ -1,0 +1,115 @@
+"""Chains of trained models, which have a folder for each generation: their tables, loss curves and figures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from imgloop import figures, store
+from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
+
+DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
+LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
+
+
+def generations(chain: Path) -> list[Path]:
+    """The chain's generation folders in order."""
+    return sorted(p for p in Path(chain).glob("gen[0-9]*") if p.is_dir())
+
+
+def protocols(chain: Path) -> list[str]:
+    """The protocols under which the chain's generations have scores, the most recently written last."""
+    newest: dict[str, float] = {}
+    for path in Path(chain).glob("gen[0-9]*/scores/*.json"):
+        newest[path.stem] = max(newest.get(path.stem, 0.0), path.stat().st_mtime)
+    return sorted(newest, key=lambda name: newest[name])
+
+
+def row(folder: Path, protocol: str | None) -> dict[str, Any]:
+    """A generation's sizes, times and scores by column of metrics.csv.
+
+    folder: the generation's. protocol: a file name in scores/, without its ending; scores are left out where the
+    generation has none under it. Raises UserError for a missing or damaged file.
+    """
+    record = store.read_json(folder / "record.json")
+    values = {c: record.get(c) for c in SIZES} | {"n_drawn": record.get("n_drawn", record.get("n_pool"))}
+    values |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
+    path = folder / "scores" / f"{protocol}.json"
+    if protocol is not None and path.exists():
+        values |= {**store.read_json(path)["scores"], "protocol": protocol}
+    return values
+
+
+def measures(chain: Path, protocol: str | None = None) -> dict[str, MeasureInfo]:
+    """All measures by name: ours, then the user's own, which score files under `protocol` describe.
+
+    protocol: by default the chain's newest. Raises UserError for a damaged score file.
+    """
+    protocol = protocol or next(reversed(protocols(chain)), None)
+    files = (folder / "scores" / f"{protocol}.json" for folder in generations(chain))
+    path = next((p for p in files if p.exists()), None)  # one protocol has the same measures in every generation
+    if path is None:
+        return dict(MEASURES)
+    try:
+        return with_user_measures(store.read_json(path).get("protocol", {}).get("measures") or ())
+    except (AttributeError, TypeError, ValueError) as e:
+        raise store.damaged(path, f"does not describe measures ({e})", "measure the study again") from e
+
+
+def table(chain: Path, protocol: str | None = None) -> DataFrame:
+    """The chain's metrics, one row a generation: COLUMNS of imgloop.measures, then the user's own measures.
+
+    protocol: by default the chain's newest. Scores that no generation has are left out.
+    """
+    import pandas as pd  # here, since it takes half a second to import
+
+    protocol = protocol or next(reversed(protocols(chain)), None)
+    columns = [*COLUMNS, *(m for m in measures(chain, protocol) if m not in MEASURES)]
+    frame = cast(DataFrame, pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=columns))
+    return frame[[c for c in columns if c in SIZES or frame[c].notna().any()]]
+
+
+def loss_curve(generation: Path) -> list[list[float]]:
+    """The training loss of a generation's folder as [images seen, loss]; empty where none was stored."""
+    path = generation / LOSSES
+    return store.read_json(path) if path.exists() else []
+
+
+def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
+    """Write metrics.csv, evolution.png and curves.png of a chain; returns its table."""
+    chain = Path(chain)
+    frame = table(chain, protocol)
+    store.write_text(chain / "metrics.csv", csv_text(frame))
+    samples = [(int(g.name[3:]), store.open_arrays(g / "evolution.safetensors")["x"]) for g in generations(chain)]
+    title = f"{chain.parent.name}, {chain.name}"
+    store.write_bytes(chain / "evolution.png", figures.evolution(samples, title))
+    levels = reference(chain.parent.parent, frame)
+    named = frame.assign(condition=chain.parent.name)
+    store.write_bytes(chain / "curves.png", figures.curves(named, title, levels, panels(measures(chain, protocol))))
+    return frame
+
+
+def panels(known: Mapping[str, MeasureInfo]) -> list[tuple[str, str, str]]:
+    """(name, label, unit) of the measures to plot, scores before sizes; a user's own are always plotted."""
+    plotted = [info for name, info in known.items() if info.plotted or name not in MEASURES]
+    return [(i.name, i.label, i.unit) for i in sorted(plotted, key=lambda info: info.kind == "size")]
+
+
+def csv_text(frame: DataFrame) -> str:
+    """A table as CSV with six significant digits; whole numbers stay whole, and missing values are empty."""
+    out = io.StringIO()
+    frame.convert_dtypes(convert_floating=False).to_csv(out, index=False, float_format="%.6g")
+    return out.getvalue()
+
+
+def reference(study: Path, frame: DataFrame) -> dict[str, Any] | None:
+    """Scores of real images against real images by measure, under the table's protocol.
+
+    None where the study has none, or the table has several protocols. Of several, the newest is read.
+    """
+    shown = set(frame["protocol"].dropna()) if "protocol" in frame else set()
+    paths = (Path(study) / "shared").glob("reference-*/reference.json")
+    references = [store.read_json(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime)]
+    return next((r for r in reversed(references) if {r.get("protocol")} == shown), None)
