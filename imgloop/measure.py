@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgloop import store
@@ -14,21 +15,30 @@ from imgloop.study import compare, tables, trained
 from imgloop.study.real import read_real
 
 
-def measure(path: str | Path, overrides: list[str], again: bool = False, device: str = "cpu") -> str:
+def measure(
+    path: str | Path,
+    overrides: list[str],
+    again: bool = False,
+    device: str = "cpu",
+    config_dirs: Sequence[str | Path] = (),
+) -> str:
     """Measure every generation of a study, or of one chain, under another protocol; returns the protocol's name.
 
-    path: the folder of a study or a chain. overrides: settings of the features group (features=NAME,
-    features.KEY=VALUE). again: also generations that have such scores. Scores go to scores/PROTOCOL.json of each
+    path: the folder of a study or a chain. overrides: settings of the features and measure groups (features=NAME,
+    features.KEY=VALUE, measure=NAME). again: also generations that have such scores. config_dirs: folders of your own
+    measures, features and models. Scores go to scores/PROTOCOL.json of each
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.config.settings import parsed  # here, since Hydra and torch take seconds to import
-    from imgloop.metrics.evaluator import Evaluator, protocol_name
+    from imgloop.config.guards import user_measures  # here, since Hydra and torch take seconds to import
+    from imgloop.config.settings import parsed
+    from imgloop.metrics.evaluator import Evaluator
 
-    wrong = [o for o in overrides if not o.startswith(("features=", "features."))]
+    wrong = [o for o in overrides if not o.startswith(("features=", "features.", "measure=", "measure."))]
     if wrong:
         raise UserError(
-            f"{wrong[0]} does not change how samples are measured: give features=NAME or features.KEY=VALUE.",
+            f"{wrong[0]} does not change how samples are measured: give features=NAME, features.KEY=VALUE or "
+            "measure=NAME.",
             wrong[0].partition("=")[0],
         )
     path = Path(path)
@@ -41,19 +51,21 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
             f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
             "outputs/digits-diffusion."
         )
-    node, evaluators, name = parsed(overrides).config["features"], {}, ""
+    settings = parsed(overrides, config_dirs)
+    measures, evaluators, name = user_measures(settings), {}, ""
     for chain in chains:
         shared = chain.parent.parent / "shared"
         for folder in trained.generations(chain):
             record = store.read_json(folder / "record.json")
             if record["real"] not in evaluators:
                 real = read_real(shared / f"real-{record['real']}")
-                evaluators[record["real"]] = Evaluator.of(node, real, shared, device=device)
+                extractor = settings.build("features", real=real, shared=shared, device=device)
+                evaluators[record["real"]] = Evaluator(extractor, real, shared, measures=measures)
             evaluator = evaluators[record["real"]]
-            name = protocol_name(evaluator.protocol)
+            name = evaluator.protocol_name
             if (folder / "scores" / f"{name}.json").exists() and not again:
                 continue
-            scores = measured(folder, evaluator, device)
+            scores = measured(folder, evaluator, device, settings.config_dirs)
             values = " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None)
             print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: {values}", flush=True)
         trained.write_files(chain, name)
@@ -61,18 +73,18 @@ def measure(path: str | Path, overrides: list[str], again: bool = False, device:
     return name
 
 
-def measured(folder: Path, evaluator, device: str = "cpu"):
-    """Scores of the stored samples of a generation, written to its scores/; raises UserError for damaged files.
+def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence[Path] = ()):
+    """Scores of the samples that a generation drew, written to its scores/; raises UserError for damaged files.
 
     folder: the generation's. If its weights were pruned, the risks are those measured before.
     """
     from imgloop.metrics.evaluator import Scores  # here, since torch takes seconds to import
     from imgloop.models import load
 
-    arrays = store.open_arrays(folder / "pool.safetensors")
-    f = load(folder / "model", device) if (folder / "model").is_dir() else None
-    scores = evaluator(Pool(arrays["x"], arrays.get("y")), f)
-    if f is None:  # the risk does not depend on the features, but the choice of rare images for tail_risk does
+    arrays = trained.drawn_pool(folder)
+    generator = load(folder / "model", device, config_dirs) if (folder / "model").is_dir() else None
+    scores = evaluator(Pool(arrays["x"], arrays.get("y")), generator)
+    if generator is None:  # the risk does not depend on the features, but the choice of rare images for tail_risk does
         earlier = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
         risk = next((r for r in earlier if r is not None), None)
         same = folder / "scores" / f"{scores.name}.json"
@@ -90,13 +102,16 @@ def main(argv: list[str] | None = None) -> None:
         "study", type=Path, help="the folder of a study (outputs/STUDY) or of one chain (outputs/STUDY/CONDITION/seedK)"
     )
     parser.add_argument(
-        "override", nargs="*", help="features=auto|classifier|random|pixels|inception|dinov2 and features.KEY=VALUE"
+        "override",
+        nargs="*",
+        help="features=auto|classifier|random|pixels|inception|dinov2, features.KEY=VALUE, measure=NAME",
     )
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help="a folder of your own options")
     parser.add_argument("--again", action="store_true", help="also measure generations that have such scores")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     a = parser.parse_args(argv)
     try:
-        name = measure(a.study, a.override, a.again, a.device)
+        name = measure(a.study, a.override, a.again, a.device, a.config_dir)
     except UserError as e:
         sys.exit(f"imgloop.measure: {e}")
     print(f"measured under {name}; see metrics.csv of each chain and {a.study}")

@@ -32,7 +32,7 @@ from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import versions
 from imgloop.study import solved
 from imgloop.study.compare import compare
-from imgloop.study.tables import chains, csv_text, is_solved, load_study
+from imgloop.study.tables import chains, csv_text, is_solved, joined
 
 SAVE_SECONDS = 20.0  # a long chain writes the generations that it has this often
 
@@ -276,11 +276,9 @@ class SolvedChain(ChainFolder):
 
     def finish(self):
         """Write the chain's figure and the study's, print its summary, and say where to look."""
-        record = solved.record(self.folder)
-        frame = load_study(self.study)
-        mine = frame[(frame["condition"] == self.folder.parent.name) & (frame["seed"] == self.seed_number)]
-        solved.write_figure(self.folder, mine)
-        for line in solved.lines(solved.summary(mine, record["quantities"])):
+        frame = joined([self.folder], None)
+        solved.write_figure(self.folder)
+        for line in solved.lines(solved.summary(frame, solved.quantities([self.folder]))):
             self.display.say(line)
         several = len(chains(self.study)) > 1
         if several:
@@ -289,4 +287,4 @@ class SolvedChain(ChainFolder):
             f"look at {self.folder}: {'evolution.png, ' if self.evolution else ''}curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
         )
-        return mine.drop(columns=["condition", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)
+        return frame.drop(columns=["condition", "seed"]).dropna(axis=1, how="all")

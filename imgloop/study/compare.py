@@ -94,25 +94,3 @@ def comparison_lines(study: str | Path) -> list[str]:
         lines.append(head + "  ".join(f"{c:>15}" for c in cells))
     return [*lines, *filter(None, [sizes_differ(frame)])]
 
-
-def finish(chain, display) -> DataFrame:  # to be removed: chains are to do this themselves
-    """At a chain's end: write its files and the study's comparison, and print where they are; returns its table."""
-    folder, study, evolution = chain.folder, chain.study, "evolution.png, "
-    if tables.is_solved(folder):
-        changed = True
-        frame = tables.joined([folder], None)
-        solved.write_figure(folder)
-        for line in solved.lines(solved.summary(frame, solved.quantities([folder]))):
-            display.say(line)
-        frame = frame.drop(columns=["condition", "seed"]).dropna(axis=1, how="all")
-        evolution = evolution if chain.aged else ""
-    else:
-        changed = chain.protocol is not None or not (folder / "metrics.csv").exists()
-        frame = trained.write_files(folder, chain.protocol) if changed else tables.table(folder)
-        evolution = f"grid.png of each generation, {evolution}"
-    several = len(tables.chains(study)) > 1
-    if several and (changed or not (study / "comparison.png").exists()):
-        compare(study)
-    beside = f"; and at {study / 'comparison.png'}" if several else ""
-    display.say(f"look at {folder}: {evolution}curves.png, metrics.csv{beside}")
-    return frame

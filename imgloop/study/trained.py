@@ -71,6 +71,13 @@ def table(chain: Path, protocol: str | None = None) -> DataFrame:
     return frame[[c for c in columns if c in SIZES or frame[c].notna().any()]]
 
 
+def drawn_pool(folder: Path) -> dict[str, np.ndarray]:
+    """What a generation drew, x and perhaps y, memory-mapped: the samples that it is measured on. A curated generation
+    releases only some of them (pool.safetensors)."""
+    path = folder / "drawn.safetensors"
+    return store.open_arrays(path if path.exists() else folder / "pool.safetensors")
+
+
 def loss_curve(generation: Path) -> list[list[float]]:
     """The training loss of a generation's folder as [images seen, loss]; empty where none was stored."""
     path = generation / LOSSES
