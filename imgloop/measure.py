@@ -95,14 +95,14 @@ def write_real(shared: Path, real) -> None:
             store.write_arrays(
                 part / f"{name}.safetensors", {"x": np.asarray(pool.x)} | ({} if pool.y is None else {"y": pool.y})
             )
-        store.write_json(part / "facts.json", {"classes": real.classes, **real.facts})
+        store.write_json(part / "facts.json", {"classes": real.classes, **real.facts.to_dict()})
 
     store.once(Path(shared) / f"real-{real_key(real)}", make)
 
 
 def read_real(folder: Path):
     """The real data that `write_real` kept, memory-mapped."""
-    from imgloop.data import RealData
+    from imgloop.data import Facts, RealData
 
     pools = []
     for name in ("train", "heldout"):
@@ -110,7 +110,7 @@ def read_real(folder: Path):
         pools.append(Pool(arrays["x"], None if "y" not in arrays else np.array(arrays["y"])))
     facts = store.read_json(folder / "facts.json")
     classes = facts.pop("classes")
-    return RealData(*pools, None if classes is None else tuple(classes), facts)
+    return RealData(*pools, None if classes is None else tuple(classes), Facts.from_dict(facts))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -140,17 +140,17 @@ class Plan:
     def lines(self, real, evaluator) -> list[str]:
         """The lines a run begins with."""
         facts = real.facts
-        data = f"{facts['label']}: {len(real.train):,} training images, {len(real.heldout):,} held out"
+        data = f"{facts.label}: {len(real.train):,} training images, {len(real.heldout):,} held out"
         close = (
-            f" ({facts['near_duplicates']} of them nearly equal to a training image)"
-            if facts.get("near_duplicates") and facts.get("available")  # of drawn data, plain backgrounds are alike
+            f" ({facts.near_duplicates} of them nearly equal to a training image)"
+            if facts.near_duplicates and facts.available  # of drawn data, plain backgrounds are alike
             else ""
         )
         resumed = f", from generation {self.first}" if self.first else ""
         plural = "s" if len(self.images) > 1 else ""
         return [
             data + close,
-            *([facts["warning"]] if facts.get("warning") else []),
+            *([facts.warning] if facts.warning else []),
             evaluator.line,
             *(["a GPU is present: tier=gpu would use it"] if self.device == "cpu" and gpu_present() else []),
             f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "

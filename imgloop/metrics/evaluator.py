@@ -208,7 +208,7 @@ class Evaluator:
         if apart:  # drawn with every mode equally frequent
             return np.full(classes, 1 / classes)
         train, heldout = self.real.train.y, self.real.heldout.y
-        labels = train if self.real.facts.get("imbalance") else np.concatenate([train, heldout])
+        labels = train if self.real.facts.imbalance else np.concatenate([train, heldout])
         return class_counts(labels, classes) / len(labels)
 
     def confusion_of(self, heldout: Features) -> Confusion:
@@ -383,6 +383,6 @@ class Evaluator:
         counts = class_counts(self.real.train.y, len(self.real.classes))
         order = np.argsort(counts, kind="stable")
         rare = order[counts[order].cumsum() <= TAIL * counts.sum()]
-        if self.real.facts.get("imbalance") and np.isin(y, rare).any():
+        if self.real.facts.imbalance and np.isin(y, rare).any():
             notes["rare_classes"] = [self.real.classes[c] for c in rare]
             notes["risk_rare_classes"] = float(risk[np.isin(y, rare)].mean())
