@@ -1,9 +1,10 @@
-"""What a generation is trained on: pools of samples by source, and the mix that says which rows of them, as indices."""
+"""What a generation is trained on: pools of samples by source, and the mix, which selects rows of them by index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class Mix:
     """A whole training set in a few bytes a sample: sample i of replicate r is row `row[i, r]` of pool `origin[i, r]`.
 
     `origin` int (n, R) and `row` int64 (n, R), R = 1 for images; `weight` float (n, R) or None, which means all equal.
-    It is stored with its generation, so that every sample a model was trained on can be named.
+    It is stored with its generation: it records every sample that a model was trained on. Raises UserError where the
+    shapes of origin and row differ or are not (n, R).
     """
 
     origin: np.ndarray
@@ -43,7 +45,9 @@ class Mix:
     weight: np.ndarray | None = None
 
     def __post_init__(self):
-        assert self.origin.shape == self.row.shape and self.row.ndim == 2, (self.origin.shape, self.row.shape)
+        origin, row = np.shape(self.origin), np.shape(self.row)
+        if origin != row or len(row) != 2:
+            raise UserError(f"A mix needs origin and row of one shape (samples, replicates), not {origin} and {row}.")
 
     def __len__(self) -> int:
         return len(self.row)
@@ -85,9 +89,8 @@ class TrainingSet:
         return len(self.mix)
 
     def gather(self, index: np.ndarray, replicate: int = 0) -> np.ndarray:
-        """Samples `index` (n,) of the mix, dtype of the pools, shape (n, ...): one fancy index a pool that is
-        touched."""
-        return self._take(index, replicate, lambda pool: pool.x)
+        """Samples `index` (n,) of the mix, dtype of the pools, shape (n, ...): one indexing operation for each pool."""
+        return self._take(index, replicate, lambda origin: self.pools[origin].x)
 
     def samples(self) -> np.ndarray:
         """Every sample of every replicate at once, (n, R, d): the training set of an analytic system.
@@ -116,17 +119,17 @@ class TrainingSet:
 
     def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:
         """Labels of samples `index` (all by default), int64 (n,); None where a pool of the mix has none."""
-        origins = np.unique(self.mix.origin)
-        if any(self.pools[int(o)].y is None for o in origins):
+        labels = {int(o): self.pools[int(o)].y for o in np.unique(self.mix.origin)}
+        if any(y is None for y in labels.values()):
             return None
         index = np.arange(len(self)) if index is None else index
-        return self._take(index, replicate, lambda pool: pool.y)
+        return self._take(index, replicate, lambda origin: labels[origin])
 
-    def _take(self, index, replicate, field):
+    def _take(self, index: np.ndarray, replicate: int, values_of: Callable[[int], Any]) -> np.ndarray:
         origin, row = self.mix.origin[index, replicate], self.mix.row[index, replicate]
 
-        def of(o):
-            values = field(self.pools[int(o)])
+        def of(o: int) -> np.ndarray:
+            values = values_of(int(o))
             return values[:, replicate] if values.ndim == 3 else values  # (N, R, d) of an analytic system
 
         first = of(self.mix.origin[0, replicate])
@@ -135,3 +138,53 @@ class TrainingSet:
             here = origin == o
             out[here] = of(o)[row[here]]
         return out
+
+
+def check_mix(mix: Any, sizes: Mapping[int, int], replicates: int, part: str) -> None:
+    """Raise UserError unless `mix` is a Mix of one or more rows of the pools, (n, replicates).
+
+    `sizes`: rows of each pool by origin. Weights, if any, are finite numbers of at least 0, of the same shape, with a
+    positive sum in every replicate. `part`: what made the mix, such as "paradigm=window (window.py: Window)".
+    """
+
+    def refuse(expected: str, got: str) -> UserError:
+        return UserError(f"{part} must return {expected}, but it returned {got}.", part.partition("=")[0])
+
+    if not isinstance(mix, Mix):
+        raise refuse("a Mix (imgloop.pool.Mix)", f"a {type(mix).__name__}")
+    for name, values in (("origin", mix.origin), ("row", mix.row)):
+        dtype = getattr(values, "dtype", type(values).__name__)
+        if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.integer):
+            raise refuse(f"a Mix whose {name} is an array of integers", f"{name} as {dtype}")
+        if values.ndim != 2 or values.shape[1] != replicates or values.shape != mix.origin.shape:
+            raise refuse(
+                f"a Mix whose origin and row have the shape (samples, {replicates}), one column for each replicate",
+                f"{name} of shape {values.shape}",
+            )
+    if len(mix) == 0:
+        raise refuse("a Mix of at least one sample", "an empty one")
+    origin, row = (mix.origin[:, :1], mix.row[:, :1]) if mix.common else (mix.origin, mix.row)
+    for o in np.unique(origin).tolist():
+        if o not in sizes:
+            known = ", ".join(map(str, sorted(sizes)))
+            raise refuse(f"a Mix of the pools {known} (-1: real, s: drawn from generation s)", f"origin {o}")
+        rows = row[origin == o]
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= sizes[o]:
+            raise refuse(
+                f"rows 0 to {sizes[o] - 1} of the pool of origin {o}", f"row {low if low < 0 else high} of that pool"
+            )
+    weight = mix.weight
+    if weight is None:
+        return
+    if np.shape(weight) != mix.row.shape:
+        raise refuse(
+            f"weights of the shape {mix.row.shape} of its rows, or None", f"weights of shape {np.shape(weight)}"
+        )
+    kind = getattr(weight, "dtype", type(weight).__name__)
+    if not isinstance(weight, np.ndarray) or weight.dtype.kind not in "iuf":
+        raise refuse("weights as an array of numbers, or None", f"weights as {kind}")
+    if not np.isfinite(weight).all() or weight.min() < 0:
+        raise refuse("finite weights of at least 0", f"the weight {weight[~(weight >= 0) | ~np.isfinite(weight)][0]:g}")
+    if not (weight.max(0) > 0).all():
+        raise refuse("a positive weight in every replicate", "weights that are all 0")

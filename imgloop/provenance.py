@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides its settings: recorded with every generation, and part of cache keys."""
+"""Versions and hardware, on which exact results depend: recorded with every generation, and part of cache keys."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ PACKAGES = ("imgloop", "torch", "numpy", "lightning", "diffusers", "safetensors"
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:
-    """What the bits of a result depend on besides versions: processor kind, PyTorch's kernels for it, threads, GPU."""
+    """Hardware on which exact results depend: processor kind, PyTorch's CPU kernels, number of threads, GPU."""
     import torch
 
     return {

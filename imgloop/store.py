@@ -1,4 +1,4 @@
-"""Everything that is written: atomic files, hashes, locks and formats. No other file of the package writes a result."""
+"""Writing and reading results: atomic files, hashes, locks, formats. Only this file of the package writes results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DTYPES = {
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: to a temporary name beside it, synced, then renamed into place."""
+    """Write a whole file or nothing: written under a temporary name beside it, synced, then renamed."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
@@ -52,7 +52,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def writing(path: Path):
-    """Tell the user's own troubles with writing `path` (full disk, no permission) in one sentence."""
+    """Turn an OSError that the user can fix while writing `path` (full disk, no permission) into UserError."""
     try:
         yield
     except OSError as e:
@@ -60,7 +60,7 @@ def writing(path: Path):
             raise disk_full(path) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise UserError(
-                f"{path} cannot be written ({e.strerror}): give another out=FOLDER, or mend its rights."
+                f"{path} cannot be written ({e.strerror}): give another out=FOLDER, or fix its permissions.", "out"
             ) from e
         raise
 
@@ -69,7 +69,7 @@ def disk_full(path: Path) -> UserError:
     """The error for a full disk at `path`."""
     return UserError(
         f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
-        "Everything finished before is kept; free some space and run the same command again."
+        "Finished results are kept; free some space and run the same command again."
     )
 
 
@@ -100,11 +100,10 @@ def read_json(path: Path):
 
 
 def damaged(path: Path, what: str, instead: str | None = None) -> UserError:
-    """The error of a file that is not what was written; `instead` of restoring it, how else to mend that."""
+    """The error for a damaged file; `instead`: how to fix it without restoring the file."""
     instead = instead or "delete the generation's folder and all later ones to compute them again"
     return UserError(
-        f"{path} {what}: the run folder is damaged. Restore the file, or {instead}, or start afresh with "
-        "overwrite=true."
+        f"{path} {what}: the run folder is damaged. Restore the file, or {instead}, or start again with overwrite=true."
     )
 
 
@@ -167,20 +166,19 @@ def array_hash(*arrays: np.ndarray | None) -> str:
 
 
 def content_key(value) -> str:
-    """Sixteen hex digits that name a JSON-able value."""
+    """A hash of a JSON-able value, sixteen hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def seed_of(*parts) -> int:
-    """A seed below 2**63 from a hash of its parts: (seed, generation, purpose). Equal parts, equal seed, on any
-    machine."""
+    """A seed below 2**63 from a hash of its parts, such as (seed, generation, purpose); equal on every machine."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
 @contextmanager
 def lock(path: Path, busy: str | None = None, waiting: Callable[[], None] | None = None):
-    """Hold the lock file `path`. Where another process holds it: raise UserError(`busy`), or call `waiting` once and
-    wait."""
+    """Hold the lock file `path`. If another process holds it: raise UserError(`busy`) where given, else call `waiting`
+    once and wait."""
     path = Path(path)
     held = FileLock(path)
     try:
@@ -200,9 +198,9 @@ def lock(path: Path, busy: str | None = None, waiting: Callable[[], None] | None
 
 
 def once(folder: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None = None) -> Path:
-    """`folder`, made by `make(temporary folder)` if it does not exist yet; safe when two processes want it at once.
+    """`folder`, made by `make(temporary folder)` if it does not exist; safe when two processes need it at once.
 
-    The folder's name holds the hash of all that its content depends on, so that finding it is as good as making it.
+    The folder's name contains the hash of everything that its content depends on, so that an existing one can be used.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -213,7 +211,7 @@ def once(folder: Path, make: Callable[[Path], None], waiting: Callable[[], None]
 
 
 def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill a temporary folder, then rename it to `folder`: it exists whole or not at all."""
+    """Let `make` fill a temporary folder, then rename it to `folder`: it exists completely or not at all."""
     part = folder.with_name(f".{folder.name}.part")
     remove(part)
     with writing(folder):
@@ -224,7 +222,7 @@ def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
         raise
     except Exception as e:
         full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(e) or "file write failed" in str(e):  # safetensors and torch have their own
+        if full or "No space left" in str(e) or "file write failed" in str(e):  # errors of safetensors and torch
             remove(part)
             raise disk_full(folder) from e
         raise
@@ -238,7 +236,7 @@ def remove(*paths: Path) -> None:
 
 
 def remove_unused(folder: Path, below: Path) -> None:
-    """Remove a folder that holds no more than a lock and a log, and its parents up to `below` where they are empty."""
+    """Remove a folder that contains only a lock and a log, and its parents up to `below` where they are empty."""
     if folder.exists() and all(p.name in (".lock", "run.log") for p in folder.iterdir()):
         remove(folder)
         for parent in folder.parents:
@@ -248,7 +246,7 @@ def remove_unused(folder: Path, below: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where decoded images, downloads and features are kept between studies: IMGLOOP_CACHE, or ~/.cache/imgloop."""
+    """The folder for decoded images, downloads and features of all studies: IMGLOOP_CACHE, or ~/.cache/imgloop."""
     return Path(os.environ.get("IMGLOOP_CACHE") or Path.home() / ".cache" / "imgloop")
 
 

@@ -34,8 +34,8 @@ COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by
 
 def fresh(real, n: int = 2000) -> np.ndarray:
     """The `n` images that the law draws after the training images, which neither generator nor classifier has seen."""
-    frequencies = real.facts["mode_frequencies"]
-    law = Shapes(real.train.x.shape[-1], tail=frequencies[0] / frequencies[-1], seed=real.facts["seed"])
+    frequencies = real.facts.mode_frequencies
+    law = Shapes(real.train.x.shape[-1], tail=frequencies[0] / frequencies[-1], seed=real.facts.seed)
     return law.rows("train", len(real.train), len(real.train) + n)[0]
 
 

@@ -19,7 +19,7 @@ from imgloop.analytic.discrete import Discrete
 from imgloop.analytic.gaussian import Gaussian
 from imgloop.analytic.poisson import Poisson
 from imgloop.chain.base import ChainFolder
-from imgloop.paradigm import Edit, Paradigm, RealOnly, every, joined
+from imgloop.paradigm import Edit, Paradigm, RealOnly, concatenate, rows_of
 from imgloop.pool import REAL, Mix, Pool
 
 # -- In the seeds and the mixing rules --------------------------------------------------------------------------------
@@ -50,21 +50,21 @@ def real_dropped():
     real = Paradigm.real
 
     def of(rule, sizes, t, replicates):
-        return real(rule, sizes, t, replicates) if t == 0 else every(REAL, 0, replicates)
+        return real(rule, sizes, t, replicates) if t == 0 else rows_of(REAL, 0, replicates)
 
     return patch.object(Paradigm, "real", of)
 
 
 def real_again():
     """R stands where the newest pool should."""
-    return patch.object(Paradigm, "newest", lambda rule, sizes, t, replicates: every(REAL, sizes[t - 1], replicates))
+    return patch.object(Paradigm, "newest", lambda rule, sizes, t, replicates: rows_of(REAL, sizes[t - 1], replicates))
 
 
 def newest_left_out():
     """All that has accumulated but the newest pool."""
 
     def of(rule, sizes, t, replicates):
-        return joined(rule.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t - 1)))
+        return concatenate(rule.real(sizes, t, replicates), *(rows_of(s, sizes[s], replicates) for s in range(t - 1)))
 
     return patch.object(Paradigm, "everything", of)
 
@@ -97,12 +97,12 @@ def drawing(choose: Callable) -> AbstractContextManager:
         pick = np.broadcast_to(choose(total, n, replicates, rng), (n, replicates))
         return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
-    return patch.object(paradigm, "drawn", drawn)
+    return patch.object(paradigm, "subsample", drawn)
 
 
 def seen_rows():
     """Real rows that should be fresh are the first ones, which have been seen."""
-    return patch.object(paradigm, "every", lambda origin, n, replicates, first=0: every(origin, n, replicates))
+    return patch.object(paradigm, "rows_of", lambda origin, n, replicates, first=0: rows_of(origin, n, replicates))
 
 
 def edits_renewed():

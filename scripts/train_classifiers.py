@@ -39,7 +39,7 @@ def main() -> None:
     arrays = {k: v.numpy() for k, v in network.state_dict().items()}
     store.write_arrays(a.out / f"{a.name}.safetensors", arrays | {"trained_on": np.sort(fingerprints(real.train.x))})
     facts = {
-        "data": f"{real.facts['label']}, {real.train.x.shape[-1]} pixels, training part",
+        "data": f"{real.facts.label}, {real.train.x.shape[-1]} pixels, training part",
         "classes": list(real.classes),
         "shape": list(real.train.x.shape[1:]),
         "images": images,

@@ -466,12 +466,12 @@ def test_twin_rows_drawn_with_replacement(tmp_path, monkeypatch):
         pick = rng.integers(len(mix), size=(n, mix.row.shape[1]))
         return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
-    monkeypatch.setattr("imgloop.paradigm.drawn", drawn)
+    monkeypatch.setattr("imgloop.paradigm.subsample", drawn)
     notices(tmp_path, *ODD, *RULES["accumulate_subsample"])
 
 
 def test_twin_the_first_rows_in_place_of_random_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr("imgloop.paradigm.drawn", lambda mix, n, rng: Mix(mix.origin[:n], mix.row[:n]))
+    monkeypatch.setattr("imgloop.paradigm.subsample", lambda mix, n, rng: Mix(mix.origin[:n], mix.row[:n]))
     notices(tmp_path, *ODD, *RULES["accumulate_subsample"])
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from imgloop import store
 from imgloop.data.digits import Digits
 from imgloop.data.folder import Folder
-from imgloop.data.real import RealData
+from imgloop.data.real import Facts, RealData
 from imgloop.data.stacked import StackedDigits
 from imgloop.errors import UserError
 from imgloop.metrics import pretrained, trained
@@ -49,7 +49,7 @@ def test_labels_of_parts_are_digits_of_one_number(parts, base, seed):
 
 def test_features_of_an_image_do_not_depend_on_its_company(tmp_path):
     x = images(chunk_of(8) + 3, 1, 8)
-    real = RealData(Pool(x), Pool(x), None, {})
+    real = RealData(Pool(x), Pool(x), None, Facts("noise"))
     extractor, told = random(real, tmp_path, "cpu"), []
     whole = extractor(x, lambda *at: told.append(at)).x
     assert (extractor(x[-5:]).x == whole[-5:]).all() and told == [(256, 259), (259, 259)]
@@ -128,7 +128,11 @@ def test_official_cifar_may_use_it_and_changed_files_may_not():
     about = store.read_json(FOLDER / "cifar10.json")
     pool, classes = Pool(images(), np.zeros(4, np.int64)), tuple(about["classes"])
     assert fitting(pool, pool, classes, {"set": "CIFAR-10"}) == "cifar10"
-    for facts, names in (({"label": "CIFAR-10"}, classes), ({"set": "CIFAR-10"}, classes[::-1]), ({}, classes)):
+    for facts, names in (
+        (Facts("CIFAR-10"), classes),
+        (Facts("images", set="CIFAR-10"), classes[::-1]),
+        (Facts("images"), classes),
+    ):
         assert fitting(pool, pool, names, facts) is None
 
 
@@ -329,7 +333,7 @@ def test_a_missing_package_names_the_extra(maker, package, monkeypatch):
 
 
 def test_extractors_with_other_weights_have_other_keys(tmp_path):
-    real = RealData(Pool(images()), Pool(images()), None, {})
+    real = RealData(Pool(images()), Pool(images()), None, Facts("noise"))
     same = [random(real, tmp_path, "cpu") for _ in range(2)]
     other = Extractor("random", torch.nn.Linear(2, 2))
     assert same[0].key == same[1].key != other.key

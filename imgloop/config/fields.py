@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from imgloop.errors import UserError
@@ -13,7 +15,7 @@ from imgloop.errors import UserError
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a setting may be. kind: int, float, bool or str. low and high are included, above and below are not."""
+    """What a setting may be. kind: int, float, bool, str or Path. low and high are allowed, above and below not."""
 
     kind: type
     low: float | None = None
@@ -29,17 +31,20 @@ class Allowed:
         if value is None:
             return self.optional
         if self.choices is not None:
-            return value in self.choices
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        if self.kind is Path:
+            return isinstance(value, str | os.PathLike) and bool(str(value))
         if self.kind in (bool, str):
             return isinstance(value, self.kind)
-        number = Integral if self.kind is int else Real
-        if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real):
             return False
+        number: Any = value
         return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
+            math.isfinite(number)
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
         )
 
     @property
@@ -51,6 +56,8 @@ class Allowed:
             return "true or false"
         if self.kind is str:
             return "text"
+        if self.kind is Path:
+            return "a path"
         noun = "a whole number" if self.kind is int else "a number"
         parts = []
         if self.low is not None and self.high is not None:
@@ -77,8 +84,9 @@ def setting(
 ) -> Any:
     """A dataclass field with a default and what it may be set to.
 
-    kind: by default the type of the default. optional: whether null is allowed, by default where the default is None.
-    why: a reason that the message of a wrong value ends with.
+    kind: by default the type of the default; a default of dataclasses.MISSING, a required setting, needs it.
+    optional: whether null is allowed, by default where the default is None.
+    why: a reason that ends the message about a wrong value.
     """
     kind = type(default) if kind is None else kind
     optional = default is None if optional is None else optional

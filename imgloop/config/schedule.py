@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
+from typing import Any
 
 from imgloop.errors import UserError
 
@@ -28,20 +29,23 @@ class Schedule:
     whole: bool = True
 
     @classmethod
-    def of(cls, name: str, value, low: float | None = None, high: float | None = None, whole: bool = True) -> Schedule:
+    def of(
+        cls, name: str, value: Any, low: float | None = None, high: float | None = None, whole: bool = True
+    ) -> Schedule:
         """Read a number, mapping, list or Schedule; raises UserError, naming `name`, where a value is not allowed."""
-        limits = {"low": low, "high": high, "whole": whole}
+        limits: dict[str, Any] = {"low": low, "high": high, "whole": whole}
         if isinstance(value, Schedule):
             schedule = replace(value, name=name, **limits)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             if not value:
-                raise UserError(f"{name}=[] is empty: give one value a generation.")
+                raise UserError(f"{name}=[] is empty: give one value for each generation.", name)
             schedule = cls(name, values=tuple(value), **limits)
         elif isinstance(value, Mapping):
             if set(value) - {"start", "factor", "max"} or "start" not in value:
                 raise UserError(
-                    f"{name} as a schedule takes start, factor and max, start being required; got "
-                    f"{', '.join(map(str, value)) or 'nothing'}."
+                    f"{name}: a schedule has start (required), factor and max; got "
+                    f"{', '.join(map(str, value)) or 'nothing'}.",
+                    name,
                 )
             schedule = cls(name, **value, **limits)
         else:
@@ -49,21 +53,24 @@ class Schedule:
         for key in ("factor", "max"):
             number = getattr(schedule, key)
             if not is_number(number) or not number > 0 or (key == "factor" and not math.isfinite(number)):
-                raise UserError(f"{name}.{key}={number}: give a number above 0.")
+                raise UserError(f"{name}.{key}={number}: give a number above 0.", name)
         for v in schedule.values or (schedule.start,):
             schedule.checked(v)
         if schedule.values is None:
             schedule.checked(schedule(0))
         return schedule
 
-    def checked(self, value) -> float:
+    def checked(self, value: Any) -> float:
         """`value` as int or float; raises UserError where it is not a number, or out of bounds."""
         low, high = self.low, self.high
         allowed = is_number(value) and math.isfinite(value) and not (self.whole and value != int(value))
         if not allowed or (low is not None and value < low) or (high is not None and value > high):
             kind = "a whole number" if self.whole else "a number"
             span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-            raise UserError(f"{self.name}={value}: give {kind}{span}, a list of them, or {{start: , factor: , max: }}.")
+            raise UserError(
+                f"{self.name}={value}: give {kind}{span}, a list of such numbers, or {{start: , factor: , max: }}.",
+                self.name,
+            )
         return int(value) if self.whole else float(value)
 
     def __call__(self, t: int) -> float:
@@ -71,7 +78,9 @@ class Schedule:
         if self.values is not None:
             if t >= len(self.values):
                 raise UserError(
-                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one a generation."
+                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one value for "
+                    "each generation.",
+                    self.name,
                 )
             return self.checked(self.values[t])
         try:
@@ -79,9 +88,42 @@ class Schedule:
         except OverflowError:
             value = self.max
         if self.whole and math.isfinite(value):
-            value = math.floor(value * (1 + 1e-12) + 1e-9)  # 1.4^5 and the like fall short of their decimal value
+            # Floating-point powers such as 1.4^5 can fall just below their decimal value.
+            value = math.floor(value * (1 + 1e-12) + 1e-9)
         return self.checked(value)
 
 
-def is_number(value) -> bool:
+# A setting of a paradigm: what Schedule.of reads, or None for the paradigm's own default.
+Knob = float | Sequence[float] | Mapping[str, float] | Schedule | None
+
+
+def knob(*, low: float | None = None, high: float | None = None, whole: bool = True) -> Any:
+    """A dataclass field for a setting that may change over generations; None, the default, leaves it to the paradigm.
+
+    Values lie in [low, high]; `whole`: they are whole numbers.
+    """
+    return field(default=None, metadata={"knob": {"low": low, "high": high, "whole": whole}})
+
+
+def read_knobs(part: Any, name: Callable[[str], str]) -> None:
+    """Replace each `knob` of a frozen dataclass instance by its Schedule; raises UserError at a value not allowed.
+
+    `name`: from a field's name to the setting's, such as paradigm.window.
+    """
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if "knob" in f.metadata and value is not None:
+            schedule = Schedule.of(name(f.name), value, **f.metadata["knob"])
+            object.__setattr__(part, f.name, schedule)
+
+
+def value_at(value: Knob, t: int, default: float = 0) -> float:
+    """The number that a checked `knob` stands for at generation t, `default` where it is None."""
+    if value is None:
+        return default
+    assert isinstance(value, Schedule)  # by read_knobs
+    return value(t)
+
+
+def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)

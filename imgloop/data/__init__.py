@@ -1,25 +1,30 @@
-"""Real data: each source is a dataclass with `load(cache) -> RealData`, found by Hydra's `_target_`."""
+"""Real data: each source is a dataclass with `load(cache) -> RealData`, named by `_target_` in conf/data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from imgloop.data.real import RealData
+import numpy as np
 
-__all__ = ["RealData", "judge_of"]
+from imgloop.data.real import Facts, RealData
+
+if TYPE_CHECKING:
+    from imgloop.data.judge import Judgement
+
+__all__ = ["Facts", "RealData", "judge_of"]
 
 
-def judge_of(facts: Mapping) -> Callable | None:
-    """The judge of rule-checkable data by its `facts`, images uint8 (N, C, H, W) -> Judgement; None for other data.
+def judge_of(facts: Facts) -> "Callable[[np.ndarray], Judgement] | None":
+    """The judge of data with rules, from images uint8 (N, C, H, W) to a Judgement; None for data without rules.
 
     Raises UserError for rules that this version does not know.
     """
-    name = facts.get("rules")
-    if name is None:
+    if facts.rules is None:
         return None
-    if name != "shapes":
+    if facts.rules != "shapes":
         from imgloop.errors import UserError
 
         raise UserError(
-            f"The data's rules {name!r} are not known here; known are: shapes. Use the version it was made by."
+            f"This version does not know the data's rules {facts.rules!r}, only shapes: use the version that made them."
         )
     from imgloop.data.judge import judge
 

@@ -1,4 +1,4 @@
-"""The official files of CIFAR-10 and CIFAR-100: found, downloaded, checked, and unpickled without running code."""
+"""The official files of CIFAR-10 and CIFAR-100: find, download, check, and unpickle them without running code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = 30  # seconds without an answer
 
 @dataclass(frozen=True)
 class Official:
-    """The files of one data set, with their MD5 sums as torchvision holds them."""
+    """The files of one data set, with their MD5 checksums from torchvision."""
 
     name: str
     url: str
@@ -76,9 +76,9 @@ CIFAR100 = Official(
 
 
 def downloaded(official: Official, cache: Path) -> Path:
-    """The official archive below `cache`, downloaded and checked by torchvision where it is not there yet.
+    """The official archive below `cache`, downloaded and checked by torchvision if it is not there yet.
 
-    Raises UserError where it cannot be had, saying where to get it.
+    Raises UserError, with the address, if it cannot be downloaded.
     """
 
     def fetch(part: Path) -> None:
@@ -86,13 +86,14 @@ def downloaded(official: Official, cache: Path) -> Path:
         try:
             from torchvision.datasets.utils import download_url
 
-            socket.setdefaulttimeout(TIMEOUT)  # a network that swallows everything would be waited for without end
+            socket.setdefaulttimeout(TIMEOUT)  # otherwise a network that drops all packets blocks forever
             download_url(official.url, str(part), official.archive, official.md5)
-        except Exception as e:  # no torchvision, no network, a wrong checksum: each has an error of its own
+        except Exception as e:  # no torchvision, no network, a wrong checksum: each has its own error class
             reason = str(getattr(e, "reason", None) or e or type(e).__name__).rstrip(".")
             raise UserError(
                 f"{official.name} could not be downloaded ({reason}): get {official.url} elsewhere, and give "
-                f"data.root=PATH/{official.archive}."
+                f"data.root=PATH/{official.archive}.",
+                "data.root",
             ) from e
         finally:
             socket.setdefaulttimeout(before)
@@ -100,8 +101,8 @@ def downloaded(official: Official, cache: Path) -> Path:
     return once(Path(cache) / official.folder, fetch) / official.archive
 
 
-def found(official: Official, root: Path) -> Path | None:
-    """Where the official files are in `root`: a folder or a .tar; None where it holds none of them."""
+def find_files(official: Official, root: Path) -> Path | None:
+    """The folder or .tar in `root` with official files; None if there is none."""
     if root.is_file():
         return root if root.suffix in (".gz", ".tgz", ".tar") or tarfile.is_tarfile(root) else None
     for folder in (root, root / official.folder):
@@ -111,30 +112,31 @@ def found(official: Official, root: Path) -> Path | None:
 
 
 def contents(official: Official, place: Path) -> dict[str, bytes]:
-    """The official files by name; of a .tar nothing is unpacked. Raises UserError for one missing or damaged."""
+    """The official files by name, read from a .tar without unpacking it. Raises UserError if one is missing or damaged."""
+    files: dict[str, bytes] = {}
     try:
         if place.is_dir():
             files = {name: (place / name).read_bytes() for name in official.files if (place / name).exists()}
         else:
-            files = {}
             with tarfile.open(place) as tar:
                 for member in tar:
                     name = member.name.rsplit("/", 1)[-1]
-                    if name in official.files and member.isfile():
-                        files[name] = tar.extractfile(member).read()
-    except Exception as e:  # permissions, gzip, zlib, lzma, tar: each has an error of its own
-        raise UserError(f"data.root={place} cannot be read ({e}); get {official.url} again.") from e
+                    if name in official.files and (file := tar.extractfile(member)) is not None:
+                        files[name] = file.read()
+    except Exception as e:  # permissions, gzip, zlib, lzma, tar: each has its own error class
+        raise UserError(f"data.root={place} cannot be read ({e}); get {official.url} again.", "data.root") from e
     missing = [name for name in official.files if name not in files]
     if missing:
         raise UserError(
             f"data.root={place} lacks {', '.join(missing)} of {official.name}; get {official.url} again, or use "
-            "data=folder for other images."
+            "data=folder for other images.",
+            "data.root",
         )
     return files
 
 
 def batch(official: Official, name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one batch file; raises UserError for another content."""
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of one batch file; raises UserError for other content."""
     content = unpickled(official, name, data)
     try:
         x, y = content["data"].array, np.asarray(content[official.labels], np.int64)
@@ -146,7 +148,7 @@ def batch(official: Official, name: str, data: bytes) -> tuple[np.ndarray, np.nd
 
 
 def class_names(official: Official, data: bytes) -> tuple[str, ...]:
-    """The names of the classes in a meta file; raises UserError for another content."""
+    """The names of the classes in a meta file; raises UserError for other content."""
     name = official.meta[0]
     content = unpickled(official, name, data)
     names = content.get(official.names) if isinstance(content, dict) else None
@@ -156,15 +158,15 @@ def class_names(official: Official, data: bytes) -> tuple[str, ...]:
 
 
 def unpickled(official: Official, name: str, data: bytes):
-    """The content of a pickle of byte arrays, text, numbers, lists and dicts; anything else is refused and not run."""
+    """The content of a pickle of byte arrays, text, numbers, lists and dicts; anything else is an error and is not run."""
     try:
         return _Plain(io.BytesIO(data), encoding="latin1").load()
-    except Exception as e:  # a damaged pickle raises nearly anything
+    except Exception as e:  # a damaged pickle can raise almost any exception
         raise _no_batch(official, name, e) from e
 
 
 def _no_batch(official: Official, name: str, reason) -> UserError:
-    return UserError(f"{name} is no file of {official.name} ({reason}); get {official.url} again.")
+    return UserError(f"{name} is not a file of {official.name} ({reason}); get {official.url} again.", "data.root")
 
 
 def is_official(official: Official, name: str, data: bytes) -> bool:
@@ -173,14 +175,14 @@ def is_official(official: Official, name: str, data: bytes) -> bool:
 
 
 class _Plain(pickle.Unpickler):
-    """Unpickles plain values, and arrays of bytes as `_Bytes`; a pickle that names anything else raises.
+    """Unpickles plain values, and arrays of bytes as `_Bytes`; raises UnpicklingError for anything else.
 
-    None of numpy's own unpickling is used, which trusts what it reads.
+    NumPy's own unpickling is not used: it trusts its input.
     """
 
     def find_class(self, module: str, name: str):
         allowed = {
-            "numpy.ndarray": None,  # told to `_reconstruct`, which needs it not
+            "numpy.ndarray": None,  # an argument of `_reconstruct`, which ignores it
             "numpy.dtype": _Kind,
             "numpy.core.multiarray._reconstruct": _Bytes,
             "numpy._core.multiarray._reconstruct": _Bytes,
@@ -206,8 +208,10 @@ class _Kind:
 class _Bytes:
     """A pickled array, `array` uint8; other dtypes raise."""
 
-    def __init__(self, *told):
-        self.array = None
+    array: np.ndarray | None = None
+
+    def __init__(self, *ignored):
+        pass
 
     def __setstate__(self, state):
         _, shape, kind, fortran, raw = state
@@ -217,10 +221,10 @@ class _Bytes:
 
 def _from_buffer(raw, kind: _Kind, shape, order) -> _Bytes:
     if kind.code != "u1":
-        raise pickle.UnpicklingError("it holds an array of other numbers than bytes")
-    found = _Bytes()
-    found.array = np.frombuffer(raw, np.uint8).reshape(shape, order=order)
-    return found
+        raise pickle.UnpicklingError("it contains an array of other numbers than bytes")
+    result = _Bytes()
+    result.array = np.frombuffer(raw, np.uint8).reshape(shape, order=order)
+    return result
 
 
 def _latin1(text: str, encoding: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Images that were made once and are memory-mapped since: files of a folder named by the hash of all they depend on."""
+"""The cache of images, memory-mapped: files in a folder that is named by the hash of everything they depend on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.store import open_arrays, read_json, write_arrays, write_json
 
-HEADER = 1016  # bytes of safetensors header, reserved before the number of images is known
+HEADER = 1016  # bytes reserved for the safetensors header before the number of images is known
 
 
 def write_part(folder: Path, name: str, images: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
@@ -38,14 +39,14 @@ def write_labels(folder: Path, name: str, labels: np.ndarray) -> None:
 
 
 def read_part(folder: Path, name: str, labelled: bool) -> Pool:
-    """What `write_part` and `write_labels` wrote, the images memory-mapped."""
+    """The pool that `write_part` and `write_labels` wrote, images memory-mapped."""
     return Pool(
-        kept(open_arrays, folder / f"{name}.safetensors")["x"],
-        np.asarray(kept(open_arrays, folder / f"{name}_labels.safetensors")["y"]) if labelled else None,
+        checked(open_arrays, folder / f"{name}.safetensors")["x"],
+        np.asarray(checked(open_arrays, folder / f"{name}_labels.safetensors")["y"]) if labelled else None,
     )
 
 
-def parted(
+def split_pools(
     folder: Path,
     pool: Pool,
     test: Pool | None,
@@ -53,27 +54,24 @@ def parted(
     heldout: int | None,
     classes: Sequence[str] | None,
     imbalance: float | None,
-) -> tuple[Pool, Pool, dict]:
-    """The split of cached pools and its facts; what takes long to find of a pair is kept in `folder`."""
+) -> tuple[Pool, Pool, dict[str, Any]]:
+    """Training and held-out part of cached pools, and their facts; `folder` stores the facts that take long."""
     train, held = split(pool, test, n, heldout, classes, imbalance)
     tail = "" if imbalance is None else f"-{imbalance:g}"
-    return (
-        train,
-        held,
-        size_facts(train, held, classes) | pair(folder / f"split-{len(train)}-{len(held)}{tail}", train, held),
-    )
+    stored = folder / f"split-{len(train)}-{len(held)}{tail}"
+    return train, held, size_facts(train, held, classes) | pair(stored, train, held)
 
 
-def pair(path: Path, train: Pool, heldout: Pool) -> dict:
-    """`pair_facts`, kept as the file `path`.json."""
+def pair(path: Path, train: Pool, heldout: Pool) -> dict[str, Any]:
+    """`pair_facts`, stored as the file `path`.json."""
     path = path.with_name(f"{path.name}.json")
     if not path.exists():
         write_json(path, pair_facts(train, heldout))
-    return kept(read_json, path)
+    return checked(read_json, path)
 
 
-def kept(read: Callable, path: Path):
-    """`read(path)`; raises UserError, naming the cache's folder, where it is damaged."""
+def checked(read: Callable, path: Path):
+    """`read(path)`; raises UserError, naming the cache's folder, if the file is damaged."""
     try:
         return read(path)
     except UserError as e:

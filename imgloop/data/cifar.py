@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from imgloop.config.fields import check_settings, setting
 from imgloop.data.archive import Archive, Layout
 from imgloop.data.batches import (
     CIFAR10,
@@ -19,50 +20,44 @@ from imgloop.data.batches import (
     class_names,
     contents,
     downloaded,
-    found,
+    find_files,
     is_official,
 )
-from imgloop.data.cache import kept, parted, read_part, write_labels, write_part
+from imgloop.data.cache import checked, read_part, split_pools, write_labels, write_part
 from imgloop.data.classes import chosen, only
 from imgloop.data.decode import reduced
 from imgloop.data.folder import Folder
-from imgloop.data.real import RealData, check_channels, check_choice, check_integer, order
+from imgloop.data.real import Facts, RealData, check_classes_settings, order
 from imgloop.errors import UserError
 from imgloop.store import content_key, once, read_json, write_json
 
-FORMAT = 1  # of the cache: raise it when reading or splitting gives other bytes
-TOLD = 2048  # images between two reports of progress
+FORMAT = 1  # of the cache: increase it when reading or splitting gives different bytes
+REPORT = 2048  # images between two calls of progress
 
 
 @dataclass(frozen=True)
 class _Cifar:
     """What both data sets share; settings as in conf/data/cifar10.yaml."""
 
-    root: str | None = None
-    size: int = 32
-    channels: int = 3
-    n: int | None = None
-    heldout: int | None = None
-    seed: int = 0
+    root: str | None = setting(None, kind=Path)
+    size: int = setting(32, low=4, high=32)
+    channels: int = setting(3, choices=(1, 3), why="which mean grey and colour")
+    n: int | None = setting(None, kind=int, low=1)
+    heldout: int | None = setting(None, kind=int, low=1)
+    seed: int = setting(0, low=0)
     classes: Sequence[str | int] | None = None
-    imbalance: float | None = None
+    imbalance: float | None = setting(None, kind=float, low=1, why="the ratio of the largest to the smallest class")
 
     official: ClassVar[Official]
 
     def __post_init__(self):
-        if self.root is not None and (not isinstance(self.root, str | Path) or not str(self.root)):
-            raise UserError(f"data.root={self.root!r} is not possible; give a path, or null to download.")
-        check_integer("size", self.size, 4, 32)
-        check_channels(self.channels)
-        check_integer("n", self.n, 1, optional=True)
-        check_integer("heldout", self.heldout, 1, optional=True)
-        check_integer("seed", self.seed, 0)
-        check_choice(self.classes, self.imbalance)
+        check_settings(self, "data")
+        check_classes_settings(self.classes, self.imbalance)
 
     def load(self, cache: Path, progress: Callable[[int, int], None] | None = None) -> RealData:
         """The official training part and held-out images of the official test part, memory-mapped from `cache`.
 
-        Raises UserError, saying where to get the data, where they are not there and cannot be downloaded.
+        Raises UserError, with the address of the data, if they are missing and cannot be downloaded.
         """
         if self.root is None:
             return self._official(downloaded(self.official, cache), cache, progress)
@@ -70,9 +65,10 @@ class _Cifar:
         if not os.path.exists(root):
             raise UserError(
                 f"data.root={self.root} does not exist; give {self.official.archive} or the folder "
-                f"{self.official.folder}, a folder or .zip of image files, or data.root=null to download."
+                f"{self.official.folder}, a folder or .zip of image files, or data.root=null to download.",
+                "data.root",
             )
-        place = found(self.official, root)
+        place = find_files(self.official, root)
         if place is not None:
             return self._official(place, cache, progress)
         settings = {k: v for k, v in vars(self).items() if k != "root"}
@@ -84,26 +80,26 @@ class _Cifar:
         settings = [self.size, self.channels, self.seed, self.classes]
         key = content_key([FORMAT, self.official.name, str(place.resolve()), stamps, *settings])
         folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, place, progress))
-        about = kept(read_json, folder / "about.json")
+        about = checked(read_json, folder / "about.json")
         classes = about["classes"] and tuple(about["classes"])
-        pools = [read_part(folder, name, classes is not None) for name in ("train", "test")]
-        train, heldout, facts = parted(folder, *pools, self.n, self.heldout, classes, self.imbalance)
+        pool, test = (read_part(folder, name, classes is not None) for name in ("train", "test"))
+        train, heldout, measured = split_pools(folder, pool, test, self.n, self.heldout, classes, self.imbalance)
         changed, name = about["changed"], self.official.name
-        facts = {
-            "label": f"{name} (changed files)" if changed else name,
-            **({} if changed else {"set": name}),
-            "source": f"{name} from {self.root or self.official.url}, held-out from its test part, "
-            f"{self.size}x{self.size}",
-            "available": sum(map(len, pools)),
-            "seed": self.seed,
-            **({} if self.imbalance is None else {"imbalance": self.imbalance}),
-            **facts,
-            "ignored": {},
-            "skipped": 0,
-        }
+        facts = Facts(
+            label=f"{name} (changed files)" if changed else name,
+            set=None if changed else name,
+            source=f"{name} from {self.root or self.official.url}, held-out from its test part, {self.size}x{self.size}",
+            available=len(pool) + len(test),
+            seed=self.seed,
+            imbalance=self.imbalance,
+            ignored={},
+            skipped=0,
+            **measured,
+        )
         if changed:
-            told = f"{', '.join(changed)} in data.root={self.root} differ from the published files of {name}."
-            facts["warning"] = " ".join(filter(None, [facts.get("warning"), told]))
+            facts = facts.warned(
+                f"{', '.join(changed)} in data.root={self.root} differ from the published files of {name}."
+            )
         return RealData(train, heldout, classes, facts)
 
     def _decode(self, folder: Path, place: Path, progress) -> None:
@@ -115,20 +111,19 @@ class _Cifar:
             part: [batch(official, name, files.pop(name)) for name in batches]
             for part, batches in (("train", official.train), ("test", official.test))
         }
-        wanted = chosen(names, self.classes)
+        selected, classes = chosen(names, self.classes), names
         total = sum(len(y) for batches in parts.values() for _, y in batches)
         for part, batches in parts.items():
             x, y = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-            classes = names
-            if wanted is not None:
-                x, y, classes = only(x, y, names, wanted)
+            if selected is not None:
+                x, y, classes = only(x, y, names, selected)
 
             def images(x=x):
                 nonlocal done
                 for i in order(len(x), self.seed):
                     yield reduced(x[i], self.size, self.channels)
                     done += 1
-                    if progress is not None and done % TOLD == 0:
+                    if progress is not None and done % REPORT == 0:
                         progress(done, total)
 
             write_part(folder, part, images(), (self.channels, self.size, self.size))
@@ -153,19 +148,20 @@ class Cifar100(_Cifar):
 
 @dataclass(frozen=True)
 class _ImageFiles(Folder):
-    """train/CLASS/* and test/CLASS/* with the data set's classes: a copy, which is labelled as one."""
+    """A copy as image files, train/CLASS/* and test/CLASS/* with the data set's classes; its label names it as a copy."""
 
-    official: Official | None = None
-    mend_broken = "replace it"
+    official: Official = CIFAR10
+    fix_broken: ClassVar[str] = "replace it"
 
     def places(self, root: Path, archive: Archive) -> Layout:
         whole = Folder(self.root).places(root, archive)
         name, count = self.official.name, self.official.classes
         if whole.test is None or len(whole.classes or ()) != count:
             raise UserError(
-                f"data.root={self.root} is not {name}: expected are {self.official.archive}, the folder "
+                f"data.root={self.root} is not {name}: give {self.official.archive}, the folder "
                 f"{self.official.folder}, or image files as train/CLASS/* and test/CLASS/* with {count} classes; for "
-                "other images use data=folder."
+                "other images use data=folder.",
+                "data.root",
             )
         return super().places(root, archive)
 

@@ -1,16 +1,16 @@
-"""One image file to one array: formats and modes to RGB or grey, upright, square, reduced; never enlarged."""
+"""Decoding one image file to an array: any mode to RGB or grey, upright, square, reduced, never enlarged."""
 
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from imgloop.errors import UserError
 
-# Named, so that a file's content cannot choose a decoder that starts another program (EPS starts Ghostscript).
+# Listed, so that a file cannot select a decoder that starts another program (EPS starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -22,7 +22,7 @@ class Broken(Exception):
 
 
 class TooSmall(Exception):
-    """An image whose short side is under the size asked for; `width` and `height` in pixels."""
+    """An image whose short side is smaller than the requested size; `width` and `height` in pixels."""
 
     def __init__(self, width: int, height: int):
         super().__init__(f"{width}x{height}")
@@ -34,7 +34,7 @@ def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
 
     First frame; turned upright by its EXIF entry; transparency composited on white; 16-bit grey divided by 257, not
     clipped; colour to grey by ITU-R 601 luma; embedded colour profiles not applied. The centre square is reduced by
-    Pillow's antialiased bicubic filter, and left untouched where it has the size already.
+    Pillow's antialiased bicubic filter, and unchanged if it has the size already.
     Raises Broken, TooSmall, or UserError, naming the file, for an image beyond Pillow's limit of pixels.
     """
     try:
@@ -45,38 +45,41 @@ def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
         image = _plain(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
     except (UserError, Broken, TooSmall, MemoryError):
         raise
-    except Exception as e:  # Pillow's decoders raise nearly anything on damaged data; the reason goes to the user
+    except Exception as e:  # Pillow's decoders raise almost any exception on damaged data
         raise Broken(str(e) or type(e).__name__) from e
     return _square(image, size, channels)
 
 
 def reduced(image: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """A decoded image uint8 (3, H, W) as uint8 (channels, size, size), just as `decode` makes it of a file."""
+    """A decoded image uint8 (3, H, W) as uint8 (channels, size, size), processed as in `decode`."""
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     return _square(picture if channels == 3 else picture.convert("L"), size, channels)
 
 
 def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: no resampling by a half
+    left, top = (
+        (image.width - side) // 2,
+        (image.height - side) // 2,
+    )  # whole pixels, so that nothing is resampled by half a pixel
     image = image.crop((left, top, left + side, top + side))
     if side > size:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def short_side(file: BinaryIO) -> int:
+def short_side(file: IO[bytes]) -> int:
     """The short side in pixels, from the header alone."""
     return min(_open(file, "").size)
 
 
-def _open(file: BinaryIO, name: str) -> Image.Image:
+def _open(file: IO[bytes], name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise _bomb(name) from e
     except Image.UnidentifiedImageError as e:
-        raise Broken("no image of a known format") from e
+        raise Broken("not an image of a known format") from e
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise _bomb(name, f" ({image.width}x{image.height} pixels)")
     return image
@@ -85,24 +88,24 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 def _bomb(name: str, size: str = "") -> UserError:
     return UserError(
         f"{name}{size} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels, which guards "
-        "against decompression bombs; remove it or reduce it beforehand."
+        "against decompression bombs; remove it or reduce it first.",
+        "data.root",
     )
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:
-    """`image` in `mode` ("RGB" or "L") with all of its range and no transparency."""
+    """`image` in `mode` ("RGB" or "L"), with its full range and without transparency."""
     if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its byte orders, "I" in older Pillow; convert() would clip
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise Broken("integer pixels outside 16 bits, whose range is not known")
-        clear = values == image.info.get("transparency", -1)  # a level that stands for transparent
+            raise Broken("integer pixels outside 16 bits, whose range is unknown")
+        clear = values == image.info.get("transparency", -1)  # the level that means transparent
         image = Image.fromarray(np.where(clear, 255, np.rint(values / 257)).astype(np.uint8))
     elif image.mode == "F":
-        raise Broken("floating-point pixels, whose range is not known")
+        raise Broken("floating-point pixels, whose range is unknown")
     key = image.info.get("transparency")
-    if (
-        image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255
-    ):  # of a 16-bit file, whose pixels Pillow halves
+    # In a 16-bit file, whose pixels Pillow reduces to 8 bits.
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         image.info["transparency"] = tuple(v >> 8 for v in key)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

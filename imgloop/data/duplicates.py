@@ -1,4 +1,4 @@
-"""Near duplicates between training and held-out images: every pair is considered, few are compared at full size."""
+"""Near duplicates between training and held-out images: an exact search that compares few pairs at full size."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import hashlib
 import numpy as np
 
 # Root-mean-square difference in grey levels. Saving a JPEG again moves an image by 0.5 to 2.5 levels; two different
-# images of CIFAR-10 are 12 apart or more. Other crops and exposures of one scene differ more than two plain skies do;
-# no distance between pixels tells them apart, and they are not counted.
+# images of CIFAR-10 are 12 apart or more. Other crops and exposures of one scene differ more than two plain skies
+# do: distances between pixels cannot detect them, and they are not counted.
 NEAR = 5
 SIDE = 8  # images are pooled to at most 8 x 8 for the search
 ROWS, COLUMNS = 2048, 1024  # held-out x training images in one matrix product: 8 MiB of fp32
-CHUNK = 8 << 20  # bytes of uint8 images touched at once
+CHUNK = 8 << 20  # bytes of uint8 images in memory at once
 
 
 def duplicates(train: np.ndarray, heldout: np.ndarray) -> tuple[int, int]:
-    """Numbers of held-out images with a training image at most `NEAR` away, and with an identical one (part of those).
+    """Numbers of held-out images with a training image at most `NEAR` away, and with an identical one (a subset).
 
-    `train` (N, C, H, W) and `heldout` (M, C, H, W) are uint8. Exact: pooling is an orthogonal projection, so that it
-    lengthens no distance; pairs near when pooled, with room for fp32's rounding, are compared in integers at full size.
+    `train` (N, C, H, W) and `heldout` (M, C, H, W) are uint8. Exact: pooling is an orthogonal projection, which
+    increases no distance; pairs close after pooling, with a margin for fp32 rounding, are compared at full size.
     """
     pooled = _pool(heldout)
-    centre = pooled.mean(0)  # small norms, small rounding errors
+    centre = pooled.mean(0)  # centred, so that norms and rounding errors are small
     rows = (pooled - centre).astype(np.float32)
     limit = NEAR**2 * int(np.prod(train.shape[1:]))  # of the summed squares
     slack = 1 - (rows.shape[1] + 16) * np.finfo(np.float32).eps  # fp32 dot products of d terms err by d eps |a||b|

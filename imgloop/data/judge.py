@@ -1,4 +1,4 @@
-"""The rules of `shapes` as a judge: which mode an image shows, and whether it keeps every rule, for any uint8 image."""
+"""The judge of `shapes`: the mode that any uint8 image shows, and whether it satisfies every rule."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import numpy as np
 
 from imgloop.data.shapes import CELL, COLOURS, GREY, HALF_WIDTH, KINDS, MARGIN, MODES, UPPER, coverage
 
-# An image is valid if some drawing of the law is within these tolerances of it: for blur, noise and small errors of a
-# generator. Lengths are 32nds of the side, colours grey levels; what they admit is measured in tests/test_sources.py.
-GREY_OFF = 15.0  # background beyond its range, or a channel from the mean of three
+# An image is valid if some image of the true distribution is within these tolerances, which allow for blur, noise and
+# small errors of a generator. Lengths are in 32nds of the side, colours in grey levels; tests/test_sources.py measures
+# which images they accept.
+GREY_OFF = 15.0  # of the background from its range, or of a channel from the mean of the three
 STRENGTH = (0.75, 1.25)  # contrast of the shapes with the background, over that of the palette's colour
-HUE_OFF = 32.0  # a channel of the colour from the palette's, contrast set aside
-KIND_SURE = 0.4  # 1: the kind's own drawing, 0: half-way to another kind, by squared distances
-FIT_OFF = (0.02, 0.5)  # squared distance to the kind's drawing over the area; the second as a share of what noise adds
-SIZE_OFF = 0.6  # half-width beyond its range, and between the two shapes
-PLACE_OFF = 0.8  # beyond the margin of the cell
+HUE_OFF = 32.0  # of a channel of the colour from the palette's, at equal contrast
+KIND_SURE = 0.4  # 1: exactly this kind, 0: half-way to another kind, by squared distances
+FIT_OFF = (0.02, 0.5)  # squared distance to the kind's shape over the area; the second as a share of the part of noise
+SIZE_OFF = 0.6  # of the half-width from its range, and between the two shapes
+PLACE_OFF = 0.8  # over the margin of the cell
 NOISE_MOST = 25.0  # standard deviation of white noise
-DRAWING_OFF = (30.0, 1.2)  # from the drawing, mean of 3 x 3 pixels, any channel: the first, and the second x the noise
+DRAWING_OFF = (30.0, 1.2)  # from the fit, mean of 3 x 3 pixels, any channel: the first + the second x the noise
 RULES = ("background", "number", "colour", "kind", "pair", "half", "size", "place", "noise", "drawing")
 
 AREA = np.array([np.pi, 3.24, 2.0, 2.3616], np.float32)[:, None]  # of each kind, over half-width squared
 CENTROID = np.array([0, 0, 1 / 3, 0], np.float32)[:, None]  # below the centre, over half-width
 SIZES = range(16, 65, 2)
-PIXELS = 1 << 18  # judged at once
-ROUNDS = 3  # of fitting colour, places and sizes in turn
+PIXELS = 1 << 18  # per batch
+ROUNDS = 3  # of alternating fits of colour, positions and sizes
 PAIRS = np.full((len(COLOURS), len(KINDS)), -1)
 for _mode, (_colour, _kind) in enumerate(MODES):
     PAIRS[list(COLOURS).index(_colour), KINDS.index(_kind)] = _mode
@@ -33,10 +34,10 @@ for _mode, (_colour, _kind) in enumerate(MODES):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `judge` finds of N images.
+    """The result of `judge` for N images.
 
-    `mode` int64 (N,): the mode whose kind and colour the image shows, -1 where it shows none. `valid` bool (N,): it
-    keeps every rule, and has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none.
+    `mode` int64 (N,): the mode whose kind and colour the image shows, -1 for none. `valid` bool (N,): it satisfies every
+    rule, and has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none.
     """
 
     mode: np.ndarray
@@ -45,22 +46,22 @@ class Judgement:
 
 
 def judge(x: np.ndarray) -> Judgement:
-    """Judge images uint8 (N, 3, S, S), S an even number from 16 to 64; any content. Raises ValueError for others.
+    """Judge images uint8 (N, 3, S, S), S an even number from 16 to 64, of any content. Raises ValueError for others.
 
-    Colour, places, sizes and kinds are fitted, the drawing with these is compared with the image, and the rules are
-    checked on the fit; the thresholds are the constants above.
+    Colour, positions, sizes and kinds are fitted, the image drawn from these is compared with the given one, and the
+    rules are checked on the fit; the thresholds are the constants above.
     """
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != 3 or x.shape[2] != x.shape[3] or x.shape[2] not in SIZES:
         raise ValueError(f"images of shapes are uint8 (N, 3, S, S), S even from 16 to 64, not {x.dtype} {x.shape}")
     step = max(1, PIXELS // x.shape[2] ** 2)
-    found = [_judge(x[i : i + step].astype(np.float32)) for i in range(0, len(x), step)]
-    mode, broken = np.concatenate([np.empty((2, 0), np.int64), *found], 1)
+    results = [_judge(x[i : i + step].astype(np.float32)) for i in range(0, len(x), step)]
+    mode, broken = np.concatenate([np.empty((2, 0), np.int64), *results], 1)
     return Judgement(mode, broken < 0, broken)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """The drawing nearest to each of N images; M shapes are in cells, and `left` is what the drawing leaves."""
+    """The drawing nearest to each of N images, with M shapes in cells; `left` is the residual."""
 
     grey: np.ndarray  # (N, 3) of the background
     colour: np.ndarray  # (N, 3) of the shapes, over the background
@@ -70,14 +71,14 @@ class _Fit:
     x: np.ndarray  # (M,) centre within the cell, as `y` and half-width `s` in 32nds of the side
     y: np.ndarray
     s: np.ndarray
-    error: np.ndarray  # (M,) squared distance of the coverage to the kind's drawing, over the area
-    noise: np.ndarray  # (M,) what the image's white noise adds to that
-    sure: np.ndarray  # (M,) 1: the kind's own drawing, 0: half-way to another kind
-    left: np.ndarray  # (N,) most of |image - drawing|, means of 3 x 3 pixels, any channel
+    error: np.ndarray  # (M,) squared distance of the coverage to the kind's shape, over the area
+    noise: np.ndarray  # (M,) the part of that which the image's white noise causes
+    sure: np.ndarray  # (M,) 1: exactly this kind, 0: half-way to another kind
+    left: np.ndarray  # (N,) largest |image - drawing|, means of 3 x 3 pixels, any channel
     grain: np.ndarray  # (N,) standard deviation of the image's white noise
 
     def worst(self, value: np.ndarray) -> np.ndarray:
-        """The largest `value` (M,) of each image's shapes, (N,); -inf where it has none."""
+        """The largest `value` (M,) of each image's shapes, (N,); -inf for an image without shapes."""
         out = np.full(len(self.grey), -np.inf)
         np.maximum.at(out, self.image, value)
         return out
@@ -118,18 +119,20 @@ def _judge(x: np.ndarray) -> np.ndarray:
 
 
 def _fitted(x: np.ndarray) -> _Fit:
-    """The nearest drawing of images fp32 (N, 3, S, S): colour, places and sizes in turn, every kind tried."""
+    """The drawing nearest to images fp32 (N, 3, S, S): alternating fits of colour, positions and sizes, for every kind."""
     n, size = len(x), x.shape[-1]
     unit, half = size / 32, size // 2
     grey = np.median(x.reshape(n, 3, -1), axis=2)  # shapes cover at most a quarter
     x = x - grey[:, :, None, None]
     strength = np.sqrt(np.square(_box(x)).sum(1))
-    weight = np.where(strength > 40, strength, 0) ** 4  # the inside of shapes counts, edges hardly
+    weight = np.where(strength > 40, strength, 0) ** 4  # the inside of shapes dominates over edges
     colour = np.einsum("nhw,nchw->nc", weight, x) / np.maximum(weight.sum((1, 2)), 1)[:, None]
 
     grid = np.arange(half, dtype=np.float32) + 0.5
-    for turn in range(ROUNDS):
-        # How much of each pixel is covered, by projection on the colour; its moments in each cell that holds a shape.
+    turn = 0
+    while True:
+        turn += 1
+        # The coverage of each pixel, by projection on the colour; its moments in each cell with a shape.
         cover = np.einsum("nc,nchw->nhw", colour, x) / np.maximum(np.square(colour).sum(1), 1)[:, None, None]
         inside = _box((_box(cover) > 0.3).astype(np.float32)) > 0
         part = _cells(np.where(inside, cover, 0))
@@ -141,22 +144,24 @@ def _fitted(x: np.ndarray) -> _Fit:
         s = np.sqrt(area / AREA)  # (4, M): as each kind
         places = np.stack([np.broadcast_to(centre_x, s.shape), centre_y - CENTROID * s, s])  # (3, 4, M)
         target = _cells(cover)[image, cell]
-        if turn == ROUNDS - 1:
+        if turn == ROUNDS:
             places = _refined(places, target)
-        drawn = _drawings(places, half)
-        # As sharp as drawn, blurred, or in between, whichever is nearest: what blurs moderately breaks no rule.
-        blur = _soft(drawn, max(1, round(unit**2))) - drawn
-        share = ((target - drawn) * blur).sum((2, 3)) / np.maximum(np.square(blur).sum((2, 3)), 1e-6)
-        drawn += np.clip(share, 0, 1)[..., None, None] * blur
-        error, every = np.square(drawn - target).sum((2, 3)), np.arange(len(area))
+        drawings = _drawings(places, half)
+        # Sharp, blurred, or in between, whichever is nearest: a moderate blur breaks no rule.
+        blur = _soft(drawings, max(1, round(unit**2))) - drawings
+        share = ((target - drawings) * blur).sum((2, 3)) / np.maximum(np.square(blur).sum((2, 3)), 1e-6)
+        drawings += np.clip(share, 0, 1)[..., None, None] * blur
+        error, every = np.square(drawings - target).sum((2, 3)), np.arange(len(area))
         kind = error.argmin(0)
-        best = drawn[kind, every]
+        best = drawings[kind, every]
         template = np.zeros((n, 4, half, half), np.float32)
         template[image, cell] = best
         template = _joined(template)
         colour = np.einsum("nhw,nchw->nc", template, x) / np.maximum(np.square(template).sum((1, 2)), 1)[:, None]
+        if turn == ROUNDS:
+            break
 
-    apart = np.square(drawn - best).sum((2, 3))  # between the drawings of two kinds
+    apart = np.square(drawings - best).sum((2, 3))  # between the shapes of two kinds
     sure = (error - error[kind, every]) / np.maximum(apart, 1e-6)
     sure[kind, every] = np.inf
     x -= template[:, None] * colour[:, :, None, None]
@@ -164,9 +169,9 @@ def _fitted(x: np.ndarray) -> _Fit:
     grain = np.median(np.abs(x - smooth).reshape(n, -1), 1) * 1.5725  # 1 / 0.6745 x sqrt(9 / 8)
     noise = half**2 * (grain**2 / np.maximum(np.square(colour).sum(1), 1))[image] / area
     left = np.abs(smooth).max((1, 2, 3))
-    centre_x, centre_y, s = places[:, kind, every] / unit
+    x_y_s = places[:, kind, every] / unit
     error = error[kind, every] / area
-    return _Fit(grey, colour, image, cell, kind, centre_x, centre_y, s, error, noise, sure.min(0), left, grain)
+    return _Fit(grey, colour, image, cell, kind, *x_y_s, error, noise, sure.min(0), left, grain)
 
 
 def _drawings(fit: np.ndarray, half: int) -> np.ndarray:
@@ -175,13 +180,12 @@ def _drawings(fit: np.ndarray, half: int) -> np.ndarray:
 
 
 def _refined(fit: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`fit` (3, 4, M) after one Gauss-Newton step towards the coverage `target` (M, half, half), of half a pixel at
-    most."""
+    """`fit` (3, 4, M) after one Gauss-Newton step, of at most half a pixel, towards coverage `target` (M, half, half)."""
     (count, half, _), step = target.shape, np.float32(0.1)
-    drawn = _drawings(fit, half)
+    drawings = _drawings(fit, half)
     moved = [_drawings(fit + step * np.eye(3, dtype=np.float32)[i, :, None, None], half) for i in range(3)]
-    slopes = ((np.stack(moved, 2) - drawn[:, :, None]) / step).reshape(len(KINDS), count, 3, half**2)
-    left = (target - drawn).reshape(len(KINDS), count, half**2, 1)
+    slopes = ((np.stack(moved, 2) - drawings[:, :, None]) / step).reshape(len(KINDS), count, 3, half**2)
+    left = (target - drawings).reshape(len(KINDS), count, half**2, 1)
     move = np.linalg.solve(slopes @ slopes.swapaxes(2, 3) + 1e-3 * np.eye(3, dtype=np.float32), slopes @ left)
     return fit + np.clip(move[..., 0], -0.5, 0.5).transpose(2, 0, 1)
 
@@ -199,7 +203,7 @@ def _joined(a: np.ndarray) -> np.ndarray:
 
 
 def _soft(a: np.ndarray, times: int) -> np.ndarray:
-    """Blurred over the last two axes by 1, 2, 1 in each direction, so many times: a variance of half a pixel each."""
+    """Blurred over the last two axes with the kernel (1, 2, 1) / 4, `times` times: each adds a variance of half a pixel."""
     for axis in (-1, -2) * times:
         a = a.swapaxes(axis, -1)
         a = np.concatenate([a[..., :1], a, a[..., -1:]], -1)
@@ -208,7 +212,7 @@ def _soft(a: np.ndarray, times: int) -> np.ndarray:
 
 
 def _box(a: np.ndarray) -> np.ndarray:
-    """Means of 3 x 3 pixels over the last two axes, those at the border repeated beyond it."""
+    """Means of 3 x 3 pixels over the last two axes, with border pixels repeated."""
     a = np.concatenate([a[..., :1], a, a[..., -1:]], -1)
     a = a[..., :-2] + a[..., 1:-1] + a[..., 2:]
     a = np.concatenate([a[..., :1, :], a, a[..., -1:, :]], -2)

@@ -1,4 +1,4 @@
-"""Drawn images that keep rules, one or two shapes on grey: `judge` decides mode and validity of any image by them."""
+"""Generated images with rules, one or two shapes on grey: `judge` decides mode and validity of any image by them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from imgloop.data.drawn import drawn, uniform
-from imgloop.data.real import RealData, check_integer, check_number
+from imgloop.config.fields import check_settings, setting
+from imgloop.data.procedural import cached_pools, uniform
+from imgloop.data.real import Facts, RealData
 from imgloop.errors import UserError
 
-FORMAT = 1  # raise it when equal settings draw other images: a test holds the hash of the first rows
+FORMAT = 1  # increase it when equal settings draw different images: a test compares the first rows
 KINDS = ("disc", "square", "triangle", "cross")
-COLOURS = {  # RGB; the first three are drawn in the upper half of the image, the others in the lower half
+COLOURS = {  # RGB; the first three belong in the upper half of the image, the others in the lower half
     "red": (225, 45, 45),
     "yellow": (225, 210, 45),
     "magenta": (215, 60, 215),
@@ -23,7 +24,7 @@ COLOURS = {  # RGB; the first three are drawn in the upper half of the image, th
     "blue": (65, 75, 235),
 }
 UPPER = ("red", "yellow", "magenta")
-# Sixteen of the 24 pairs, the most frequent first; every kind and colour occurs in several, and none of the others may.
+# Sixteen of the 24 pairs, the most frequent first; every kind and colour occurs in several. The other eight are invalid.
 MODES = (
     ("red", "disc"),
     ("green", "triangle"),
@@ -43,13 +44,13 @@ MODES = (
     ("magenta", "triangle"),
 )
 CLASSES = tuple(f"{colour} {kind}" for colour, kind in MODES)
-# Lengths in 32nds of the image's side. An image has four cells of 16 x 16; a shape of half-width s keeps 1 from the
-# edge of its cell, so that two never touch.
+# Lengths in 32nds of the image's side. An image has four cells of 16 x 16; a shape of half-width s keeps a distance of
+# 1 from the edge of its cell, so that two shapes never touch.
 HALF_WIDTH = (4.0, 6.0)
 CELL, MARGIN = 16.0, 1.0
 GREY = (30.0, 80.0)  # of the background
 JITTER = 12.0  # of each channel of the colour
-NUMBERS = 12  # random numbers a row
+NUMBERS = 12  # random numbers per row
 
 
 def frequencies(tail: float) -> np.ndarray:
@@ -86,7 +87,7 @@ def _square(dx, dy, s):
     return np.maximum(np.abs(dx), np.abs(dy)) - 0.9 * s
 
 
-def _triangle(dx, dy, s):  # apex above, base 2 s wide, 2 s high
+def _triangle(dx, dy, s):  # apex at the top, base 2 s wide, 2 s high
     return np.maximum((2 * np.abs(dx) - dy - s) / np.sqrt(np.float32(5)), dy - s)
 
 
@@ -97,7 +98,7 @@ def _cross(dx, dy, s):
 
 @dataclass(frozen=True)
 class Scene:
-    """What the law draws for N images, in 32nds of the side; the second shape (index 1) counts where `two`."""
+    """The content of N images, lengths in 32nds of the side; the second shape (index 1) is drawn only where `two`."""
 
     mode: np.ndarray  # (N,)
     grey: np.ndarray  # (N,)
@@ -137,27 +138,23 @@ class Scene:
 
 @dataclass(frozen=True)
 class Shapes:
-    """One or two shapes as uint8 (N, 3, size, size), labelled by mode, colour and kind: drawn, endless, checkable.
+    """One or two shapes as uint8 (N, 3, size, size), labelled by mode, colour and kind: generated without limit, and checkable.
 
     The rules: a grey background; one shape or two, of one kind, colour and size, one of MODES; red, yellow and
     magenta in the upper half, green, cyan and blue in the lower, each within a quarter of the image. Row i of either
-    part is a function of (seed, i). Settings as in conf/data/shapes.yaml; raises UserError for others.
+    part is a function of (seed, i). Settings as in conf/data/shapes.yaml; raises UserError for impossible ones.
     """
 
-    size: int = 32
-    tail: float = 10
-    n: int = 10_000
-    heldout: int = 2000
-    seed: int = 0
+    size: int = setting(32, low=16, high=64, why="even")
+    tail: float = setting(10, kind=float, low=1, why="the ratio of the most to the least frequent mode")
+    n: int = setting(10_000, low=1)
+    heldout: int = setting(2000, low=1)
+    seed: int = setting(0, low=0)
 
     def __post_init__(self):
-        check_integer("size", self.size, 16, 64)
+        check_settings(self, "data")
         if self.size % 2:
-            raise UserError(f"data.size={self.size} is not possible; use an even number from 16 to 64.")
-        check_number("tail", self.tail, 1, " (most over least frequent mode)")
-        check_integer("n", self.n, 1)
-        check_integer("heldout", self.heldout, 1)
-        check_integer("seed", self.seed, 0)
+            raise UserError(f"data.size={self.size}: give an even number from 16 to 64.", "data.size")
 
     def rows(self, part: str, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows begin..end - 1 of "train" or "heldout": uint8 (N, 3, size, size) and modes int64 (N,)."""
@@ -168,14 +165,13 @@ class Shapes:
         """Both parts, memory-mapped from a folder below `cache`; `progress(done, total)` is called while drawing."""
         key = ["shapes", FORMAT, self.size, self.tail, self.seed]
         shape = (3, self.size, self.size)
-        train, heldout, found = drawn(cache, key, self.rows, shape, CLASSES, self.n, self.heldout, progress)
-        facts = {
-            "label": "shapes",
-            "source": f"drawn: one or two shapes by rules, {self.size}x{self.size}",
-            "available": None,
-            "seed": self.seed,
-            "rules": "shapes",
-            "mode_frequencies": frequencies(self.tail).tolist(),
-            **found,
-        }
+        train, heldout, measured = cached_pools(cache, key, self.rows, shape, CLASSES, self.n, self.heldout, progress)
+        facts = Facts(
+            label="shapes",
+            source=f"drawn: one or two shapes by rules, {self.size}x{self.size}",
+            seed=self.seed,
+            rules="shapes",
+            mode_frequencies=frequencies(self.tail).tolist(),
+            **measured,
+        )
         return RealData(train, heldout, CLASSES, facts)

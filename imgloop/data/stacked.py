@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from imgloop.config.fields import check_settings, setting
 from imgloop.data.digits import COUNT, scaled
-from imgloop.data.drawn import drawn, uniform
-from imgloop.data.real import RealData, check_integer, order
-from imgloop.errors import UserError
+from imgloop.data.procedural import cached_pools, uniform
+from imgloop.data.real import Facts, RealData, order
 
-FORMAT = 1  # raise it when equal settings give other images
+FORMAT = 1  # increase it when equal settings give different images
 CLASSES = tuple(f"{k:03}" for k in range(1000))
-HELDOUT_DIGITS = 400  # of the 1,797: they make the held-out rows, the others the training rows
+HELDOUT_DIGITS = 400  # of the 1,797, for the held-out rows; training rows use the others
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,16 @@ class StackedDigits:
 
     After Stacked MNIST (Metz et al. 2017, arXiv:1611.02163), from scikit-learn's digits. Row i of either part is a
     function of (seed, i); no digit of a training row occurs in a held-out row. Settings as in
-    conf/data/stacked_digits.yaml; raises UserError for others.
+    conf/data/stacked_digits.yaml; raises UserError for impossible ones.
     """
 
-    size: int = 8
-    n: int = 20_000
-    heldout: int = 2000
-    seed: int = 0
+    size: int = setting(8, choices=(8,), why="the size of the digits")
+    n: int = setting(20_000, low=1)
+    heldout: int = setting(2000, low=1)
+    seed: int = setting(0, low=0)
 
     def __post_init__(self):
-        if type(self.size) is not int or self.size != 8:
-            raise UserError(
-                f"data.size={self.size!r} is not possible: the digits are 8 pixels wide, and stay so; use data.size=8."
-            )
-        check_integer("n", self.n, 1)
-        check_integer("heldout", self.heldout, 1)
-        check_integer("seed", self.seed, 0)
+        check_settings(self, "data")
 
     def rows(self, part: str, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows begin..end - 1 of "train" or "heldout": uint8 (N, 3, 8, 8) and modes int64 (N,)."""
@@ -55,16 +49,17 @@ class StackedDigits:
         return x[source, 0], digit @ [100, 10, 1]
 
     def load(self, cache: Path, progress: Callable[[int, int], None] | None = None) -> RealData:
-        """Both parts, memory-mapped from a folder below `cache`; `progress(done, total)` is called while stacking."""
+        """Both parts, memory-mapped from a folder below `cache`; `progress(done, total)` is called meanwhile."""
         key = ["stacked digits", FORMAT, self.seed]
-        train, heldout, found = drawn(cache, key, self.rows, (3, 8, 8), CLASSES, self.n, self.heldout, progress)
-        facts = {
-            "label": "stacked digits",
-            "set": "stacked digits",
-            "source": "three of scikit-learn's digits in the colour channels, 8x8: "
+        train, heldout, measured = cached_pools(
+            cache, key, self.rows, (3, 8, 8), CLASSES, self.n, self.heldout, progress
+        )
+        facts = Facts(
+            label="stacked digits",
+            set="stacked digits",
+            source="three of scikit-learn's digits in the colour channels, 8x8: "
             f"{COUNT - HELDOUT_DIGITS} digits for training rows, {HELDOUT_DIGITS} others for held-out rows",
-            "available": None,
-            "seed": self.seed,
-            **found,
-        }
+            seed=self.seed,
+            **measured,
+        )
         return RealData(train, heldout, CLASSES, facts)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from imgloop import store
-from imgloop.data.real import HELDOUT_MOST, HELDOUT_SHARE, RealData, order
+from imgloop.data.real import HELDOUT_MOST, HELDOUT_SHARE, Facts, RealData, order
 from imgloop.errors import UserError
 from imgloop.metrics.evaluator import K_DENSITY, K_PRECISION, LEAST_SAMPLES, Evaluator
 from imgloop.metrics.frechet import frechet_distance, frechet_infinity
@@ -129,15 +129,15 @@ def score(
     extractor.progress = told("extracting features")
     searching = told("searching neighbours")
     evaluator = Evaluator(extractor, data, cache, searching)
-    evaluator.protocol |= {"reference": data.facts["reference"], "size": shape[-1], "channels": shape[0]}
+    evaluator.protocol |= {"reference": data.facts.reference, "size": shape[-1], "channels": shape[0]}
     evaluator.protocol |= {"reduced": size is not None}
     known, copied_from = data.train, evaluator.train
-    if data.facts["split"]:  # a sample may copy what was held out from the classifier as well
+    if data.facts.split:  # a sample may copy what was held out from the classifier as well
         known = Pool(np.concatenate([data.train.x, data.heldout.x]))
         both = np.concatenate([evaluator.train.features, evaluator.heldout])  # extracted once
         kept = evaluator.kept("known", lambda: RealManifold.of(both, 1, device=device, progress=searching))
         copied_from = RealManifold.from_arrays(both, kept)
-    if evaluator.apart and not data.facts["split"]:
+    if evaluator.apart and not data.facts.split:
         seen = nearest_of(evaluator.heldout, evaluator.train)
         closer = seen.closer[seen.distance[:, 0] > 0]  # without those that are training images themselves
     else:
@@ -173,8 +173,7 @@ def divided(found: ImageSet, label: str, learns: bool) -> RealData:
     else:
         train = heldout = pool
         reference = "all real images"
-    facts = {"label": label, "reference": reference, "split": split}
-    return RealData(train, heldout, classes, facts)
+    return RealData(train, heldout, classes, Facts(label, reference=reference, split=split))
 
 
 def chosen(found: ImageSet, n: int | None, name: str | Path) -> ImageSet:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from imgloop import store
+from imgloop.data.real import Facts
 from imgloop.metrics.classifier import Classifier, accuracy, train_classifier
 from imgloop.pool import Pool
 from imgloop.provenance import machine, versions
@@ -46,7 +47,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
     with the package. Stacked digits are read by a classifier of single digits on each channel: `channels_apart` is
     True, `heldout_accuracy` is that of the mode, all three digits right, and `digit_accuracy` that of one digit.
     """
-    apart = real.facts.get("set") == "stacked digits"
+    apart = real.facts.set == "stacked digits"
     train, heldout, classes = real.train, real.heldout, tuple(real.classes)
     if apart:
         train, heldout, classes = digits_of(train), digits_of(heldout), tuple("0123456789")
@@ -72,7 +73,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
 
 def required_accuracy(real) -> float:
     """The held-out accuracy under which a protocol carries a warning: .97 for digits, else .8."""
-    return REQUIRED.get(real.facts.get("set"), ELSE_REQUIRED)
+    return REQUIRED.get(real.facts.set or "", ELSE_REQUIRED)
 
 
 def digits_of(stacked: Pool) -> Pool:
@@ -95,7 +96,7 @@ def fingerprints(x: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u4")
 
 
-def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: dict) -> str | None:
+def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: Facts) -> str | None:
     """The name of the shipped classifier that may measure these data; None where there is none.
 
     Classes and shape must be those that it was made for, and either every training image is one that it was trained on
@@ -108,7 +109,7 @@ def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: dict) -
         about = store.read_json(FOLDER / f"{name}.json")
         if about["classes"] != list(classes) or about["shape"] != list(train.x.shape[1:]):
             continue
-        if name == "cifar10" and facts.get("set") == "CIFAR-10":
+        if name == "cifar10" and facts.set == "CIFAR-10":
             return name
         known = store.open_arrays(FOLDER / f"{name}.safetensors")["trained_on"]
         if np.isin(fingerprints(train.x), known).all() and np.isin(fingerprints(heldout.x), known).mean() <= RECURRING:

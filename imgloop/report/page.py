@@ -157,7 +157,7 @@ def summary(r: Report) -> list[str]:
         told.append(f"Solvable system {record['model']}, {record['replicates']:,} replicates a chain.")
     elif not study.is_csv:
         try:
-            told.append(f"Real data: {study.real.facts.get('source') or study.real.facts.get('label')}.")
+            told.append(f"Real data: {study.real.facts.source or study.real.facts.label}.")
         except UserError:
             pass
         if study.shown_protocol:

@@ -60,7 +60,7 @@ def origin(study_: Study, names: Mapping[str, str]) -> Origin:
     if not study_.solvable:
         facts += [("scores", study_.shown_protocol or "none"), *_protocol(study_)]
         try:
-            facts += [(f"data: {k}", _short(v)) for k, v in study_.real.facts.items() if v not in ({}, None)]
+            facts += [(f"data: {k}", _short(v)) for k, v in study_.real.facts.to_dict().items() if v not in ({}, None)]
         except UserError as e:
             facts.append(("data", str(e)))
     return Origin(recipes, tuple((k, listed(sorted(v))) for k, v in versions.items()), tuple(facts))

@@ -1,10 +1,11 @@
-"""Sources without an end: rows made from random numbers keyed by their index, and kept in the cache."""
+"""Generated sources without a limit: rows made from random numbers keyed by their index, and stored in the cache."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.store import content_key, existing, once, seed_of
 
-BLOCK = 1024  # rows that share a stream of random numbers
+BLOCK = 1024  # rows per stream of random numbers
 CHUNK = 4 * BLOCK  # rows in memory at once
 
 
@@ -27,7 +28,7 @@ def uniform(key: tuple, begin: int, end: int, numbers: int) -> np.ndarray:
     return np.concatenate([np.empty((0, numbers)), *blocks])[begin - first * BLOCK : end - first * BLOCK]
 
 
-def drawn(
+def cached_pools(
     cache: Path,
     key: Sequence,
     rows: Callable[[str, int, int], tuple[np.ndarray, np.ndarray]],
@@ -36,10 +37,10 @@ def drawn(
     n: int,
     heldout: int,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Pool, Pool, dict]:
+) -> tuple[Pool, Pool, dict[str, Any]]:
     """Training and held-out pools of `n` and `heldout` rows, memory-mapped, and their facts.
 
-    `rows(part, begin, end)` makes images uint8 (N, *shape) and labels int64 (N,); it is asked once for equal `key` and
+    `rows(part, begin, end)` makes images uint8 (N, *shape) and labels int64 (N,); it is called once for equal `key` and
     sizes. Raises UserError where the disk is too small.
     """
     root, needed = existing(Path(cache)), (n + heldout) * (int(np.prod(shape)) + 8)
@@ -47,7 +48,8 @@ def drawn(
     if not folder.exists() and needed > shutil.disk_usage(root).free:
         raise UserError(
             f"data.n={n} needs {needed >> 20:,} MiB for its images, and {root} has "
-            f"{shutil.disk_usage(root).free >> 20:,} MiB free: lower data.n, or set IMGLOOP_CACHE to a larger disk."
+            f"{shutil.disk_usage(root).free >> 20:,} MiB free: lower data.n, or set IMGLOOP_CACHE to a folder on a larger disk.",
+            "data.n",
         )
 
     def make(folder: Path) -> None:
