@@ -10,7 +10,7 @@ import numpy as np
 from imgloop.config.fields import check_settings, setting
 from imgloop.contracts import Context, Correction, Curation, Release
 from imgloop.errors import UserError
-from imgloop.paradigm import subsets
+from imgloop.paradigm import random_subsets
 from imgloop.pool import Pool
 
 
@@ -47,7 +47,7 @@ class Random(Fraction):
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         n, count = len(drawn), self.released(len(drawn))
         if drawn.x.ndim == 3:  # (N, R, d)
-            return Release(np.sort(subsets(n, count, drawn.x.shape[1], rng), axis=0))
+            return Release(np.sort(random_subsets(n, count, drawn.x.shape[1], rng), axis=0))
         return Release(np.sort(rng.permutation(n)[:count]))
 
 

@@ -74,7 +74,11 @@ class TrainingSet:
     @classmethod
     def of(cls, pools: Mapping[int, Pool], mix: Mix) -> TrainingSet:
         """The training set of a mix, whose weights are multiplied by those of the pools' samples, if any have some."""
-        touched = [int(o) for o in np.flatnonzero(np.bincount((mix.origin[:, :1] if mix.common else mix.origin).ravel() - REAL)) + REAL]
+        touched = [
+            int(o)
+            for o in np.flatnonzero(np.bincount((mix.origin[:, :1] if mix.common else mix.origin).ravel() - REAL))
+            + REAL
+        ]
         if all(pools[o].weight is None for o in touched):
             return cls(pools, mix)
         weight = np.ones(mix.row.shape) if mix.weight is None else np.array(mix.weight, float)

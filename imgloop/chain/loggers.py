@@ -232,7 +232,13 @@ def tagged(row: Mapping[str, Any], group: str) -> dict[str, float]:
     for column, value in row.items():
         if isinstance(value, int | float) and not math.isnan(value) and column != "generation":
             head, _, tail = column.partition("_")
-            name = f"sizes/{column}" if column in SIZES else f"seconds/{tail}" if head == "seconds" else f"{group}/{column}"
+            name = (
+                f"sizes/{column}"
+                if column in SIZES
+                else f"seconds/{tail}"
+                if head == "seconds"
+                else f"{group}/{column}"
+            )
             tags[name] = float(value)
     return tags
 

@@ -93,7 +93,9 @@ class SolvedChain(ChainFolder):
         system, source = self.settings.build("model"), self.settings.build("data")
         part = self.settings.part("model")
         if not isinstance(system, System):
-            raise part.error("is declared _solvable_ in its YAML; expected a subclass of imgloop.analytic.system.System.")
+            raise part.error(
+                "is declared _solvable_ in its YAML; expected a subclass of imgloop.analytic.system.System."
+            )
         self.replicates = system.replicates
         real = None
         if isinstance(source, Law):
@@ -203,7 +205,9 @@ class SolvedChain(ChainFolder):
 
     def fitted(self, t: int, model: System, data: TrainingSet) -> Fit:
         with self.stage(t, "train"):
-            self.newest = call(self.settings.part("model"), f"fitting generation {t}", model.fit, data, None, self.newest)
+            self.newest = call(
+                self.settings.part("model"), f"fitting generation {t}", model.fit, data, None, self.newest
+            )
         return Fit(self.newest, 0.0, [])
 
     def commit(

@@ -87,7 +87,8 @@ class Chain(ChainFolder):
     def prepared(self, generations: int, cache: Path) -> Parts:
         config = self.settings.config
         paradigm, curation, correction, source = (
-            guarded(self.settings.part(g), self.settings.build(g)) for g in ("paradigm", "curation", "correction", "data")
+            guarded(self.settings.part(g), self.settings.build(g))
+            for g in ("paradigm", "curation", "correction", "data")
         )
         real = source.load(cache, self.display.reading("reading images"))
         self.open_pools(real)
@@ -161,7 +162,9 @@ class Chain(ChainFolder):
             record = self.record(self.done - 1)
             now = {**versions(), **machine(), **self.settings.code}
             before = {**record["versions"], **record["machine"], **record.get("code", {})}
-            changed = [f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)]
+            changed = [
+                f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
+            ]
             if changed:
                 self.display.say(
                     f"resumed with another {', '.join(changed)}: results stay valid, but are not bit-identical to an "
@@ -278,13 +281,13 @@ class Chain(ChainFolder):
             self.pools[t] = open_pool(self.generation(t))
             self.prune(t)
         self.seconds = {}
-        headline = {n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)}
+        headline = {
+            n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
+        }
         self.display.finished(t, self.record(t), headline)
         self.log.update(self.protocol)
 
-    def describe(
-        self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path
-    ) -> dict[str, Any]:
+    def describe(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path) -> dict[str, Any]:
         """record.json: what generation t was made of and by."""
         shares, facts, s = mix.shares(), fit.generator.facts, self.settings
         curated = {}

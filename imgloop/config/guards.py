@@ -80,7 +80,9 @@ class GuardedSource:
                 )
             shapes.append(x.shape[1:])
         if shapes[0] != shapes[1]:
-            raise self.part.error(f"returned training images {shapes[0]} and held-out images {shapes[1]} of unlike shape.")
+            raise self.part.error(
+                f"returned training images {shapes[0]} and held-out images {shapes[1]} of unlike shape."
+            )
         return real
 
 
@@ -259,7 +261,9 @@ class GuardedGenerator:
             return None
         loss = np.asarray(loss)
         if loss.dtype.kind != "f" or loss.ndim not in (1, 2) or len(loss) != len(real) or not np.isfinite(loss).all():
-            raise self.part.error(f"returned losses {what(loss)}; expected finite floats ({len(real)},) or (N, levels).")
+            raise self.part.error(
+                f"returned losses {what(loss)}; expected finite floats ({len(real)},) or (N, levels)."
+            )
         return loss
 
 

@@ -24,11 +24,16 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     if match := re.search(r"Could not find '([\w-]+)/([^']*)'", text):
         names = ", ".join(sorted(options(match[1], config_dirs)))
         if not names:
-            return f"{match[1]}={match[2]}: imgloop has no options of {match[1]}; they come from --config-dir.", match[1]
+            return f"{match[1]}={match[2]}: imgloop has no options of {match[1]}; they come from --config-dir.", match[
+                1
+            ]
         return f"{match[1]}={match[2]} does not exist: choose one of {names}.", match[1]
     if "Config group override" in text:
         names = ", ".join(sorted(GROUPS))
-        return f"A group ({names}) takes the name of one of its options, for example paradigm=replace; see --help.", None
+        return (
+            f"A group ({names}) takes the name of one of its options, for example paradigm=replace; see --help.",
+            None,
+        )
     if match := re.search(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", cause):
         return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}.", key
     if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):

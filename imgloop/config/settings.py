@@ -208,7 +208,17 @@ class Settings:
                     f"{key.split('.')[0]} is not a setting; the settings are {', '.join(sorted(known))}.", key
                 )
         self.check_solvable()
-        for group in ("data", "model", "paradigm", "curation", "correction", "features", "collapse", "trainer", "logger"):
+        for group in (
+            "data",
+            "model",
+            "paradigm",
+            "curation",
+            "correction",
+            "features",
+            "collapse",
+            "trainer",
+            "logger",
+        ):
             self.check_group(group, c[group] or {}, self.defaults[group] or {}, self.choices[group])
         for name, node in c["measure"].items():
             self.check_group(f"measure.{name}", node, self.defaults["measure"][name], name)
@@ -391,4 +401,3 @@ def by_name(node: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, A
     """The config of measures by name; that of a single one may lie in the group itself."""
     node = dict(node or {})
     return {names[0]: node} if "_target_" in node and names else node
-

@@ -148,9 +148,7 @@ class DiffusionGenerator(Generator):
         nfe = evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
         return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d)}
 
-    def sample(
-        self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress
-    ) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 
         Labels of a class-conditional generator follow its label frequencies unless `y` int64 (n,) gives them.

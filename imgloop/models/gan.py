@@ -187,9 +187,7 @@ class GANGenerator(contracts.Generator):
         """Training images seen, network evaluations a sample (NFE) and the settings of sampling."""
         return {"images_seen": self.description["trained_images"], "nfe": 1, "sampling": sampling(self.description)}
 
-    def sample(
-        self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress
-    ) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
 
         Labels of a class-conditional generator follow its label frequencies unless `y` int64 (n,) gives them.

@@ -93,4 +93,3 @@ def comparison_lines(study: str | Path) -> list[str]:
         head = f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
         lines.append(head + "  ".join(f"{c:>15}" for c in cells))
     return [*lines, *filter(None, [sizes_differ(frame)])]
-

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from imgloop import store
-from imgloop.data.real import RealData
+from imgloop.data.real import Facts, RealData
 from imgloop.pool import Pool
 
 
@@ -23,7 +23,7 @@ def write_real(shared: Path, real: RealData) -> None:
         for name, pool in (("train", real.train), ("heldout", real.heldout)):
             labels = {} if pool.y is None else {"y": pool.y}
             store.write_arrays(part / f"{name}.safetensors", {"x": np.asarray(pool.x)} | labels)
-        store.write_json(part / "facts.json", {"classes": real.classes, **real.facts})
+        store.write_json(part / "facts.json", {"classes": real.classes, **real.facts.to_dict()})
 
     store.once(Path(shared) / f"real-{real_key(real)}", make)
 
@@ -34,6 +34,6 @@ def read_real(folder: Path) -> RealData:
     for name in ("train", "heldout"):
         arrays = store.open_arrays(folder / f"{name}.safetensors")
         pools.append(Pool(arrays["x"], None if "y" not in arrays else np.array(arrays["y"])))
-    facts = store.read_json(folder / "facts.json")
-    classes = facts.pop("classes")
-    return RealData(pools[0], pools[1], None if classes is None else tuple(classes), facts)
+    values = store.read_json(folder / "facts.json")
+    classes = values.get("classes")
+    return RealData(pools[0], pools[1], None if classes is None else tuple(classes), Facts.from_dict(values))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
 
