@@ -1,0 +1,302 @@
+"""Parts from outside the source tree: the examples of docs/extending.md, and parts that break their contract."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPO, TINY, imgloop as command
+
+import imgloop
+from imgloop import store
+from imgloop.errors import UserError
+from imgloop.measure import main as measure_main
+
+BLOCK = re.compile(r"^```(?:python|yaml)\n# my_parts/(\S+)\n(.*?)^```", re.M | re.S)
+QUICK = [*(o for o in TINY if not o.startswith("display")), "display=none", "generations=3"]
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """The folder of the examples in docs/extending.md, each file as it is printed there."""
+    root = tmp_path_factory.mktemp("outside") / "my_parts"
+    for name, text in BLOCK.findall((REPO / "docs" / "extending.md").read_text()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def run(parts, out, *overrides):
+    return imgloop.run([*QUICK, f"out={out}", *overrides], config_dir=parts)
+
+
+def record(result, t):
+    return store.read_json(result.folder / f"gen{t:03d}" / "record.json")
+
+
+def test_the_examples_are_six_and_short(parts):
+    files = {p.relative_to(parts).as_posix(): len(p.read_text().splitlines()) for p in parts.rglob("*.*")}
+    python = [name for name in files if name.endswith(".py")]
+    assert len(python) == 6
+    for name in python:
+        option = next(p for p in files if p.endswith(f"/{Path(name).stem}.yaml"))
+        assert files[name] + files[option] < 40, name
+
+
+def test_a_paradigm_mixes_a_window_of_pools_with_real_data(parts, tmp_path):
+    result = run(parts, tmp_path, "paradigm=window", "generations=4")
+    assert result.folder.parent.name.startswith("window,")
+    assert record(result, 3)["share_by_origin"] == {"-1": 24 / 120, "1": 48 / 120, "2": 48 / 120}
+    other = run(parts, tmp_path, "paradigm=window", "paradigm.real_share=0.5", "generations=2")
+    assert "paradigm.real_share=0.5" in other.folder.parent.name and record(other, 1)["real_share"] == 0.5
+
+
+def test_a_paradigm_runs_solvable_systems_as_well(parts, tmp_path):
+    given = ["model=gaussian", "paradigm=window", "model.replicates=5", "data.n=20", "generations=4", "display=none"]
+    result = imgloop.run([*given, f"out={tmp_path}"], config_dir=parts)
+    assert list(result.metrics["n_train"]) == [20, 25, 50, 50]
+
+
+def test_a_curation_releases_what_it_chooses_and_measures_what_was_drawn(parts, tmp_path):
+    features = "features=classifier", "features.images=2000"
+    result = run(parts, tmp_path, "curation=surest", *features, "generations=2")
+    assert ",curation=surest" in result.folder.parent.name
+    assert list(result.metrics["n_drawn"]) == [48, 48] and list(result.metrics["n_pool"]) == [24, 24]
+    folder = result.folder / "gen000"
+    pool, drawn = (store.open_arrays(folder / f"{name}.safetensors") for name in ("pool", "drawn"))
+    assert np.array_equal(pool["x"], drawn["x"][pool["row"]]) and not pool["corrected"].any()
+    assert record(result, 0)["curation"] == "surest"
+
+
+def test_a_correction_moves_samples_and_the_pool_says_which(parts, tmp_path):
+    result = run(parts, tmp_path, "correction=nudge", "correction.strength=1", "generations=2")
+    assert ",correction=nudge" in result.folder.parent.name
+    pool, drawn = (store.open_arrays(result.folder / "gen000" / f"{n}.safetensors") for n in ("pool", "drawn"))
+    assert len(np.unique(np.array(pool["x"]), axis=0)) <= 10  # each became the mean image of a class
+    assert pool["corrected"].any() and not np.array_equal(pool["x"], drawn["x"])
+
+
+def test_a_source_gives_its_images_and_names_the_study(parts, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.integers(0, 256, (400, 1, 8, 8), np.uint8), y=np.arange(400) % 4)
+    result = run(parts, tmp_path, "data=npz", f"data.path={tmp_path / 'mine.npz'}", "generations=1")
+    assert result.folder.parents[1].name == "npz-diffusion" and record(result, 0)["n_train"] == 100
+    with pytest.raises(UserError, match="npz") as error:
+        run(parts, tmp_path, "data=npz", "data.path=nowhere.npz")
+    assert error.value.setting == "data.path"
+
+
+def test_a_generator_is_fitted_saved_shared_and_loaded_by_its_name(parts, tmp_path, monkeypatch):
+    given = ["model=pca", "n_samples=300", "features=pixels", "threads=1", "display=none", "generations=3"]
+    result = imgloop.run([*given, f"out={tmp_path}"], config_dir=parts)
+    assert result.folder.parents[1].name == "digits-pca" and (result.metrics["variance_ratio"] > 0.5).all()
+    assert store.read_json(result.folder / "gen001" / "model" / "imgloop.json") == {"kind": "pca"}
+    assert "code of model=pca" in record(result, 0)["code"]
+    replace = imgloop.run([*given, "paradigm=replace", f"out={tmp_path}"], config_dir=parts)
+    assert record(replace, 0)["model_hash"] == record(result, 0)["model_hash"]
+    study = str(result.folder.parents[1])
+    with pytest.raises(SystemExit, match="kind 'pca'"):
+        measure_main([study, "features=random"])
+    measure_main([study, "features=random", "--config-dir", str(parts)])
+    assert len(list((result.folder / "gen002" / "scores").glob("*.json"))) == 2
+    longer = imgloop.run([*given[:-1], "generations=4", f"out={tmp_path}"], config_dir=parts)
+    assert len(longer.metrics) == 4
+
+
+def test_a_measure_has_a_column_a_panel_and_a_verdict(parts, tmp_path, drawn):
+    for seed in range(4):
+        for paradigm in ("replace", "real_only"):
+            run(parts, tmp_path, "measure=sharpness", f"paradigm={paradigm}", f"seed={seed}", "study=s")
+    study = imgloop.Study(tmp_path / "s")
+    assert study.table["sharpness"].notna().all() and study.measures["sharpness"].label == "Sharpness"
+    assert "sharpness" in pd.read_csv(tmp_path / "s" / "comparison.csv")
+    from imgloop.report import page
+
+    report = page.report(tmp_path / "s")
+    assert any(p.measure == "sharpness" and p.label == "Sharpness" for p in report.panels)
+    profile = imgloop.collapse_profile(study.table, measures=study.measures, subjects={"variance": "sharpness"})
+    assert "sharpness" in profile["replace"][4].number
+
+
+def test_measures_of_stored_samples_can_be_added_later(parts, tmp_path):
+    result = run(parts, tmp_path, "generations=2")
+    measure_main([str(result.folder.parents[1]), "features=pixels", "measure=sharpness", "--config-dir", str(parts)])
+    assert imgloop.load_study(result.folder.parents[1])["sharpness"].notna().all()
+
+
+@pytest.mark.parametrize("way", ["--config-dir", "hydra.searchpath"])
+def test_the_command_line_finds_parts_and_lists_them(parts, tmp_path, way):
+    given = ["--config-dir", parts] if way == "--config-dir" else [f"hydra.searchpath=[file://{parts}]"]
+    ran = command(*given, "paradigm=window", *QUICK, "generations=2", f"out={tmp_path}")
+    assert ran.returncode == 0, ran.stderr
+    assert list(tmp_path.glob("digits-diffusion/window,*/seed0/gen001"))
+    helped = command("--config-dir", parts, "--help").stdout
+    assert "window" in helped and "sharpness" in helped and "confident" in helped
+    missing = command("--config-dir", parts, "paradigm=windw")
+    assert missing.returncode == 1 and "window" in missing.stderr and len(missing.stderr.splitlines()) == 1
+
+
+def test_a_multirun_takes_parts(parts, tmp_path):
+    ran = command("--config-dir", parts, "-m", "paradigm=window,replace", *QUICK, "generations=2", f"out={tmp_path}")
+    assert ran.returncode == 0, ran.stderr
+    assert len(list(tmp_path.glob("digits-diffusion/*/seed0/gen001"))) == 2
+
+
+def test_an_installed_package_offers_parts_by_an_entry_point(parts, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(parts, site / "outside_parts")
+    (site / "outside_parts" / "__init__.py").write_text("")
+    info = site / "outside_parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[imgloop.parts]\nmine = outside_parts\n")
+    code = "import imgloop, sys; print(imgloop.run(sys.argv[1:]).folder)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "paradigm=window", *QUICK, "generations=2", f"out={tmp_path / 'out'}"],
+        cwd=REPO, capture_output=True, text=True, timeout=300,
+        env={"PYTHONPATH": f"{site}:{REPO}", "PATH": "/usr/bin:/bin", "IMGLOOP_CACHE": str(tmp_path / "cache"),
+             "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0 and "window" in ran.stdout, ran.stderr
+
+
+# -- parts that break their contract ---------------------------------------------------------------------------------
+
+PARADIGM = """
+from imgloop import Mix, Paradigm
+import numpy as np
+class Broken(Paradigm):
+    def later(self, sizes, t, rng, replicates):
+        {body}
+"""
+MODEL = """
+from imgloop import Generator, Model, Pool
+import numpy as np
+class Fitted(Generator):
+    def sample(self, n, *, seed, y=None, progress=None):
+        {body}
+    def save(self, folder):
+        (folder / "nothing.txt").write_text("")
+class Broken(Model):
+    def fit(self, data, task, previous):
+        return Fitted()
+    def load(self, folder, device="cpu"):
+        return Fitted()
+"""
+CURATION = """
+from imgloop import Curation, Release
+import numpy as np
+class Broken(Curation):
+    def released(self, n):
+        return n // 2
+    def __call__(self, drawn, context, rng):
+        {body}
+"""
+CORRECTION = """
+from imgloop import Correction
+import numpy as np
+class Broken(Correction):
+    def __call__(self, x, context, rng):
+        {body}
+"""
+MEASURE = """
+from imgloop import Measure, MeasureInfo
+class Broken(Measure):
+    info = MeasureInfo("broken", "Broken")
+    def __call__(self, samples, features, real, real_features):
+        {body}
+"""
+DATA = """
+from imgloop import Facts, Pool, RealData, Source
+import numpy as np
+class Broken(Source):
+    def load(self, cache, progress=None):
+        {body}
+"""
+WRONG = [
+    ("paradigm", PARADIGM, "return Mix(np.zeros((3, 1), int), np.full((3, 1), 10**6))", "row 1000000"),
+    ("paradigm", PARADIGM, "return Mix(np.full((3, 1), 7), np.zeros((3, 1), int))", "origin 7"),
+    ("paradigm", PARADIGM, "return None", "NoneType"),
+    ("paradigm", PARADIGM, "raise KeyError('lost')", "KeyError at line 6"),
+    ("paradigm", PARADIGM, "return Mix(np.zeros((3, 1), int), np.zeros((3, 1), int), np.full((3, 1), np.nan))", "weights"),
+    ("curation", CURATION, "return Release(np.arange(len(drawn)))", "rows"),
+    ("curation", CURATION, "return Release(np.full(len(drawn) // 2, 10**6))", "row 1000000"),
+    ("curation", CURATION, "return np.arange(3)", "Release"),
+    ("curation", CURATION, "return Release(np.arange(len(drawn) // 2), np.full(len(drawn) // 2, np.nan))", "weights"),
+    ("correction", CORRECTION, "return x / 255", "float64"),
+    ("correction", CORRECTION, "return x[:3]", "uint8 (3"),
+    ("correction", CORRECTION, "x += 1; return x", "in place"),
+    ("model", MODEL, "return Pool(np.zeros((n, 1, 8, 8)))", "float64"),
+    ("model", MODEL, "return Pool(np.zeros((n + 1, 1, 8, 8), np.uint8))", "expected uint8"),
+    ("model", MODEL, "return None", "NoneType"),
+    ("measure", MEASURE, "return float('nan')", "nan"),
+    ("measure", MEASURE, "return 'sharp'", "'sharp'"),
+    ("data", DATA, "return None", "RealData"),
+    ("data", DATA, "return RealData(Pool(np.ones((9, 1, 8, 8))), Pool(np.ones((9, 1, 8, 8))), None, Facts(label='x'))",
+     "float64"),
+]  # fmt: skip
+
+
+def broken(root, group, text, yaml="_target_: broken.Broken\n"):
+    (root / group).mkdir(parents=True, exist_ok=True)
+    (root / "broken.py").write_text(text)
+    (root / group / "broken.yaml").write_text(yaml)
+    return root
+
+
+@pytest.mark.parametrize("group, template, body, words", WRONG, ids=lambda v: v[:40] if isinstance(v, str) else "")
+def test_a_part_that_breaks_its_contract_is_named_in_one_sentence(group, template, body, words, tmp_path):
+    root = broken(tmp_path / "parts", group, template.format(body=body))
+    first = [] if group in ("data", "model", "measure") else imgloop.run([*QUICK, "generations=1", f"out={tmp_path}"])
+    with pytest.raises(UserError) as error:
+        run(root, tmp_path, f"{group}=broken", "generations=2")
+    message = str(error.value)
+    assert f"{group}=broken" in message and "broken.py" in message and words in message, message
+    assert "\n" not in message
+    if first:
+        assert (first.folder / "gen000" / "record.json").exists()
+
+
+def test_a_part_that_cannot_be_built_is_named_in_one_sentence(tmp_path):
+    good = PARADIGM.format(body="return self.newest(sizes, t, replicates)")
+    for text, yaml, words in (
+        (good, "_target_: broken.Missing\n", "Missing"),
+        (good, "_target_: nowhere.Broken\n", "nowhere"),
+        (good, "length: 3\n", "_target_"),
+        ("import no_such_module\n", "_target_: broken.Broken\n", "no_such_module"),
+        ("class Broken: pass\n", "_target_: broken.Broken\n", "__call__"),
+        (good, "_target_: broken.Broken\nlength: 3\n", "length"),
+        ("x = = 1\n", "_target_: broken.Broken\n", "SyntaxError"),
+    ):
+        root = broken(tmp_path / "parts", "paradigm", text, yaml)
+        with pytest.raises(UserError) as error:
+            run(root, tmp_path, "paradigm=broken")
+        assert words in str(error.value) and "broken" in str(error.value), error.value
+    assert not (tmp_path / "digits-diffusion").exists()
+
+
+def test_a_part_with_the_name_of_ours_is_refused(tmp_path):
+    (tmp_path / "parts" / "paradigm").mkdir(parents=True)
+    (tmp_path / "parts" / "paradigm" / "replace.yaml").write_text("_target_: mine.Replace\n")
+    with pytest.raises(UserError, match="replace") as error:
+        run(tmp_path / "parts", tmp_path, "paradigm=accumulate")
+    assert "rename" in str(error.value)
+
+
+def test_a_changed_part_is_reported_when_a_chain_goes_on(parts, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(parts, root)
+    first = imgloop.run([*QUICK, "generations=1", "paradigm=window", f"out={tmp_path}"], config_dir=root)
+    (root / "window.py").write_text((root / "window.py").read_text() + "\n# changed\n")
+    imgloop.run([*QUICK, "generations=2", "paradigm=window", f"out={tmp_path}"], config_dir=root)
+    assert "code of paradigm=window" in (first.folder / "run.log").read_text()
+
+
+def test_a_run_folder_names_no_code(parts, tmp_path):
+    result = run(parts, tmp_path, "paradigm=window", "generations=1")
+    identity = (result.folder / "config.yaml").read_text().split("identity:")[1].split("\nconfig:")[0]
+    assert "_target_" not in identity and "window.Window" not in identity and "paradigm: window" in identity
