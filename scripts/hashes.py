@@ -1,0 +1,180 @@
+"""python scripts/hashes.py --out FILE | --compare FILE: hashes of small chains, to show that a change alters no result.
+
+Run with --out before a change and with --compare after it, on one machine: bits depend on processor and versions.
+Only what FILE holds is compared; other results are ignored. File names of scores (with the protocol's hash) are
+reported where they differ, but do not count as differences. The exit status is 1 if there are differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
+ANY = "generations=3 display=none"
+TRAINED = f"{ANY} train.images=640 n_samples=48 threads=1 features=pixels"
+SMALL = f"{TRAINED} data.n=150 data.heldout=50"
+DIFFUSION = "model.widths=[8,16] model.sampler_steps=2"
+TINY, GAN = f"{SMALL} {DIFFUSION}", f"{SMALL} model=gan model.widths=[8,16]"
+SOLVED = f"{ANY} data=law data.n=20 model.replicates=20 generations=5"
+GAUSSIAN = f"{SOLVED} model=gaussian model.dimension=2"
+CHAINS = {
+    "replace": f"{TINY} paradigm=replace",
+    "replace-mixed": f"{TINY} paradigm=replace real_fraction=0.5",
+    "accumulate": f"{TINY} paradigm=accumulate",
+    "subsample": f"{TINY} paradigm=accumulate_subsample budget=100",
+    "augment": f"{TINY} paradigm=augment n_synthetic=24 seed=1",
+    "fresh": f"{TINY} paradigm=fresh n_initial=48",
+    "edit": f"{TINY} paradigm=edit n_initial=48 edit_fraction=0.4",
+    "real_only": f"{TINY} paradigm=real_only",
+    "schedules": f"{TINY} paradigm=replace n_samples=[48,32,64] train.images={{start:640,factor:0.5}}",
+    "edm": f"{TINY} paradigm=replace model.objective=edm",
+    "ddpm": f"{TINY} paradigm=replace model.objective=ddpm",
+    "epsilon": f"{TINY} paradigm=replace model.objective=ddpm model.prediction=epsilon model.sampler=dpmpp",
+    "uniform": f"{TINY} paradigm=replace model.time=uniform model.sampler=euler model.bias=0.8",
+    "unet2d": f"{TINY} paradigm=replace model.network=unet2d",
+    "conditional": f"{TINY} paradigm=accumulate model.conditional=true model.guidance=2",
+    "conditional-real": f"{TINY} paradigm=replace model.conditional=true model.labels=real",
+    "weights": f"{TINY} paradigm=replace start=weights",
+    "optimizer": f"{TINY} paradigm=replace start=weights_and_optimizer",
+    "fork": f'{TINY} paradigm=accumulate fork="FOLDER@1"',
+    "classifier": f"{TRAINED} {DIFFUSION} paradigm=replace features=classifier",
+    "random": f"{TINY} paradigm=replace features=random",
+    "shapes": f"{TINY} paradigm=replace data=shapes data.size=16 features=classifier features.images=320",
+    "stacked": f"{TINY} paradigm=replace data=stacked_digits features=random",
+    "imbalance": f"{TINY} paradigm=replace data.classes=[3,5,8] data.n=null data.imbalance=5",
+    "folder": f"{TINY} paradigm=accumulate data=folder data.root=FOLDER/folder data.size=8 data.n=null data.heldout=14",
+    "cifar10": f"{TINY} paradigm=accumulate data=cifar10 data.root=FOLDER/cifar10 data.size=8 data.n=null",
+    "gan": f"{GAN} paradigm=replace",
+    "gan-accumulate": f"{GAN} paradigm=accumulate start=weights",
+    "gan-conditional": f"{GAN} paradigm=replace model.conditional=true model.bias=0.8 start=weights_and_optimizer",
+    "gaussian-replace": f"{GAUSSIAN} paradigm=replace real_fraction=0.25",
+    "gaussian-accumulate": f"{GAUSSIAN} paradigm=accumulate",
+    "gaussian-subsample": f"{GAUSSIAN} paradigm=accumulate_subsample budget=15 model.unbiased=true",
+    "gaussian-augment": f"{GAUSSIAN} paradigm=augment model.bias=0.8",
+    "gaussian-fresh": f"{GAUSSIAN} paradigm=fresh n_initial=4",
+    "gaussian-edit": f"{GAUSSIAN} paradigm=edit edit_fraction=0.4",
+    "gaussian-real_only": f"{GAUSSIAN} paradigm=real_only",
+    "gaussian-digits": f"{ANY} data=digits model=gaussian model.replicates=3 n_initial=100 paradigm=accumulate",
+    "discrete": f"{SOLVED} model=discrete model.outcomes=5 paradigm=replace generations=200",
+    "poisson": f"{SOLVED} model=poisson paradigm=accumulate_subsample",
+    "bernoulli": f"{SOLVED} model=bernoulli model.p=0.3 paradigm=augment",
+    "mixture": f"{SOLVED} model=mixture paradigm=replace",
+    "kde": f"{SOLVED} model=kde paradigm=accumulate",
+    "regression-fixed": f"{SOLVED} model=regression model.design=fixed paradigm=accumulate",
+    "regression-resampled": f"{SOLVED} model=regression model.design=resampled paradigm=replace",
+    "regression-edit": f"{SOLVED} model=regression paradigm=edit edit_fraction={{start:0.4,factor:0.5}}",
+}
+EXTENDED = ("accumulate", "conditional", "gan", "gaussian-accumulate")  # also in two runs: 2 generations, then 3 or 5
+
+
+def write_images(root: Path) -> None:
+    """Write a folder of two classes, and train/ and test/ of ten classes, as PNG files of random colours."""
+    rng = np.random.default_rng(0)
+    for name in [f"folder/{c}" for c in "ab"] + [
+        f"cifar10/{part}/{c}" for part in ("train", "test") for c in range(10)
+    ]:
+        (root / name).mkdir(parents=True)
+        for i in range(20 if name.startswith("folder") else 5):
+            Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of each array of a safetensors file with its dtype and shape, in hex."""
+    arrays = sorted(load_file(path).items())
+    return {k: hashlib.sha256(f"{a.dtype}{a.shape}".encode() + a.tobytes()).hexdigest() for k, a in arrays}
+
+
+def generation(folder: Path) -> dict:
+    """Hashes of what one generation of a trained model consists of, and its scores as text."""
+    result: dict = {name: hashes(folder / f"{name}.safetensors") for name in ("pool", "mix", "evolution")}
+    for path in sorted((folder / "model").rglob("*.safetensors")):
+        result[path.relative_to(folder).as_posix()] = hashes(path)
+    paths = sorted((folder / "scores").glob("*.json"))
+    scores = {p.stem.rpartition("-")[0]: json.loads(p.read_text())["scores"].items() for p in paths}
+    result["scores"] = {p: {k: None if v is None else repr(float(v)) for k, v in s} for p, s in scores.items()}
+    return {**result, "protocol": [p.stem for p in paths]}
+
+
+def chain(folder: Path) -> dict:
+    """A chain's condition, and its generations or its table of replicates."""
+    result: dict = {"condition": folder.parent.name}
+    result |= {path.name: generation(path) for path in sorted(folder.glob("gen[0-9]*"))}
+    if (folder / "replicates.safetensors").exists():
+        header, *rows = csv.reader((folder / "metrics.csv").read_text().splitlines())
+        result["replicates"] = hashes(folder / "replicates.safetensors")
+        result["metrics"] = {name: ",".join(column) for name, column in zip(header, zip(*rows))}
+    return result
+
+
+def run(name: str, root: Path) -> tuple[str, dict]:
+    """Run the chain of this name in a folder of its own, and hash what it leaves."""
+    from matplotlib.figure import Figure
+
+    import imgloop
+
+    Figure.savefig = lambda *a, **k: None  # figures are not compared, and take longer than the chains
+    began, base = time.perf_counter(), name.removesuffix("-extended")
+    out, text = f"out={root / name}", CHAINS[base]
+    if name == "fork":
+        text = text.replace("FOLDER", str(imgloop.run([*CHAINS["replace"].split(), out]).folder))
+    overrides = {
+        o.partition("=")[0]: o for o in text.replace("FOLDER", str(root / "images")).split()
+    }  # the last counts
+    if name != base:
+        imgloop.run([*(overrides | {"generations": "generations=2"}).values(), out])
+    result = chain(imgloop.run([*overrides.values(), out]).folder)
+    print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    return name, result
+
+
+def run_all() -> dict:
+    """Run every chain, two at a time, each on one thread."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {**dict.fromkeys(threads, "1"), "IMGLOOP_CACHE": f"{folder}/cache"}  # before workers import NumPy
+        write_images(Path(folder, "images"))
+        names = [*CHAINS, *(f"{name}-extended" for name in EXTENDED)]
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            return dict(pool.map(run, names, [Path(folder)] * len(names)))
+
+
+def differences(before, now, path: str = "") -> list[str]:
+    """Where `now` differs from what `before` holds, one line each."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [d for k, v in before.items() for d in differences(v, now.get(k), f"{path}/{k}")]
+    return [] if before == now else [f"{path}: {before} -> {now}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="write the hashes to this JSON file")
+    what.add_argument("--compare", type=Path, help="compare with the hashes in this JSON file")
+    a = parser.parse_args()
+    before = json.loads(a.compare.read_text()) if a.compare else None
+    now = run_all()
+    if before is None:
+        a.out.write_text(json.dumps(now, indent=1) + "\n")
+        return
+    lines = differences(before, now)
+    changed = [line for line in lines if "/protocol: " not in line]
+    print(*(line if line in changed else f"note: {line}" for line in lines), sep="\n")
+    print(f"{len(before)} chains compared: {len(changed)} differences")
+    sys.exit(bool(changed))
+
+
+if __name__ == "__main__":
+    main()
