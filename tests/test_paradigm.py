@@ -549,14 +549,8 @@ class Shifted(AccumulateSubsample):
 
     def later(self, sizes, t, rng, replicates):
         whole = self.everything(sizes, t, 1)
-        order = rng.permutation(len(whole))
-        pick = np.stack(
-            [
-                np.roll(order, -r * int(value_at(self.budget, t)))[: int(value_at(self.budget, t))]
-                for r in range(replicates)
-            ],
-            1,
-        )
+        order, budget = rng.permutation(len(whole)), int(value_at(self.budget, t))
+        pick = np.stack([np.roll(order, -r * budget)[:budget] for r in range(replicates)], 1)
         return Mix(whole.origin[pick, 0], whole.row[pick, 0])
 
 
@@ -746,7 +740,7 @@ def edited(share, n: int, t: int) -> int:
 
 
 def law_edit(rule, share, n, t, real, pools, replicates=1):
-    """Position i has row i; its origin is the last generation that wrote it, as a cursor cycles through all positions."""
+    """Position i has row i, from the last generation that wrote it as a cursor cycles through all positions."""
     owner, cursor = [REAL] * n, 0
     for s in range(1, t + 1):
         for _ in range(edited(share, n, s)):
@@ -968,9 +962,9 @@ def test_a_paradigm_of_a_users_own():
     mix = Window(width=[1, 1, 1, 2], decay=0.5)({REAL: 4, 0: 2, 1: 2, 2: 3}, 3, rng(), 2)
     assert mix.shares() == {REAL: pytest.approx(4 / 9), 1: pytest.approx(2 / 9), 2: pytest.approx(3 / 9)}
     assert mix.weight is not None and mix.weight.tolist() == [[1, 1]] * 4 + [[0.5, 0.5]] * 3 + [[0.25, 0.25]] * 2
-    for settings, name in (({"width": 0}, "width"), ({"decay": 0}, "decay"), ({"n_initial": 0}, "n_initial")):
+    for knobs, name in (({"width": 0}, "width"), ({"decay": 0}, "decay"), ({"n_initial": 0}, "n_initial")):
         with pytest.raises(UserError) as error:
-            Window(**settings)
+            Window(**knobs)
         assert error.value.setting == (name if name == "n_initial" else f"paradigm.{name}")
 
 
