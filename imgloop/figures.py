@@ -6,19 +6,19 @@ import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, PAPER, MUTED = "#1b1f24", "#ffffff", "#6a737d"
-# Okabe & Ito's colours, told apart by colour-blind readers, with line styles and markers that differ as well.
+# Okabe & Ito's colours, which colour-blind readers can distinguish; line styles and markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
-    """Images uint8 (N, C, H, W) as a sheet of `columns`, each enlarged by a whole factor (nearest) to about
-    `pixels`."""
+    """A sheet of images uint8 (N, C, H, W) in `columns`, enlarged by a whole factor (nearest) to about `pixels`."""
     n, channels, height, width = x.shape
     scale, rows, gap = max(1, round(pixels / height)), -(-n // columns), 2
     cell_h, cell_w = height * scale + gap, width * scale + gap
@@ -59,12 +59,12 @@ def grid(real: np.ndarray, generated: np.ndarray, title: str, columns: int = 8, 
 
 
 def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> bytes:
-    """PNG: one row a generation, one column a latent, so that a reader sees the same latents age."""
+    """PNG: one row per generation, one column per latent, so that the same latents can be followed."""
     font, left, top = ImageFont.load_default(14), 64, 30
     sheets = [(t, tile(x, len(x))) for t, x in generations]
     page = Image.new("RGB", (left + sheets[0][1].width + 12, top + sum(s.height for _, s in sheets) + 8), PAPER)
     draw, down = ImageDraw.Draw(page), top
-    draw.text((left, 7), f"{title}: each column one latent, each row one generation", INK, font)
+    draw.text((left, 7), f"{title}: one column per latent, one row per generation", INK, font)
     for t, sheet in sheets:
         draw.text((12, down + sheet.height / 2 - 8), f"gen {t}", MUTED, font)
         page.paste(sheet, (left, down))
@@ -73,7 +73,7 @@ def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> byte
 
 
 def sheet(count: int, title: str, conditions: Sequence[str]):
-    """A matplotlib figure with `count` panels below a title, and room for a legend of `conditions`: (figure, axes)."""
+    """A matplotlib figure with `count` panels below a title, and space for a legend of `conditions`: (figure, axes)."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
@@ -81,7 +81,7 @@ def sheet(count: int, title: str, conditions: Sequence[str]):
     rows = -(-count // columns) or 1
     width = 3.5 * columns
     legend = 0.22 * -(-len(conditions) // across(conditions, width)) if len(conditions) > 1 else 0.0
-    height = 2.7 * rows + 0.5 + legend  # inches; placed by hand: a layout engine draws it thrice
+    height = 2.7 * rows + 0.5 + legend  # inches; set by hand: a layout engine would draw three times
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
@@ -93,12 +93,12 @@ def sheet(count: int, title: str, conditions: Sequence[str]):
 
 
 def across(conditions: Sequence[str], width: float) -> int:
-    """How many conditions fit beside each other into a legend `width` inches wide."""
+    """The number of columns in a legend `width` inches wide, 1 to 4."""
     return int(np.clip(width * 11 / (max(map(len, conditions)) + 8), 1, 4))
 
 
 def dressed(axis, label: str, note: str, across: str = "generation") -> None:
-    """What every panel has: its title, what the axes show, and no box."""
+    """Set title, axis labels and ticks of a panel, and remove its box."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_title(label, fontsize=10, loc="left")
@@ -111,7 +111,7 @@ def dressed(axis, label: str, note: str, across: str = "generation") -> None:
 
 
 def finished(figure, conditions: Sequence[str]) -> bytes:
-    """The figure as PNG, with its legend where there are several conditions."""
+    """The figure as PNG, with a legend if there are several conditions."""
     axes = [a for a in figure.axes if a.get_visible()]
     if len(conditions) > 1 and axes:
         handles = axes[0].get_legend_handles_labels()
@@ -122,8 +122,8 @@ def finished(figure, conditions: Sequence[str]) -> bytes:
     return out.getvalue()
 
 
-def look(i: int) -> dict:
-    """Colour, line style and marker of condition `i`, each of which tells it from its neighbours."""
+def look(i: int) -> dict[str, Any]:
+    """Colour, line style and marker of condition `i`, each different from those of its neighbours."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[(i + i // 8) % 8]}
 
 

@@ -1,4 +1,4 @@
-"""Real data: sources, splits, near duplicates, every kind of file and folder a user may point at."""
+"""Real data: splits, facts, near duplicates, and all kinds of files and folders that a user may have."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import imgloop.data.folder as folder_module
-from imgloop.data import RealData
+from imgloop.data import Facts, RealData
 from imgloop.data.decode import Broken, TooSmall, decode
 from imgloop.data.digits import Digits
 from imgloop.data.duplicates import NEAR, duplicates
@@ -36,7 +36,7 @@ def encoded(image: Image.Image, kind="PNG", **options) -> bytes:
 
 
 def put(root: Path, *names: str, size=(8, 8)) -> Path:
-    """One different PNG under every name."""
+    """A different PNG for every name."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encoded(noise(seed_of(name), size)))
@@ -87,10 +87,10 @@ def test_splits_are_disjoint_prefixes_and_keyed_by_the_data_seed_alone(tmp_path,
         sorted(rows(other.train.x) + rows(other.heldout.x)) == sorted(rows(whole.train.x) + rows(whole.heldout.x))
         or source == "parts"
     )
-    assert np.bincount(whole.train.y[:25]).min() > 0  # shuffled, not one class after another
+    assert np.bincount(whole.train.y[:25]).min() > 0  # shuffled
 
 
-def test_order_is_a_permutation_that_the_seed_fixes():
+def test_order_is_a_permutation_that_depends_on_the_seed():
     assert sorted(order(1000, 3)) == list(range(1000))
     assert order(10, 0).tolist() == [9, 4, 7, 6, 2, 8, 1, 5, 3, 0] and order(10, 1).tolist() != order(10, 0).tolist()
 
@@ -122,7 +122,7 @@ def test_too_few_images_for_the_sizes_asked_for(arguments, words):
 # Digits
 
 
-def test_digits_are_scikit_learns_scaled_to_bytes(tmp_path):
+def test_digits_are_those_of_scikit_learn_scaled_to_bytes(tmp_path):
     from sklearn.datasets import load_digits
 
     real = Digits().load(tmp_path)
@@ -132,9 +132,9 @@ def test_digits_are_scikit_learns_scaled_to_bytes(tmp_path):
         zip(rows(load_digits().images.astype(np.uint8)), load_digits().target.tolist())
     )
     assert set(np.unique(x)) == {round(v * 255 / 16) for v in range(17)}
-    assert real.classes == tuple("0123456789") and "warning" not in real.facts
-    assert json.loads(json.dumps(real.facts)) == real.facts and not list(tmp_path.iterdir())
-    assert "250" in Digits(heldout=249).load(tmp_path).facts["warning"]
+    assert real.classes == tuple("0123456789") and real.facts.warning is None
+    assert Facts.from_dict(json.loads(json.dumps(real.facts.to_dict()))) == real.facts and not list(tmp_path.iterdir())
+    assert "250" in str(Digits(heldout=249).load(tmp_path).facts.warning)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,9 @@ def test_digits_are_scikit_learns_scaled_to_bytes(tmp_path):
     ],
 )
 def test_digits_refuse_impossible_settings_before_loading(settings):
-    with pytest.raises(UserError, match=f"data.{next(iter(settings))}=.*use|lower"):
+    with pytest.raises(UserError) as error:
         Digits(**settings)
+    assert error.value.setting == f"data.{next(iter(settings))}"
 
 
 @pytest.mark.parametrize(
@@ -182,9 +183,37 @@ def test_digits_refuse_impossible_settings_before_loading(settings):
     ],
 )
 def test_folder_refuses_impossible_settings_before_reading(settings):
-    key = next(iter(settings))
-    with pytest.raises(UserError, match=rf"data\.{key}=.*is not possible.*(use|give) "):
+    with pytest.raises(UserError, match="give") as error:
         Folder(**{"root": "somewhere", **settings})
+    assert error.value.setting == f"data.{next(iter(settings))}"
+
+
+# Facts
+
+
+def test_facts_of_a_user_s_own_source_need_only_a_label():
+    assert Facts("my images").to_dict() == {"label": "my images"}
+    facts = Facts("mine", n_train=3, n_heldout=2, extra={"camera": "x"}).warned("few").warned("blurred")
+    written = facts.to_dict()
+    assert list(written) == ["label", "available", "n_train", "n_heldout", "classes", "warning", "camera"]
+    assert written["warning"] == "few blurred" and written["available"] is written["classes"] is None
+    assert Facts.from_dict(written) == facts
+    with pytest.raises(UserError, match="label"):
+        Facts.from_dict({"n_train": 3})
+
+
+def test_facts_keep_the_keys_and_order_of_earlier_files(tmp_path):
+    root = put(tmp_path / "d", *names(300, "a", "b"))
+    (root / "a/x.heic").write_bytes(b"x")
+    sizes_of = ["n_train", "n_heldout", "shape", "classes", "class_counts"]
+    pair = ["hash_train", "hash_heldout", "near_duplicates", "exact_duplicates", "near_duplicate_rms"]
+    files = ["ignored", "unused", "skipped", "skipped_first"]
+    start = ["label", "source", "available", "seed"]
+    assert list(load(root, heldout=20).facts.to_dict()) == [*start, *sizes_of, "warning", *pair, *files]
+    tail = load(root, heldout=250, imbalance=2).facts.to_dict()
+    assert list(tail) == [*start, "imbalance", *sizes_of, *pair, *files, "warning"]
+    digits = Digits().load(tmp_path).facts.to_dict()
+    assert list(digits) == ["label", "set", *start[1:], *sizes_of, *pair, "ignored", "skipped"]
 
 
 # Near duplicates
@@ -199,7 +228,7 @@ def brute_force(train: np.ndarray, heldout: np.ndarray) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (1, 28, 28), (3, 13, 9), (1, 5, 5)])
-@pytest.mark.parametrize("contrast", [3, 12, 14, 255])  # all near; on the border; only the planted ones
+@pytest.mark.parametrize("contrast", [3, 12, 14, 255])  # all near; at the limit; only the added ones
 def test_near_duplicates_equal_a_loop_over_all_pairs(shape, contrast, monkeypatch):
     monkeypatch.setattr("imgloop.data.duplicates.COLUMNS", 37)
     monkeypatch.setattr("imgloop.data.duplicates.ROWS", 11)
@@ -208,18 +237,18 @@ def test_near_duplicates_equal_a_loop_over_all_pairs(shape, contrast, monkeypatc
     train = rng.integers(0, contrast + 1, (120, *shape)).astype(np.uint8)
     heldout = rng.integers(0, contrast + 1, (40, *shape)).astype(np.uint8)
     heldout[3], heldout[39] = train[119], train[0]
-    if contrast == 255:  # NEAR away in every pixel is near; one level more in one pixel is not
+    if contrast == 255:  # a distance of NEAR in every pixel is near; one level more in one pixel is not
         away = np.where(train[40] < 128, NEAR, -NEAR)
         heldout[17] = train[40] + away
         away.flat[0] += np.sign(away.flat[0])
         heldout[18] = train[40] + away
-    found = duplicates(train, heldout)
-    assert found == brute_force(train, heldout)
-    assert {3: found == (40, 2), 255: found == (3, 2)}.get(contrast, True)
+    counts = duplicates(train, heldout)
+    assert counts == brute_force(train, heldout)
+    assert {3: counts == (40, 2), 255: counts == (3, 2)}.get(contrast, True)
 
 
 def test_near_duplicates_survive_rounding_of_bright_flat_images():
-    """Pooled distances are exact to fp32 only; pairs exactly on the border, far from the mean, must still be found."""
+    """Pooled distances have fp32 precision; pairs exactly at the limit, far from the mean, must still be found."""
     rng = np.random.default_rng(1)
     base = rng.choice(np.array([0, 250], np.uint8), (64, 1, 8, 8))
     train = np.concatenate([np.full((2000, 1, 8, 8), 128, np.uint8), base])
@@ -229,20 +258,20 @@ def test_near_duplicates_survive_rounding_of_bright_flat_images():
 
 
 @pytest.mark.parametrize("step", [6, 16])  # 16 squared is 0 in bytes
-def test_texture_that_pooling_hides_is_compared_at_full_size(step):
+def test_texture_that_pooling_removes_is_compared_at_full_size(step):
     flat = np.full((1, 3, 16, 16), 100, np.uint8)
     textured = flat + (np.indices((16, 16)).sum(0) % 2 * 2 * step).astype(np.uint8) - step
     assert duplicates(flat, textured.astype(np.uint8)) == (0, 0)
     assert duplicates(flat, flat) == (1, 1)
 
 
-def test_duplicates_are_facts(tmp_path):
+def test_duplicates_are_counted_in_the_facts(tmp_path):
     put(tmp_path / "d", *names(12, "a", "b"))
     copy = (tmp_path / "d/a/003.png").read_bytes()
     for i in range(12):
         (tmp_path / f"d/b/copy{i}.png").write_bytes(copy)  # 13 equal images of 36
     facts = load(tmp_path / "d", heldout=12).facts
-    assert facts["near_duplicates"] == facts["exact_duplicates"] > 0 and facts["near_duplicate_rms"] == NEAR
+    assert facts.near_duplicates == facts.exact_duplicates > 0 and facts.near_duplicate_rms == NEAR
 
 
 # Decoding
@@ -303,7 +332,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, transpare
         (4, [0, 0], [], [255, 255, 255]),
         (6, [65535, 32768, 257, 65535], [], [255, 128, 1]),
         (6, [65535, 0, 0, 32768], [], [255, 127, 127]),
-        (0, [32768], [32768], [255, 255, 255]),  # the level or colour that stands for transparent
+        (0, [32768], [32768], [255, 255, 255]),  # the level or colour that means transparent
         (0, [32768], [32767], [128, 128, 128]),
         (2, [65535, 32768, 257], [65535, 32768, 257], [255, 255, 255]),
         (2, [65535, 32768, 257], [65535, 32768, 65535], [255, 128, 1]),
@@ -315,7 +344,7 @@ def test_sixteen_bit_png_of_every_colour_type(colour, sample, transparent, expec
     assert pixel(decode(data, "x", 8, 3)) == expected
 
 
-def test_ranges_that_are_not_known_are_refused():
+def test_pixels_of_unknown_range_are_refused():
     with pytest.raises(Broken, match="range"):
         decode(encoded(Image.fromarray(np.full((8, 8), 70000, np.int32)), "TIFF"), "x", 8, 1)
     with pytest.raises(Broken, match="range"):
@@ -353,7 +382,7 @@ def test_centre_square_untouched_at_size_and_antialiased_below():
     assert np.abs(decode(encoded(board), "x", 8, 1).astype(int)[0, 1:-1, 1:-1] - 127.5).max() < 8  # aliasing: 0 or 255
 
 
-def test_decode_refuses_what_is_small_broken_or_a_bomb(monkeypatch):
+def test_decode_refuses_small_and_broken_images_and_bombs(monkeypatch):
     with pytest.raises(TooSmall, match="20x7"):
         decode(encoded(noise(0, (20, 7))), "x", 8, 3)
     whole = encoded(noise(0, (64, 64)), "JPEG")
@@ -363,7 +392,7 @@ def test_decode_refuses_what_is_small_broken_or_a_bomb(monkeypatch):
     for kind in ("GIF", "BMP", "TIFF", "WEBP", "PPM"):
         with pytest.raises(Broken):
             decode(encoded(noise(0, (64, 64)), kind)[:-100], "x", 8, 3)
-    for kind in ("EPS", "SGI"):  # for EPS Pillow would start Ghostscript; SGI it would read
+    for kind in ("EPS", "SGI"):  # Pillow would start Ghostscript for EPS, and read SGI
         with pytest.raises(Broken, match="known format"):
             decode(encoded(noise(0), kind), "x.png", 8, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
@@ -386,7 +415,7 @@ def test_a_bomb_of_30000_by_30000_pixels_is_refused_by_name_before_it_is_unpacke
             load(root, **settings)
 
 
-def test_content_counts_not_the_name_and_what_is_no_image_is_named(tmp_path):
+def test_the_content_decides_the_format_and_other_files_are_named(tmp_path):
     root = put(tmp_path / "d", *names(6, "a", "b"))
     png_bytes = (root / "a/001.png").read_bytes()
     (root / "a/001.png").rename(root / "a/001.jpg")
@@ -400,13 +429,13 @@ def test_content_counts_not_the_name_and_what_is_no_image_is_named(tmp_path):
         (root / "a" / name).unlink()
 
 
-def test_image_kinds_that_are_not_read_are_told(tmp_path):
+def test_image_kinds_that_are_not_read_give_a_warning(tmp_path):
     root = put(tmp_path / "d", *names(300, "a"), *names(300, "b"))
     for name in ("a/1.heic", "a/2.HEIC", "b/1.avif", "b/notes.txt"):
         (root / name).write_bytes(b"x")
     facts = load(root, heldout=250).facts
-    assert facts["warning"].startswith("1 .avif, 2 .heic in data.root=") and "left out" in facts["warning"]
-    assert facts["ignored"] == {".avif": 1, ".heic": 2, ".txt": 1}
+    assert facts.warning.startswith("1 .avif, 2 .heic in data.root=") and "left out" in facts.warning
+    assert facts.ignored == {".avif": 1, ".heic": 2, ".txt": 1}
 
 
 # Layouts
@@ -417,7 +446,7 @@ def test_class_folders_sorted_with_deeper_folders_and_other_files(tmp_path):
     for name in ("readme.txt", "ant/Thumbs.db", "ant/.DS_Store", "ant/noextension", "ant/notes.txt"):
         (root / name).write_text("no image")
     real = load(root)
-    assert real.classes == ("ant", "zebra") and real.facts["ignored"] == {
+    assert real.classes == ("ant", "zebra") and real.facts.ignored == {
         ".db": 1,
         ".txt": 2,
         "hidden": 5,
@@ -428,8 +457,8 @@ def test_class_folders_sorted_with_deeper_folders_and_other_files(tmp_path):
     for name in [*names(4, "zebra", "ant"), *names(2, "ant/deep/er")]:
         image = np.asarray(Image.open(root / name)).transpose(2, 0, 1)
         assert labels[image.tobytes()] == (name[0] == "z"), name
-    assert real.train.y.dtype == np.int64 and real.train.x.dtype == np.uint8 and real.facts["label"] == "folder d"
-    assert "warning" in real.facts and json.loads(json.dumps(real.facts)) == real.facts
+    assert real.train.y.dtype == np.int64 and real.train.x.dtype == np.uint8 and real.facts.label == "folder d"
+    assert real.facts.warning and Facts.from_dict(json.loads(json.dumps(real.facts.to_dict()))) == real.facts
 
 
 @pytest.mark.parametrize("wrapper", ["", "wrap/", "outer/inner/"])
@@ -446,7 +475,7 @@ def test_parts_give_the_heldout_images(tmp_path, wrapper, heldout):
 def test_further_parts_are_counted_and_the_test_part_comes_first(tmp_path):
     real = load(put(tmp_path / "d", *names(4, "train"), *names(3, "val"), *names(2, "test")))
     assert (len(real.train), len(real.heldout), real.classes, real.train.y) == (4, 2, None, None)
-    assert real.facts["unused"] == {"val": 3} and "held-out from test/" in real.facts["source"]
+    assert real.facts.unused == {"val": 3} and "held-out from test/" in real.facts.source
 
 
 def test_images_without_labels(tmp_path):
@@ -477,20 +506,20 @@ def test_images_without_labels(tmp_path):
         ([*names(3, "train", "test/a", "test/b")], ["test/", "not classes"]),
     ],
 )
-def test_layouts_with_two_meanings_are_refused(tmp_path, files, words):
+def test_ambiguous_layouts_are_refused(tmp_path, files, words):
     with pytest.raises(UserError) as e:
         load(put(tmp_path / "d", *files))
     assert all(word in str(e.value) for word in words), e.value
 
 
-def test_roots_that_hold_nothing(tmp_path):
+def test_roots_without_images(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no images;"):
+    with pytest.raises(UserError, match="contains no images;"):
         load(tmp_path / "empty")
     (tmp_path / "empty/notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"holds no images \(only 1 \.txt\)"):
+    with pytest.raises(UserError, match=r"contains no images \(only 1 \.txt\)"):
         load(tmp_path / "empty")
     (tmp_path / "file.png").write_bytes(encoded(noise(0)))
     with pytest.raises(UserError, match=r"is a file but no \.zip"):
@@ -498,7 +527,7 @@ def test_roots_that_hold_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_but_not_in_cycles(tmp_path):
     put(tmp_path / "d", *names(3, "a"))
     put(tmp_path / "else", *names(3, "b"))
     (tmp_path / "d/b").symlink_to(tmp_path / "else/b")
@@ -508,7 +537,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         load(tmp_path / "d")
 
 
-# Files that are wrong
+# Wrong files
 
 
 def test_broken_files_stop_or_are_counted(tmp_path):
@@ -517,19 +546,19 @@ def test_broken_files_stop_or_are_counted(tmp_path):
     (root / "a/003.png").write_text("no image")
     (root / "b/004.png").write_bytes((root / "b/004.png").read_bytes()[:60])
     os.mkfifo(root / "b/100.png")
-    with pytest.raises(UserError, match=r"b/100\.png is no regular file"):
+    with pytest.raises(UserError, match=r"b/100\.png is not a regular file"):
         load(root, heldout=5)
     (root / "b/100.png").unlink()
     (root / "b/099.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"[ab]/0\d\d\.png .*cannot be decoded \(.+\).*data\.skip_broken=true"):
         load(root, heldout=5)
     real = load(root, heldout=5, skip_broken=True)
-    assert real.facts["skipped"] == 3 and len(real.train) == 18 - 5 and len(real.heldout) == 5
-    assert sorted(s[:9] for s in real.facts["skipped_first"]) == ["a/003.png", "b/004.png", "b/099.png"]
+    assert real.facts.skipped == 3 and len(real.train) == 18 - 5 and len(real.heldout) == 5
+    assert sorted(s[:9] for s in real.facts.skipped_first) == ["a/003.png", "b/004.png", "b/099.png"]
     labels = dict(zip(rows(whole.train.x) + rows(whole.heldout.x), [*whole.train.y, *whole.heldout.y]))
     for x, y in zip([*real.train.x, *real.heldout.x], [*real.train.y, *real.heldout.y]):
         assert labels[x.tobytes()] == y  # labels stay with their images
-    with pytest.raises(UserError, match=r"data\.n=14 is more than the 13"):  # 15 files, of which two are broken
+    with pytest.raises(UserError, match=r"data\.n=14 is more than the 13"):  # 15 files, two of them broken
         load(root, heldout=5, n=14, skip_broken=True)
 
 
@@ -538,7 +567,7 @@ def test_too_small_images_name_the_largest_size(tmp_path):
     with pytest.raises(UserError, match=r"a/small\.png .*30x12 .*data\.size=16.*data\.size=12 or less"):
         load(root, size=16)
     put(root, "b/smaller.png", size=(9, 11))
-    for seed in range(4):  # whichever of the two is met first
+    for seed in range(4):  # for either order of the two
         with pytest.raises(UserError, match=r"data\.size=9 or less"):
             load(root, size=16, skip_broken=True, seed=seed)
     assert load(root, size=9).train.x.shape[1:] == (3, 9, 9)
@@ -557,7 +586,7 @@ def test_a_zip_reads_like_the_folder(tmp_path):
     one, two = load(root), load(archive)
     assert rows(one.train.x) == rows(two.train.x) and rows(one.heldout.x) == rows(two.heldout.x)
     assert one.train.y.tolist() == two.train.y.tolist() and one.classes == two.classes == ("a", "b")
-    assert two.facts["label"] == "folder d.zip" and two.facts["ignored"] == {"hidden": 1}
+    assert two.facts.label == "folder d.zip" and two.facts.ignored == {"hidden": 1}
     windows = pack(tmp_path / "w.zip", {"./" + n.replace("/", "\\"): data for n, data in files.items()})
     assert rows(load(windows).train.x) == rows(one.train.x)
 
@@ -586,11 +615,11 @@ def test_damaged_and_encrypted_archives(tmp_path):
     with pytest.raises(UserError, match="is encrypted; give"):
         load(tmp_path / "secret.zip")
     flipped = bytearray(data)
-    flipped[data.index(files["b/002.png"]) + 80] ^= 255  # the checksum of one member no longer fits
+    flipped[data.index(files["b/002.png"]) + 80] ^= 255  # the checksum of one member is wrong
     (tmp_path / "flipped.zip").write_bytes(flipped)
     with pytest.raises(UserError, match=r"b/002\.png .*CRC"):
         load(tmp_path / "flipped.zip")
-    assert load(tmp_path / "flipped.zip", skip_broken=True).facts["skipped"] == 1
+    assert load(tmp_path / "flipped.zip", skip_broken=True).facts.skipped == 1
 
 
 # The cache
@@ -616,8 +645,9 @@ def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     assert len(seen) == 20 and rows(again.train.x) == rows(first.train.x) and again.facts == first.facts
     monkeypatch.undo()
     seen = count_decoding(monkeypatch)
-    load(root, n=5), load(root, heldout=3)
-    assert not seen  # other sizes of the split need no decoding
+    load(root, n=5)
+    load(root, heldout=3)
+    assert not seen  # a split of other sizes needs no decoding
     (root / "a/001.png").write_bytes(encoded(noise(77)))
     os.utime(root / "a/001.png", ns=(1, 1))
     changed = load(root)
@@ -629,8 +659,8 @@ def test_images_are_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
         for _ in range(2):
             load(root, **settings)
             assert len(seen) == 20 * k
-    assert changed.facts["hash_train"] != first.facts["hash_train"] or (
-        changed.facts["hash_heldout"] != first.facts["hash_heldout"]
+    assert changed.facts.hash_train != first.facts.hash_train or (
+        changed.facts.hash_heldout != first.facts.hash_heldout
     )
 
 
@@ -638,12 +668,12 @@ def test_a_changed_archive_is_decoded_again_and_each_split_has_its_own_facts(tmp
     files = {n: encoded(noise(i), "BMP") for i, n in enumerate(f"{i}.bmp" for i in range(10))}
     archive = pack(tmp_path / "d.zip", files)
     one, other = load(archive, n=5, heldout=3).facts, load(archive, n=5, heldout=4).facts
-    assert one["hash_heldout"] != other["hash_heldout"]
+    assert one.hash_heldout != other.hash_heldout
     pack(archive, {n: encoded(noise(100 + i), "BMP") for i, n in enumerate(files)})  # equal names and sizes
-    assert load(archive, n=5, heldout=3).facts["hash_heldout"] != one["hash_heldout"]
+    assert load(archive, n=5, heldout=3).facts.hash_heldout != one.hash_heldout
 
 
-def test_the_cache_is_plain_safetensors_and_its_damage_is_told(tmp_path):
+def test_the_cache_is_plain_safetensors_and_its_damage_is_an_error(tmp_path):
     root = put(tmp_path / "d", *names(10, "a", "b"))
     real = load(root)
     (file,) = (tmp_path / "cache").glob("images-*/train.safetensors")
@@ -655,8 +685,8 @@ def test_the_cache_is_plain_safetensors_and_its_damage_is_told(tmp_path):
         load(root)
 
 
-def test_progress_counts_up_to_all_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "TOLD", 10)
+def test_progress_counts_all_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "REPORT", 10)
     monkeypatch.setattr(folder_module, "BLOCK", 4)
     root, calls = put(tmp_path / "d", *names(15, "train/a", "train/b"), *names(3, "test/a")), []
     real = Folder(str(root), size=8).load(tmp_path / "cache", lambda *call: calls.append(call))
@@ -669,13 +699,13 @@ def test_progress_counts_up_to_all_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif("IMGLOOP_TEST_DATA" not in os.environ, reason="IMGLOOP_TEST_DATA names no folder of real data")
-def test_cifar10_zip_is_read_as_it_is(tmp_path):
+def test_cifar10_zip_is_read(tmp_path):
     with zipfile.ZipFile(Path(os.environ["IMGLOOP_TEST_DATA"]) / "cifar10.zip") as archive:
         files = {n: archive.read(n) for n in archive.namelist() if n.split("/")[-1] < "0020.jpg"}
     real = Folder(str(pack(tmp_path / "cifar10.zip", files))).load(tmp_path / "cache")
-    assert real.train.x.shape == (200, 3, 32, 32) and len(real.heldout) == 200 and "250" in real.facts["warning"]
+    assert real.train.x.shape == (200, 3, 32, 32) and len(real.heldout) == 200 and "250" in str(real.facts.warning)
     assert len(real.classes) == 10 and real.classes[0] == "airplane" and np.bincount(real.train.y).tolist() == [20] * 10
     frog = np.asarray(Image.open(io.BytesIO(files["train/frog/0007.jpg"]))).transpose(2, 0, 1)
     where = rows(real.train.x).index(frog.tobytes())
     assert real.classes[real.train.y[where]] == "frog"
-    assert (real.facts["near_duplicates"], real.facts["exact_duplicates"]) == brute_force(real.train.x, real.heldout.x)
+    assert (real.facts.near_duplicates, real.facts.exact_duplicates) == brute_force(real.train.x, real.heldout.x)

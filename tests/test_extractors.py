@@ -127,7 +127,7 @@ def test_the_shipped_cifar_classifier_knows_its_images_in_any_folder(few_of_cifa
 def test_official_cifar_may_use_it_and_changed_files_may_not():
     about = store.read_json(FOLDER / "cifar10.json")
     pool, classes = Pool(images(), np.zeros(4, np.int64)), tuple(about["classes"])
-    assert fitting(pool, pool, classes, {"set": "CIFAR-10"}) == "cifar10"
+    assert fitting(pool, pool, classes, Facts("CIFAR-10", set="CIFAR-10")) == "cifar10"
     for facts, names in (
         (Facts("CIFAR-10"), classes),
         (Facts("images", set="CIFAR-10"), classes[::-1]),

@@ -1,4 +1,4 @@
-"""Curves: a picture of every measure that was taken, and of no other."""
+"""Curves: one panel for every measure with values."""
 
 import io
 
@@ -17,7 +17,7 @@ NAMES = [name for name, *_ in PANELS]
 
 
 def course(conditions=("replace",), seeds=2, names=NAMES, generations=4):
-    """A study's table, with numbers that rise."""
+    """A table of a study with increasing values."""
     rows = [
         {"condition": c, "seed": s, "generation": t, **{n: 1.0 + t + 0.1 * s + i for n in names}}
         for i, c in enumerate(conditions)
@@ -32,7 +32,7 @@ def picture(frame, title, reference=None):
 
 
 @pytest.mark.parametrize("count, panels", [(1, 1), (3, 3), (5, 8), (len(NAMES), 4 * -(-len(NAMES) // 4))])
-def test_a_panel_a_measure(count, panels):
+def test_one_panel_per_measure(count, panels):
     x = picture(course(names=NAMES[:count]), "a study")
     height, width = x.shape[:2]
     rows, columns = -(-panels // 4), min(4, panels)
@@ -40,7 +40,7 @@ def test_a_panel_a_measure(count, panels):
     assert (x.min(2) < 128).mean() > 0.005
 
 
-def test_what_was_not_measured_has_no_panel():
+def test_a_measure_without_values_has_no_panel():
     frame = course(names=NAMES[:2])
     frame["recall"] = np.nan
     assert "recall" in NAMES and np.array_equal(picture(frame, "s"), picture(course(names=NAMES[:2]), "s"))
@@ -53,7 +53,7 @@ def test_gaps_one_seed_and_one_generation_are_drawn():
         assert picture(table, "s").std() > 10
 
 
-def test_every_number_every_condition_and_the_reference_show():
+def test_values_conditions_and_the_reference_change_the_picture():
     one = course(("replace", "accumulate"), names=["fd"])
     moved = one.copy()
     moved.loc[3, "fd"] += 1.5

@@ -1,4 +1,4 @@
-"""The mixing rules against their definitions. Every law is also shown to fail on a rule that breaks it."""
+"""The paradigms against their definitions. Every law is also shown to fail on a paradigm that breaks it."""
 
 import math
 from collections import Counter
@@ -11,7 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, hypergeom
 
-from imgloop.config.settings import Schedule
+from imgloop import contracts, paradigm
+from imgloop.config.fields import setting
+from imgloop.config.schedule import Knob, Schedule, knob
+from imgloop.config.settings import CONF, MIXING
 from imgloop.errors import UserError
 from imgloop.paradigm import (
     Accumulate,
@@ -22,9 +25,11 @@ from imgloop.paradigm import (
     Paradigm,
     RealOnly,
     Replace,
-    drawn,
-    every,
-    joined,
+    concatenate,
+    random_subsets,
+    rows_of,
+    subsample,
+    value_at,
 )
 from imgloop.pool import REAL, Mix
 
@@ -41,7 +46,7 @@ def rows(mix: Mix, origin: int, replicate: int = 0) -> list[int]:
     return mix.row[mix.origin[:, replicate] == origin, replicate].tolist()
 
 
-# The laws. Each raises AssertionError where a mix breaks it; all look at every replicate on its own.
+# The laws. Each raises AssertionError if a mix breaks it, and checks every replicate.
 
 
 def law_shape(mix, sizes, replicates):
@@ -49,8 +54,8 @@ def law_shape(mix, sizes, replicates):
     assert mix.origin.shape == mix.row.shape == (len(mix), replicates)
     assert np.issubdtype(mix.origin.dtype, np.integer) and mix.row.dtype == np.int64
     for origin in np.unique(mix.origin):
-        there = mix.row[mix.origin == origin]
-        assert int(origin) in sizes and 0 <= there.min() and there.max() < sizes[int(origin)]
+        row = mix.row[mix.origin == origin]
+        assert int(origin) in sizes and 0 <= row.min() and row.max() < sizes[int(origin)]
 
 
 def law_no_repeat(mix):
@@ -61,7 +66,7 @@ def law_no_repeat(mix):
 
 
 def law_counts(mix, counts):
-    """So many samples of each origin, exactly, in every replicate."""
+    """Exactly `counts` samples of each origin in every replicate."""
     for r in range(mix.row.shape[1]):
         assert Counter(mix.origin[:, r].tolist()) == {o: n for o, n in counts.items() if n}
 
@@ -79,7 +84,7 @@ def law_below(mix, origin, n):
 
 
 def inclusion(draw, sizes, replicate=0, draws=400, replicates=1, seed=7):
-    """Which rows are in each of many mixes: counts (draws, N), the pools side by side in the order of `sizes`."""
+    """How often each row is in each of many mixes, (draws, N), the pools concatenated in the order of `sizes`."""
     generator = rng(seed)
     first = dict(zip(sizes, np.cumsum([0, *sizes.values()])))
     out = np.zeros((draws, sum(sizes.values())), int)
@@ -91,7 +96,7 @@ def inclusion(draw, sizes, replicate=0, draws=400, replicates=1, seed=7):
 
 
 def law_uniform(counts, n):
-    """Every one of the N rows is among the n drawn equally often: a chi-square test, p > 1e-4."""
+    """All N rows are drawn equally often, n per mix: a chi-square test, p > 1e-4."""
     draws, total = counts.shape
     p = n / total
     # The N counts sum to draws * n, and each has variance draws p (1 - p): the statistic is chi-square with N - 1
@@ -101,7 +106,7 @@ def law_uniform(counts, n):
 
 
 def law_hypergeometric(counts, n, special):
-    """How many of the first `special` rows are among the n drawn varies as it does for one uniform draw."""
+    """The number of the first `special` rows among the n drawn has the distribution of one uniform draw."""
     draws, total = counts.shape
     expected = hypergeom(total, special, n).pmf(np.arange(n + 1)) * draws
     seen = np.bincount(counts[:, :special].sum(1), minlength=n + 1)
@@ -111,7 +116,7 @@ def law_hypergeometric(counts, n, special):
 
 
 def law_independent(draw, n, sizes, draws=400):
-    """Replicates draw differently, and a row being in one says nothing of its being in another, or in which place."""
+    """Replicates differ, and neither the rows nor their positions are correlated between them."""
     generator = rng(3)
     first = dict(zip(sizes, np.cumsum([0, *sizes.values()])))
     total = sum(sizes.values())
@@ -131,7 +136,7 @@ def law_independent(draw, n, sizes, draws=400):
 
 
 def law_initial(rule, sizes, n_initial, replicates=1):
-    """Generation 0 is trained on R, whatever the rule and whatever is drawn."""
+    """Generation 0 is trained on R, for every paradigm and seed."""
     for seed in (0, 1):
         mix = rule({REAL: sizes[REAL]}, 0, rng(seed), replicates)
         assert mix.origin.shape == (n_initial, replicates) and (mix.origin == REAL).all()
@@ -139,8 +144,8 @@ def law_initial(rule, sizes, n_initial, replicates=1):
 
 
 def law_pure(rule, sizes, t, replicates):
-    """The same state of the generator gives the same mix, and nothing outside it is read or changed."""
-    kept, state = dict(sizes), np.random.get_state()
+    """Equal states of the random generator give equal mixes, and no other state is read or changed."""
+    before, state = dict(sizes), np.random.get_state()
     first = rule(MappingProxyType(sizes), t, rng(11), replicates)
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), state))
     try:
@@ -149,10 +154,10 @@ def law_pure(rule, sizes, t, replicates):
     finally:
         np.random.set_state(state)
     assert (first.origin == second.origin).all() and (first.row == second.row).all()
-    assert dict(sizes) == kept
+    assert dict(sizes) == before
 
 
-# Any sizes, knobs, generation and number of replicates
+# Arbitrary sizes, settings, generations and numbers of replicates
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def cases(draw):
 
 @any_case
 @given(cases())
-def test_replace_is_the_newest_pool_and_nothing_else(case):
+def test_replace_is_the_newest_pool_only(case):
     mix = case.mix(Replace(n_initial=case.n_initial))
     law_shape(mix, case.sizes, case.replicates)
     law_counts(mix, {case.t - 1: case.sizes[case.t - 1]})
@@ -211,7 +216,7 @@ def test_replace_with_a_real_fraction(case, a):
 
 @any_case
 @given(cases())
-def test_accumulate_is_all_of_everything(case):
+def test_accumulate_is_every_row_of_every_pool(case):
     mix = case.mix(Accumulate(n_initial=case.n_initial))
     law_shape(mix, case.sizes, case.replicates)
     law_counts(mix, {**case.sizes, REAL: case.initial})
@@ -312,14 +317,14 @@ AMOUNTS = st.one_of(
 
 
 def amount(schedule, t: int) -> int:
-    """What the schedule says in plain arithmetic."""
+    """The value of the schedule, computed directly."""
     if isinstance(schedule, dict):
         return math.floor(min(schedule["start"] * schedule["factor"] ** t, schedule.get("max", math.inf)))
     return schedule[t] if isinstance(schedule, list) else schedule
 
 
 def law_fresh(rule, real, n_initial, n_real, generations, replicates=1):
-    """No real row is seen twice in the chain, each mix has its n_real, and the chain ends before the data do."""
+    """No real row is used twice in the chain, each mix has its n_real, and the chain ends when the data run out."""
     seen, sizes = list(range(n_initial)), {REAL: real}
     law_initial(rule, sizes, n_initial, replicates)
     for t in range(1, generations):
@@ -345,8 +350,8 @@ def test_fresh_never_repeats_a_real_row(real, n_initial, n_real, replicates):
 
 @any_case
 @given(st.integers(4, 200), st.integers(2, 8))
-def test_the_way_out_that_fresh_names_works(real, generations):
-    """n_initial at most N / G for G generations: exactly that many suffice, and one more do not."""
+def test_the_n_initial_that_fresh_suggests_works(real, generations):
+    """n_initial at most N / G for G generations: that many suffice, and one more do not."""
     sizes = {REAL: real, **{s: 3 for s in range(generations)}}
     n, last = real // generations, generations - 1
     with pytest.raises(UserError, match=rf"at most {n} for {generations} generations"):
@@ -385,10 +390,10 @@ def test_shares_in_worked_examples(rule, sizes, t, shares):
     assert got.keys() == shares.keys() and got == pytest.approx(shares)
 
 
-# What is drawn is drawn uniformly, and anew for every replicate
+# Rows are drawn uniformly, and independently for every replicate
 
 
-def subsample(generator, replicates, rule=None):
+def subsampled(generator, replicates, rule=None):
     return (rule or AccumulateSubsample(n_initial=20, budget=24))({REAL: 30, 0: 15, 1: 25}, 2, generator, replicates)
 
 
@@ -397,7 +402,7 @@ EVERYTHING = {REAL: 20, 0: 15, 1: 25}  # what a budget of 24 is drawn from
 
 @pytest.mark.parametrize("replicate", [0, 1])
 def test_accumulate_subsample_is_uniform_over_everything(replicate):
-    counts = inclusion(lambda g, _: subsample(g, replicate + 1), EVERYTHING, replicate, draws=1500)
+    counts = inclusion(lambda g, _: subsampled(g, replicate + 1), EVERYTHING, replicate, draws=1500)
     law_uniform(counts, 24)
     law_hypergeometric(counts, 24, special=20)
     share = counts.sum(0).reshape(-1)
@@ -425,7 +430,7 @@ def test_rows_are_drawn_uniformly_from_their_pool(rule, origin, n, total, replic
 
 
 INDEPENDENT = {
-    "accumulate_subsample": (subsample, 24, EVERYTHING),
+    "accumulate_subsample": (subsampled, 24, EVERYTHING),
     "replace": (lambda g, r: Replace(real_fraction=0.4)({REAL: 30, 0: 25}, 1, g, r), 25, {REAL: 30, 0: 25}),
     "augment": (lambda g, r: Augment(n_synthetic=9)({REAL: 6, 0: 25}, 1, g, r), 15, {REAL: 6, 0: 25}),
     "fresh": (lambda g, r: Fresh(n_initial=9, n_synthetic=9)({REAL: 18, 0: 25}, 1, g, r), 18, {REAL: 18, 0: 25}),
@@ -438,11 +443,11 @@ def test_replicates_are_independent(name):
 
 
 def test_generations_draw_differently():
-    """Two generators keyed differently give different mixes: nothing is drawn from a fixed seed."""
-    assert (subsample(rng(1), 1).row != subsample(rng(2), 1).row).any()
+    """Differently seeded random generators give different mixes."""
+    assert (subsampled(rng(1), 1).row != subsampled(rng(2), 1).row).any()
 
 
-# Knobs that do not fit
+# Settings that are not possible
 
 SIZES = {REAL: 20, 0: 10, 1: 10}
 
@@ -474,14 +479,15 @@ SIZES = {REAL: 20, 0: 10, 1: 10}
         (Fresh, {"n_real": False}),
     ],
 )
-def test_a_value_that_no_rule_could_use_is_refused_at_once(rule, knobs):
+def test_an_impossible_value_is_refused_when_the_paradigm_is_built(rule, knobs):
     (name,) = knobs
-    with pytest.raises(UserError, match=rf"\b{name}\b.*\.$"):
+    with pytest.raises(UserError, match=name) as error:
         rule(**knobs)
+    assert error.value.setting == name
 
 
 @pytest.mark.parametrize(
-    "rule, t, told",
+    "rule, t, words",
     [
         (RealOnly(n_initial=21), 0, "n_initial=21.*20"),
         (Accumulate(n_initial=[20, 21]), 1, "n_initial=21.*20"),
@@ -497,19 +503,19 @@ def test_a_value_that_no_rule_could_use_is_refused_at_once(rule, knobs):
         (Replace(real_fraction={"start": 0.5, "factor": 2}), 2, "real_fraction"),
     ],
 )
-def test_a_knob_that_does_not_fit_the_pools_is_named(rule, t, told):
-    with pytest.raises(UserError, match=told) as e:
+def test_a_setting_that_does_not_fit_the_pools_is_named(rule, t, words):
+    with pytest.raises(UserError, match=words) as e:
         rule(SIZES, t, rng())
     assert "\n" not in str(e.value) and str(e.value).endswith(".")
 
 
-def test_knobs_become_schedules_and_defaults_stay_none():
+def test_settings_become_schedules_and_defaults_stay_none():
     rule = Fresh(n_real=[1, 2])
-    assert isinstance(rule.n_real, Schedule) and rule.n_real(1) == 2
+    assert isinstance(rule.n_real, Schedule) and value_at(rule.n_real, 1) == 2
     assert rule.n_synthetic is None and rule.n_initial is None
 
 
-# Mutation twins: rules that break one law each, and the law that must notice
+# Mutation twins: paradigms that break one law each, and the law that must detect it
 
 
 class Repeats(AccumulateSubsample):
@@ -517,7 +523,7 @@ class Repeats(AccumulateSubsample):
 
     def later(self, sizes, t, rng, replicates):
         whole = self.everything(sizes, t, replicates)
-        pick = rng.integers(0, len(whole), (self.budget(t), replicates))
+        pick = rng.integers(0, len(whole), (int(value_at(self.budget, t)), replicates))
         return Mix(np.take_along_axis(whole.origin, pick, 0), np.take_along_axis(whole.row, pick, 0))
 
 
@@ -525,53 +531,53 @@ class OneDrawForAll(AccumulateSubsample):
     """One set of indices for all replicates."""
 
     def later(self, sizes, t, rng, replicates):
-        one = drawn(self.everything(sizes, t, 1), self.budget(t), rng)
+        one = subsample(self.everything(sizes, t, 1), int(value_at(self.budget, t)), rng)
         return Mix(np.repeat(one.origin, replicates, 1), np.repeat(one.row, replicates, 1))
 
 
 class SameSetOtherOrder(AccumulateSubsample):
-    """One set of indices for all replicates, in an order of each replicate's own."""
+    """One set of indices for all replicates, in a different order for each."""
 
     def later(self, sizes, t, rng, replicates):
-        one = drawn(self.everything(sizes, t, 1), self.budget(t), rng)
+        one = subsample(self.everything(sizes, t, 1), int(value_at(self.budget, t)), rng)
         pick = np.argsort(rng.random((len(one), replicates)), axis=0)
         return Mix(one.origin[pick, 0], one.row[pick, 0])
 
 
 class Shifted(AccumulateSubsample):
-    """Replicate 1 takes what replicate 0 left out, as far as it goes: different, but not independent."""
+    """Replicate 1 takes rows that replicate 0 did not take: different, but not independent."""
 
     def later(self, sizes, t, rng, replicates):
         whole = self.everything(sizes, t, 1)
-        order = rng.permutation(len(whole))
-        pick = np.stack([np.roll(order, -r * self.budget(t))[: self.budget(t)] for r in range(replicates)], 1)
+        order, budget = rng.permutation(len(whole)), int(value_at(self.budget, t))
+        pick = np.stack([np.roll(order, -r * budget)[:budget] for r in range(replicates)], 1)
         return Mix(whole.origin[pick, 0], whole.row[pick, 0])
 
 
 class NewestLeftOut(AccumulateSubsample):
     def everything(self, sizes, t, replicates):
-        return joined(self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t - 1)))
+        return concatenate(self.real(sizes, t, replicates), *(rows_of(s, sizes[s], replicates) for s in range(t - 1)))
 
 
 class PoolsEqually(AccumulateSubsample):
     """A third of the budget from each pool, whatever their sizes."""
 
     def later(self, sizes, t, rng, replicates):
-        parts = [self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t))]
-        return joined(*(drawn(p, self.budget(t) // len(parts), rng) for p in parts))
+        parts = [self.real(sizes, t, replicates), *(rows_of(s, sizes[s], replicates) for s in range(t))]
+        return concatenate(*(subsample(p, int(value_at(self.budget, t)) // len(parts), rng) for p in parts))
 
 
 class Stratified(AccumulateSubsample):
     """Each pool's exact share of the budget: uniform for every row, but not one uniform draw."""
 
     def later(self, sizes, t, rng, replicates):
-        parts = [self.real(sizes, t, replicates), *(every(s, sizes[s], replicates) for s in range(t))]
+        parts = [self.real(sizes, t, replicates), *(rows_of(s, sizes[s], replicates) for s in range(t))]
         total = sum(map(len, parts))
-        return joined(*(drawn(p, self.budget(t) * len(p) // total, rng) for p in parts))
+        return concatenate(*(subsample(p, int(value_at(self.budget, t)) * len(p) // total, rng) for p in parts))
 
 
 class OnePast(AccumulateSubsample):
-    """Rows counted from 1."""
+    """Row numbers start at 1."""
 
     def later(self, sizes, t, rng, replicates):
         mix = super().later(sizes, t, rng, replicates)
@@ -593,7 +599,7 @@ class SizesChanged(AccumulateSubsample):
 
 class RealDropped(Accumulate):
     def everything(self, sizes, t, replicates):
-        return joined(*(every(s, sizes[s], replicates) for s in range(t)))
+        return concatenate(*(rows_of(s, sizes[s], replicates) for s in range(t)))
 
 
 class AllReal(Accumulate):
@@ -607,22 +613,24 @@ class RealShuffled(RealOnly):
     """R is n_initial real rows, but not the first ones."""
 
     def real(self, sizes, t, replicates):
-        return every(REAL, self.n_initial(t), replicates, sizes[REAL] - self.n_initial(t))
+        return rows_of(
+            REAL, int(value_at(self.n_initial, t)), replicates, sizes[REAL] - int(value_at(self.n_initial, t))
+        )
 
 
 class FreshAgain(Fresh):
-    """New rows are counted from R alone: generation 2 sees those of generation 1."""
+    """New rows start after R in every generation: generation 2 uses those of generation 1."""
 
     def later(self, sizes, t, rng, replicates):
-        return every(REAL, self.n_real(t), replicates, self.initial(sizes, 0))
+        return rows_of(REAL, int(value_at(self.n_real, t)), replicates, self.initial(sizes, 0))
 
 
 class FreshWraps(Fresh):
-    """Begins again from the first real row when the data run out."""
+    """Starts again at the first real row when the data run out."""
 
     def later(self, sizes, t, rng, replicates):
-        first = self.initial(sizes, 0) + sum(self.n_real(s) for s in range(1, t))
-        row = np.arange(first, first + self.n_real(t))[:, None] % sizes[REAL]
+        first = self.initial(sizes, 0) + sum(int(value_at(self.n_real, s)) for s in range(1, t))
+        row = np.arange(first, first + int(value_at(self.n_real, t)))[:, None] % sizes[REAL]
         return Mix(np.full_like(row, REAL), row)
 
 
@@ -630,7 +638,7 @@ SUBSAMPLE = {REAL: 30, 0: 15, 1: 25}
 
 
 def broken(law, *args, **kwargs):
-    """The law holds for the true rule in the tests above; here it must not hold."""
+    """The law holds for the correct paradigm in the tests above; here it must fail."""
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         law(*args, **kwargs)
 
@@ -647,21 +655,21 @@ def test_twin_drawing_with_replacement():
 @pytest.mark.parametrize("rule", [OneDrawForAll, SameSetOtherOrder, Shifted])
 def test_twin_replicates_that_are_not_independent(rule):
     def draw(generator, replicates):
-        return subsample(generator, replicates, rule(n_initial=20, budget=24))
+        return subsampled(generator, replicates, rule(n_initial=20, budget=24))
 
     law_no_repeat(twin(rule, 2))
     for r in range(2):
-        law_uniform(inclusion(draw, EVERYTHING, r, replicates=2), 24)  # each replicate alone is lawful
+        law_uniform(inclusion(draw, EVERYTHING, r, replicates=2), 24)  # each replicate alone is uniform
     broken(law_independent, draw, 24, EVERYTHING)
 
 
 @pytest.mark.parametrize("rule", [NewestLeftOut, PoolsEqually])
 def test_twin_shares_that_are_not_uniform(rule):
-    broken(law_uniform, inclusion(lambda g, n: subsample(g, n, rule(n_initial=20, budget=24)), EVERYTHING), 24)
+    broken(law_uniform, inclusion(lambda g, n: subsampled(g, n, rule(n_initial=20, budget=24)), EVERYTHING), 24)
 
 
 def test_twin_exact_shares_where_a_uniform_draw_varies():
-    counts = inclusion(lambda g, n: subsample(g, n, Stratified(n_initial=20, budget=24)), EVERYTHING, draws=1500)
+    counts = inclusion(lambda g, n: subsampled(g, n, Stratified(n_initial=20, budget=24)), EVERYTHING, draws=1500)
     law_uniform(counts, 24)
     broken(law_hypergeometric, counts, 24, special=20)
 
@@ -675,7 +683,7 @@ def test_twin_rows_outside_the_pool():
 
 def test_twin_impure():
     broken(law_pure, GlobalState(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
-    with pytest.raises(TypeError, match="item assignment"):  # law_pure hands in sizes that cannot be changed
+    with pytest.raises(TypeError, match="item assignment"):  # law_pure passes sizes that cannot be changed
         law_pure(SizesChanged(n_initial=20, budget=24), dict(SUBSAMPLE), 2, 1)
 
 
@@ -704,12 +712,12 @@ def test_twin_fresh_rows_seen_before():
     broken(law_fresh, FreshWraps(n_initial=3, n_real=3), 9, 3, 3, 8)
 
 
-def test_the_base_class_is_no_rule():
+def test_the_base_class_has_no_mix():
     with pytest.raises(NotImplementedError):
         Paradigm()(SIZES, 1, rng())
 
 
-# Editing: a data set of |R| places, overwritten in turn by the rows at the same places of the newest pool
+# Editing: a data set of |R| positions, overwritten in turn by the rows at the same positions of the newest pool
 
 SHARES = st.one_of(
     st.none(),
@@ -723,7 +731,7 @@ SHARES = st.one_of(
 
 
 def edited(share, n: int, t: int) -> int:
-    """Rows that generation t overwrites, in plain arithmetic; a product such as 0.29 · 100 counts as 29."""
+    """The number of rows that generation t overwrites, computed directly; a product such as 0.29 · 100 counts as 29."""
     if isinstance(share, dict):
         share = min(share["start"] * share["factor"] ** t, share.get("max", 1))
     elif isinstance(share, list):
@@ -732,7 +740,7 @@ def edited(share, n: int, t: int) -> int:
 
 
 def law_edit(rule, share, n, t, real, pools, replicates=1):
-    """Place i holds row i; a cursor that goes round the places one by one says by whom it was written last."""
+    """Position i has row i, from the last generation that wrote it as a cursor cycles through all positions."""
     owner, cursor = [REAL] * n, 0
     for s in range(1, t + 1):
         for _ in range(edited(share, n, s)):
@@ -757,7 +765,7 @@ def edits(draw):
 
 
 def edits_some(share, n: int) -> bool:
-    """Whether the first edit changes a row, or is to change none: a share that rounds to no row is refused."""
+    """Whether the first edit changes a row or has share 0: other shares that round to no row are refused."""
     return edited(share, n, 1) > 0 or share == 0 or (isinstance(share, list) and share[1] == 0)
 
 
@@ -769,7 +777,7 @@ def test_a_share_that_rounds_to_no_row_is_refused(share, n):
 
 @any_case
 @given(edits(), SHARES)
-def test_edit_overwrites_the_places_of_its_data_set_in_turn(case, share):
+def test_edit_overwrites_the_positions_of_its_data_set_in_turn(case, share):
     n, real, pools, t, replicates = case
     assume(edits_some(share, n))
     law_edit(Edit(n_initial=n, edit_fraction=share), share, n, t, real, pools, replicates)
@@ -789,7 +797,7 @@ def test_edit_is_r_in_generation_0_and_draws_nothing(case, share):
 
 @any_case
 @given(edits(), SHARES)
-def test_a_generation_changes_the_places_that_it_overwrites_and_no_other(case, share):
+def test_a_generation_changes_only_the_positions_that_it_overwrites(case, share):
     n, real, pools, t, _ = case
     assume(edits_some(share, n))
     rule, sizes = Edit(n_initial=n, edit_fraction=share), {REAL: real, **dict(enumerate(pools))}
@@ -797,7 +805,7 @@ def test_a_generation_changes_the_places_that_it_overwrites_and_no_other(case, s
     changed, k = np.flatnonzero(before != after), edited(share, n, t)
     assert len(changed) == k and (after[changed] == t - 1).all()
     gaps = np.diff(np.append(changed, changed[:1] + n)) if k else np.array([], int)
-    assert k in (0, 1, n) or (gaps > 1).sum() <= 1  # next to one another, if need be round the end
+    assert k in (0, 1, n) or (gaps > 1).sum() <= 1  # consecutive, possibly across the end
 
 
 @pytest.mark.parametrize(
@@ -818,54 +826,55 @@ def test_the_real_share_of_an_edited_data_set_by_generation(share, n, generation
     assert [rule(sizes, t, rng()).shares().get(REAL, 0) * n for t in range(generations)] == pytest.approx(kept)
 
 
-def test_edit_goes_round_and_begins_again():
+def test_edit_cycles_through_the_data_set():
     rule, sizes = Edit(edit_fraction=0.4), {REAL: 5, 0: 5, 1: 5, 2: 5}
     owners = [rule(sizes, t, rng()).origin[:, 0].tolist() for t in range(4)]
     assert owners == [[-1] * 5, [0, 0, -1, -1, -1], [0, 0, 1, 1, -1], [2, 0, 1, 1, 2]]
 
 
-def test_a_share_that_shrinks_geometrically_leaves_real_rows_for_ever():
+def test_a_geometrically_decreasing_share_keeps_real_rows_forever():
     rule, n = Edit(edit_fraction={"start": 0.8, "factor": 0.5}), 1000
     sizes = {REAL: n, **{s: n for s in range(40)}}
     shares = [rule(sizes, t, rng()).shares()[REAL] for t in (10, 20, 39)]
     assert 0.2 <= shares[0] and shares[1] == shares[2]
 
 
-def test_edit_asks_of_a_pool_only_the_places_that_it_overwrites():
+def test_edit_needs_only_the_rows_of_a_pool_that_it_uses():
     rule = Edit(n_initial=10, edit_fraction=0.4)
-    assert len(rule({REAL: 12, 0: 4}, 1, rng())) == 10  # places 0 to 3
-    assert len(rule({REAL: 12, 0: 4, 1: 8}, 2, rng())) == 10  # places 4 to 7
+    assert len(rule({REAL: 12, 0: 4}, 1, rng())) == 10  # rows 0 to 3
+    assert len(rule({REAL: 12, 0: 4, 1: 8}, 2, rng())) == 10  # rows 4 to 7
     for sizes, t in (({REAL: 12, 0: 3}, 1), ({REAL: 12, 0: 4, 1: 7}, 2), ({REAL: 12, 0: 4, 1: 8, 2: 9}, 3)):
-        with pytest.raises(UserError, match=rf"edit .*of 10 .*left {sizes[t - 1]}: raise n_samples or lower n_initial"):
+        with pytest.raises(UserError, match=rf"edit .*of 10 .*released {sizes[t - 1]}: raise n_samples"):
             rule(sizes, t, rng())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan"), "half", True, [], [0, 2], {"factor": 0.5}, {"start": 2}])
 def test_a_share_of_edits_is_between_0_and_1(share):
-    with pytest.raises(UserError, match=r"\bedit_fraction\b.*\.$"):
+    with pytest.raises(UserError) as error:
         Edit(edit_fraction=share)
+    assert error.value.setting == "edit_fraction"
 
 
-def test_a_schedule_of_edits_that_grows_beyond_all_is_told_when_it_does():
+def test_a_schedule_of_edits_that_grows_above_1_is_refused_in_that_generation():
     rule, sizes = Edit(edit_fraction={"start": 0.4, "factor": 2}), {REAL: 10, 0: 10, 1: 10}
     assert len(rule(sizes, 1, rng())) == 10
-    with pytest.raises(UserError, match=r"edit_fraction=1\.6: give a number from 0 to 1"):
+    with pytest.raises(UserError, match=r"edit_fraction=1\.6"):
         rule(sizes, 2, rng())
 
 
 class EditFirst(Edit):
-    """Begins at the first place in every generation."""
+    """Starts at the first position in every generation."""
 
     def later(self, sizes, t, rng, replicates):
         n = self.initial(sizes, 0)
         origin = np.full((n, replicates), REAL, np.int32)
         for s in range(1, t + 1):
-            origin[: int(self.edit_fraction(s) * n)] = s - 1
-        return Mix(origin, every(REAL, n, replicates).row)
+            origin[: int(value_at(self.edit_fraction, s) * n)] = s - 1
+        return Mix(origin, rows_of(REAL, n, replicates).row)
 
 
 class EditShifted(Edit):
-    """Writes the rows of the next place."""
+    """Writes the rows of the next position."""
 
     def later(self, sizes, t, rng, replicates):
         mix = super().later(sizes, t, rng, replicates)
@@ -873,11 +882,11 @@ class EditShifted(Edit):
 
 
 class EditAdds(Edit):
-    """Adds the edited rows and keeps those that they should overwrite."""
+    """Adds the edited rows instead of overwriting."""
 
     def later(self, sizes, t, rng, replicates):
         mix = super().later(sizes, t, rng, replicates)
-        return joined(every(REAL, self.initial(sizes, 0), replicates), mix)
+        return concatenate(rows_of(REAL, self.initial(sizes, 0), replicates), mix)
 
 
 class EditUp(Edit):
@@ -885,12 +894,82 @@ class EditUp(Edit):
 
     def later(self, sizes, t, rng, replicates):
         n = self.initial(sizes, 0)
-        share = [0.0] + [min(math.ceil(self.edit_fraction(s) * n) / n, 1) for s in range(1, t + 1)]
+        share = [0.0] + [min(math.ceil(value_at(self.edit_fraction, s) * n) / n, 1) for s in range(1, t + 1)]
         return Edit(n_initial=n, edit_fraction=share).later(sizes, t, rng, replicates)
 
 
 @pytest.mark.parametrize("rule", [EditFirst, EditShifted, EditAdds, EditUp])
-def test_twin_edits_in_the_wrong_place_order_or_number(rule):
+def test_twin_edits_at_the_wrong_position_order_or_number(rule):
     case = (0.35, 10, 4, 12, [10, 11, 12, 10])
     law_edit(Edit(n_initial=10, edit_fraction=0.35), *case)
     broken(law_edit, rule(n_initial=10, edit_fraction=0.35), *case)
+
+
+# Mixes with weights, and paradigms of a user's own
+
+
+def weighted(n: int, seed: int, replicates: int) -> Mix:
+    mix = rows_of(seed, n, replicates)
+    return Mix(mix.origin, mix.row, rng(seed).random((n, replicates)))
+
+
+def by_sample(mix: Mix, replicate: int) -> dict[tuple[int, int], float]:
+    """The weight of each (origin, row)."""
+    weight = np.ones(mix.row.shape) if mix.weight is None else mix.weight
+    keys = zip(mix.origin[:, replicate].tolist(), mix.row[:, replicate].tolist())
+    return dict(zip(keys, weight[:, replicate].tolist()))
+
+
+@any_case
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=4), st.sampled_from([1, 3]), st.data()
+)
+def test_weights_stay_with_their_samples(parts, replicates, data):
+    mixes = [weighted(n, i, replicates) if w else rows_of(i, n, replicates) for i, (n, w) in enumerate(parts)]
+    whole = concatenate(*mixes)
+    few = subsample(whole, data.draw(st.integers(0, len(whole))), rng(1))
+    assert (whole.weight is None) == (few.weight is None) == (not any(w for _, w in parts))
+    for r in range(replicates):
+        expected = {key: weight for mix in mixes for key, weight in by_sample(mix, r).items()}
+        assert by_sample(whole, r) == expected
+        assert all(expected[key] == weight for key, weight in by_sample(few, r).items())
+
+
+@any_case
+@given(st.integers(1, 60), st.integers(1, 4), st.data())
+def test_random_subsets_have_different_numbers(total, replicates, data):
+    n = data.draw(st.integers(0, total))
+    chosen = random_subsets(total, n, replicates, rng(2))
+    assert chosen.shape == (n, replicates) and all(len(set(c)) == n and set(c) <= set(range(total)) for c in chosen.T)
+
+
+@dataclass(frozen=True)
+class Window(Paradigm):
+    """R and the newest `width` pools, with weight `decay` per generation of age."""
+
+    width: Knob = knob(low=1)
+    decay: float = setting(1.0, above=0)
+    keeps_all = True
+
+    def later(self, sizes, t, rng, replicates):
+        ages = range(1, min(t, int(value_at(self.width, t, 2))) + 1)
+        pools = [rows_of(t - age, sizes[t - age], replicates) for age in ages]
+        pools = [Mix(p.origin, p.row, np.full(p.row.shape, self.decay**age)) for p, age in zip(pools, ages)]
+        return concatenate(self.real(sizes, t, replicates), *pools)
+
+
+def test_a_paradigm_of_a_users_own():
+    mix = Window(width=[1, 1, 1, 2], decay=0.5)({REAL: 4, 0: 2, 1: 2, 2: 3}, 3, rng(), 2)
+    assert mix.shares() == {REAL: pytest.approx(4 / 9), 1: pytest.approx(2 / 9), 2: pytest.approx(3 / 9)}
+    assert mix.weight is not None and mix.weight.tolist() == [[1, 1]] * 4 + [[0.5, 0.5]] * 3 + [[0.25, 0.25]] * 2
+    for knobs, name in (({"width": 0}, "width"), ({"decay": 0}, "decay"), ({"n_initial": 0}, "n_initial")):
+        with pytest.raises(UserError) as error:
+            Window(**knobs)
+        assert error.value.setting == (name if name == "n_initial" else f"paradigm.{name}")
+
+
+def test_paradigms_fulfil_their_contract_under_the_names_of_their_options():
+    rules: list[contracts.Paradigm] = [Window(), Edit(), *(rule() for rule in RULES)]
+    assert all(isinstance(rule, contracts.Paradigm) for rule in rules)
+    assert sorted(paradigm.NAMES) == sorted(p.stem for p in (CONF / "paradigm").glob("*.yaml"))
+    assert set(MIXING) == set(paradigm.TOP_LEVEL)  # the settings at the top level

@@ -1,4 +1,4 @@
-"""Training sets as indices into pools, and the batches that are cut from them."""
+"""Training sets as indices into pools, their checks, and their batches."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from imgloop import store
-from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.errors import UserError
+from imgloop.pool import REAL, Mix, Pool, TrainingSet, check_mix
 from imgloop.training.trainer import Batches
 
 SHAPE = (3, 4, 5)
@@ -33,7 +34,7 @@ def pools(tmp_path_factory) -> dict[int, Pool]:
 
 
 def random_mix(seed: int, n: int, replicates: int = 1, sizes=SIZES, weight=None) -> Mix:
-    """Any rows of any pools, repeats included."""
+    """Random rows of random pools, with repeats."""
     rng = np.random.default_rng(seed)
     origin = rng.choice(list(sizes), (n, replicates)).astype(np.int32)
     row = (rng.random((n, replicates)) * np.vectorize(sizes.get)(origin)).astype(np.int64)
@@ -59,10 +60,10 @@ def test_a_pool_has_as_many_labels_as_samples():
         Pool(images(0, 3), np.arange(4))
 
 
-def test_a_mix_has_a_row_for_every_origin_and_a_column_a_replicate():
+def test_origin_and_row_of_a_mix_have_one_shape():
     assert len(Mix(np.zeros((5, 2), int), np.zeros((5, 2), int))) == 5
     for origin, row in (((5, 1), (4, 1)), ((5, 1), (5, 2)), ((5,), (5,))):
-        with pytest.raises(AssertionError):
+        with pytest.raises(UserError, match="shape"):
             Mix(np.zeros(origin, int), np.zeros(row, int))
 
 
@@ -73,10 +74,10 @@ def test_shares_count_every_sample_of_every_replicate(seed, n, replicates):
     flat = mix.origin.ravel().tolist()
     assert mix.shares() == {o: pytest.approx(flat.count(o) / len(flat)) for o in set(flat)}
     assert sum(mix.shares().values()) == pytest.approx(1)
-    assert all(type(o) is int and type(s) is float for o, s in mix.shares().items())  # they go into JSON
+    assert all(type(o) is int and type(s) is float for o, s in mix.shares().items())  # they are written to JSON
 
 
-def test_shares_worked_by_hand():
+def test_shares_of_an_example():
     mix = Mix(np.array([[-1, -1], [-1, 0], [0, 0], [2, 2]]), np.zeros((4, 2), int))
     assert mix.shares() == {-1: 3 / 8, 0: 3 / 8, 2: 2 / 8}
 
@@ -86,7 +87,7 @@ def test_shares_worked_by_hand():
 
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60), replicates=st.integers(1, 3), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_gathering_is_naive_indexing(pools, seed, n, replicates, data):
+def test_gathering_equals_indexing_one_by_one(pools, seed, n, replicates, data):
     mix = random_mix(seed, n, replicates)
     r = data.draw(st.integers(0, replicates - 1))
     index = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=50)))
@@ -98,53 +99,105 @@ def test_gathering_is_naive_indexing(pools, seed, n, replicates, data):
         assert (x == pool.x[row]).all() and y == pool.y[row]
 
 
-def test_all_labels_come_in_the_order_of_the_mix(pools):
+def test_labels_are_in_the_order_of_the_mix(pools):
     mix = random_mix(3, 50)
     expected = [pools[int(o)].y[i] for o, i in zip(mix.origin[:, 0], mix.row[:, 0])]
     assert TrainingSet(pools, mix).labels().tolist() == expected
     assert len(TrainingSet(pools, mix)) == 50
 
 
-def test_what_is_gathered_is_a_copy(pools):
+def test_gathered_samples_are_a_copy(pools):
     training = TrainingSet(pools, whole(0, 7))
     got = training.gather(np.arange(7))
     got[:] = 0
     assert (training.gather(np.arange(7)) == pools[0].x).all()
 
 
-def test_no_labels_where_a_pool_of_the_mix_has_none(pools):
+def test_there_are_no_labels_if_a_pool_of_the_mix_has_none(pools):
     bare = {**pools, 0: Pool(pools[0].x)}
     only_some = Mix(np.array([[REAL], [0], [1]]), np.zeros((3, 1), int))
     assert TrainingSet(bare, only_some).labels() is None
-    assert TrainingSet(bare, only_some).labels(np.array([0, 2])) is None  # the same answer for every batch of one mix
+    assert TrainingSet(bare, only_some).labels(np.array([0, 2])) is None  # None for every batch of the mix
     assert TrainingSet(bare, whole(0, 7)).labels() is None
     assert TrainingSet(bare, whole(1, 20)).labels().tolist() == pools[1].y.tolist()  # pool 0 is not in this mix
 
 
-def test_a_mix_that_names_no_such_pool_or_row_fails(pools):
+def test_a_mix_with_an_unknown_pool_or_row_fails(pools):
     with pytest.raises(KeyError):
         TrainingSet(pools, whole(5, 3)).gather(np.arange(3))
     with pytest.raises(IndexError):
         TrainingSet(pools, whole(0, 8)).gather(np.arange(8))
 
 
+# Checks of a user's mix
+
+PART = "paradigm=window (window.py: Window)"
+
+
+@given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 3), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_correct_mix_passes(seed, n, replicates, weighted, common):
+    weight = np.random.default_rng(seed).random((n, replicates)) + 0.01 if weighted else None
+    mix = random_mix(seed, n, 1 if common else replicates, weight=None if common else weight)
+    if common:
+        mix = Mix(*(np.broadcast_to(a[:, :1], (n, replicates)) for a in (mix.origin, mix.row)), weight)
+    check_mix(mix, SIZES, replicates, PART)
+
+
+def altered(array: np.ndarray, at: tuple[int, int], value: float) -> np.ndarray:
+    out = np.array(array, np.result_type(array, type(value)))
+    out[at] = value
+    return out
+
+
+WRONG = {
+    "a Mix": lambda m, at: (m.origin, m.row),
+    "origin 9": lambda m, at: Mix(altered(m.origin, at, 9), m.row),
+    "origin -2": lambda m, at: Mix(altered(m.origin, at, -2), m.row),
+    "row -1": lambda m, at: Mix(m.origin, altered(m.row, at, -1)),
+    "row 20": lambda m, at: Mix(altered(m.origin, at, 1), altered(m.row, at, 20)),
+    "integers": lambda m, at: Mix(m.origin, m.row.astype(float)),
+    "array of integers": lambda m, at: Mix(m.origin.tolist(), m.row),
+    "replicate": lambda m, at: Mix(np.repeat(m.origin, 2, 1), np.repeat(m.row, 2, 1)),
+    "at least one": lambda m, at: Mix(m.origin[:0], m.row[:0]),
+    "weights of shape": lambda m, at: Mix(m.origin, m.row, np.ones(len(m) + 1)),
+    "array of numbers": lambda m, at: Mix(m.origin, m.row, np.full(m.row.shape, "1")),
+    "the weight -0.5": lambda m, at: Mix(m.origin, m.row, altered(np.ones(m.row.shape), at, -0.5)),
+    "the weight nan": lambda m, at: Mix(m.origin, m.row, altered(np.ones(m.row.shape), at, float("nan"))),
+    "the weight inf": lambda m, at: Mix(m.origin, m.row, altered(np.ones(m.row.shape), at, float("inf"))),
+    "all 0": lambda m, at: Mix(m.origin, m.row, 1.0 * (np.indices(m.row.shape)[1] != at[1])),
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 30), replicates=st.integers(1, 3), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_wrong_mix_is_refused_with_the_name_of_the_paradigm(word, seed, n, replicates, data):
+    at = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, replicates - 1))
+    mix = WRONG[word](random_mix(seed, n, replicates), at)
+    with pytest.raises(UserError) as error:
+        check_mix(mix, SIZES, replicates, PART)
+    message = str(error.value)
+    assert message.startswith(PART) and word in message and error.value.setting == "paradigm" and "\n" not in message
+
+
 # Batches
 
 
 def indices(training: TrainingSet, ks, batch=8, seed=1, t=2, **more) -> dict[int, list[int]]:
-    """Positions of batches ks, asked for in that order of one object."""
+    """Positions of the batches `ks`, requested from one object in that order."""
     batches = Batches(training, seed, t, batch, **more)
     return {k: batches.index(k).tolist() for k in ks}
 
 
 @given(n=st.integers(1, 50), batch=st.integers(1, 70), order=st.permutations(range(9)), weighted=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_batch_k_does_not_depend_on_what_was_asked_before(n, batch, order, weighted):
+def test_batch_k_does_not_depend_on_earlier_requests(n, batch, order, weighted):
     weight = np.random.default_rng(n).random((n, 1)) + 0.1 if weighted else None
     training = plain_set(n, weight=weight)
     forward = indices(training, range(9), batch)
     assert indices(training, order, batch) == forward
-    assert indices(training, [*range(9), *reversed(range(9))], batch) == forward  # and back again
+    assert indices(training, [*range(9), *reversed(range(9))], batch) == forward  # backwards, too
     for k in (0, 5, 8):
         assert indices(training, [k], batch) == {k: forward[k]}  # as after resuming
 
@@ -159,7 +212,7 @@ def test_every_epoch_is_a_permutation(n, batch):
         assert sorted(stream[e * n : (e + 1) * n]) == list(range(n))
 
 
-def test_epochs_generations_and_seeds_are_shuffled_each_in_their_own_way():
+def test_epochs_generations_and_seeds_are_shuffled_differently():
     training = plain_set(64)
     orders = {tuple(indices(training, [k], 64, seed, t)[k]) for seed in (0, 1) for t in (0, 1) for k in range(3)}
     assert len(orders) == 12 and tuple(range(64)) not in orders
@@ -169,10 +222,10 @@ def test_epochs_generations_and_seeds_are_shuffled_each_in_their_own_way():
 
 
 def test_a_shuffle_is_uniform():
-    """Where sample 0 stands in an epoch of 8: each place an eighth of the time."""
+    """Sample 0 is at each position of an epoch of 8 equally often."""
     batches = Batches(plain_set(8), 0, 0, 8)
-    places = np.bincount([batches.index(k).tolist().index(0) for k in range(1600)], minlength=8)
-    assert chisquare(places).pvalue > 1e-4
+    positions = np.bincount([batches.index(k).tolist().index(0) for k in range(1600)], minlength=8)
+    assert chisquare(positions).pvalue > 1e-4
 
 
 def test_a_batch_is_the_images_in_minus_one_to_one_with_their_labels(pools):
@@ -185,7 +238,7 @@ def test_a_batch_is_the_images_in_minus_one_to_one_with_their_labels(pools):
         assert x.shape == (16, *SHAPE) and x.dtype == torch.float32 and y.dtype == torch.int64
         assert torch.equal(x, torch.from_numpy(training.gather(index).astype(np.float32)) / 127.5 - 1)
         assert y.tolist() == training.labels(index).tolist()
-    assert Batches(training, 1, 2, 16)(0)[1] is None  # labels only where they are asked for
+    assert Batches(training, 1, 2, 16)(0)[1] is None  # labels only if requested
 
 
 def test_black_is_minus_one_and_white_is_one():
@@ -205,11 +258,11 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
             (x, y), (held_x, held_y) = mapped(k), held(k)
             assert torch.equal(x, held_x) and torch.equal(y, held_y)
             before = held_x.clone()
-            held_x.zero_()  # a batch is nobody's storage
+            held_x.zero_()  # a batch is a copy
             assert torch.equal(held(k)[0], before)
 
 
-def test_a_large_resident_set_is_held_whole():
+def test_a_large_resident_set_is_complete():
     training = plain_set(9000)  # filled in several pieces
     assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).held, torch.from_numpy(training.pools[REAL].x))
 
@@ -221,7 +274,7 @@ def test_a_set_is_resident_up_to_the_size_given():
     assert Batches(training, 0, 0, 4).held is None
 
 
-def test_a_weighted_mix_is_drawn_in_proportion():
+def test_a_weighted_mix_is_drawn_in_proportion_to_its_weights():
     weight = np.array([0.0, 1, 2, 3, 4])[:, None]
     for scale in (1, 0.01):  # weights need not sum to 1
         batches = Batches(plain_set(5, weight=weight * scale), 0, 0, 50)
@@ -231,6 +284,6 @@ def test_a_weighted_mix_is_drawn_in_proportion():
 
 
 def test_equal_weights_are_drawn_with_replacement():
-    """A weighted batch is independent draws, not an epoch: some sample comes twice."""
+    """A weighted batch has independent draws, not an epoch: some sample occurs twice."""
     index = Batches(plain_set(30, weight=np.ones((30, 1))), 0, 0, 30).index(0)
     assert len(set(index.tolist())) < 30

@@ -1,4 +1,4 @@
-"""Sources of real data: drawn shapes and their judge, stacked digits, CIFAR's official files, FFHQ, long tails."""
+"""Sources of real data: shapes and their judge, stacked digits, CIFAR's official files, FFHQ, long tails."""
 
 import http.server
 import io
@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 import imgloop.data.batches as batches
 from imgloop.config.settings import CONF, build, parsed
-from imgloop.data import judge_of
+from imgloop.data import Facts, judge_of
 from imgloop.data.cifar import Cifar10, Cifar100
 from imgloop.data.classes import chosen, long_tail
 from imgloop.data.digits import Digits, scaled
@@ -35,13 +35,13 @@ def rows(images: np.ndarray) -> list[bytes]:
     return [image.tobytes() for image in images]
 
 
-# Shapes: the law
+# Shapes: the distribution
 
 NAMES = list(COLOURS)
 PALETTE = np.array(list(COLOURS.values()), float)
 
 
-def test_shapes_hold_the_same_rows_for_equal_seeds_whatever_the_sizes(tmp_path):
+def test_shapes_have_equal_rows_for_equal_seeds_at_all_sizes(tmp_path):
     large = Shapes(n=2500, heldout=300, seed=3).load(tmp_path)
     small = Shapes(n=1100, heldout=200, seed=3).load(tmp_path)
     assert large.train.x.shape == (2500, 3, 32, 32) and large.train.x.dtype == np.uint8
@@ -54,8 +54,8 @@ def test_shapes_hold_the_same_rows_for_equal_seeds_whatever_the_sizes(tmp_path):
     assert isinstance(large.train.x, np.memmap) and large.train.y.dtype == np.int64
 
 
-def test_rows_are_what_they_were_when_their_format_was_set():
-    """Raise the module's FORMAT where this changes: caches of equal settings hold the old images."""
+def test_rows_do_not_change_within_a_format():
+    """Increase the module's FORMAT if this changes: existing caches have the old images."""
     x, y = Shapes(seed=1).rows("train", 0, 64)
     assert y[:8].tolist() == [6, 14, 7, 5, 1, 1, 12, 12]
     assert x.astype(int).sum((0, 2, 3)).tolist() == [4074818, 3815266, 3910688]
@@ -64,18 +64,18 @@ def test_rows_are_what_they_were_when_their_format_was_set():
     assert x.astype(int).sum((0, 2, 3)).tolist() == [315888, 320218, 318654]
 
 
-def test_modes_have_the_frequencies_that_the_facts_state(tmp_path):
+def test_modes_have_the_frequencies_in_the_facts(tmp_path):
     real = Shapes(size=16, n=20_000, heldout=200, tail=10).load(tmp_path)
-    p = np.array(real.facts["mode_frequencies"])
+    p = np.array(real.facts.mode_frequencies)
     assert p[0] / p[-1] == pytest.approx(10) and p.sum() == pytest.approx(1) and (np.diff(np.log(p)).std() < 1e-9)
     counts = np.bincount(real.train.y, minlength=16)
     assert (np.abs(counts - 20_000 * p) < 4 * np.sqrt(20_000 * p)).all() and counts.tolist() == real.facts[
         "class_counts"
     ]
     assert frequencies(1).tolist() == [1 / 16] * 16
-    assert real.classes == tuple(f"{c} {k}" for c, k in MODES) and real.facts["available"] is None
-    assert json.loads(json.dumps(real.facts)) == real.facts and judge_of(real.facts) is judge
-    for i, parts in ((0, COLOURS), (1, KINDS)):  # each colour and each kind in several modes: recombinations look right
+    assert real.classes == tuple(f"{c} {k}" for c, k in MODES) and real.facts.available is None
+    assert Facts.from_dict(json.loads(json.dumps(real.facts.to_dict()))) == real.facts and judge_of(real.facts) is judge
+    for i, parts in ((0, COLOURS), (1, KINDS)):  # each colour and each kind occurs in several modes
         assert min(sum(mode[i] == part for mode in MODES) for part in parts) >= 2
     assert len(set(MODES)) == 16 < len(COLOURS) * len(KINDS)
 
@@ -92,7 +92,7 @@ def noisy(x: np.ndarray, sd: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "size, count, shares",  # shares judged valid and of the right mode: clean, noise of sd 5, 10, 20, blur of sd 0.8/32
+    "size, count, shares",  # least shares judged valid, with the right mode: clean, noise of sd 5, 10, 20, blur of sd 0.8/32
     [
         (16, 1000, (0.997, 0.997, 0.99, 0.96, 0.98)),
         (24, 800, (1, 1, 1, 0.99, 0.99)),
@@ -100,13 +100,13 @@ def noisy(x: np.ndarray, sd: float) -> np.ndarray:
         (64, 150, (1, 1, 1, 0.99, 0.99)),
     ],
 )
-def test_the_judge_admits_real_images_and_tolerates_noise_and_blur(size, count, shares):
+def test_the_judge_accepts_real_images_and_tolerates_noise_and_blur(size, count, shares):
     scene = scenes(count)
     x = scene.draw(size)
     blurred = gaussian_filter(x.astype(float), (0, 0, size / 40, size / 40)).round().astype(np.uint8)
     for image, share in zip((x, noisy(x, 5), noisy(x, 10), noisy(x, 20), blurred), shares, strict=True):
-        found = judge(image)
-        assert found.valid.mean() >= share and ((found.mode == scene.mode) | ~found.valid).all()
+        result = judge(image)
+        assert result.valid.mean() >= share and ((result.mode == scene.mode) | ~result.valid).all()
     assert not judge(noisy(x, 40)).valid.any()
 
 
@@ -122,7 +122,7 @@ def paint(scene: Scene, *shapes, size: int) -> np.ndarray:
 
 
 def broken(size: int, n: int = 250):
-    """Sorts of images that break a rule: name, images, the rules of which most are to break one first (None: any)."""
+    """Kinds of images that break a rule: name, images, and the rules that most must break first (None: any)."""
     rng, a = np.random.default_rng(5), scenes(n)
     x = a.draw(size)
     kind = np.array([KINDS.index(k) for _, k in MODES])[a.mode]
@@ -166,13 +166,13 @@ def broken(size: int, n: int = 250):
 @pytest.mark.parametrize("size", [16, 32])
 def test_the_judge_refuses_broken_images_and_names_the_rule(size):
     for name, x, rules in broken(size):
-        found = judge(x)
-        assert len(x) >= 20 and found.valid.mean() <= 0.01, (name, found.valid.mean())
-        assert (found.valid == (found.broken < 0)).all() and (found.mode[found.valid] >= 0).all()
-        told = RULES[np.bincount(found.broken[found.broken >= 0]).argmax()]
-        assert rules is None or told in rules, (name, told)
+        result = judge(x)
+        assert len(x) >= 20 and result.valid.mean() <= 0.01, (name, result.valid.mean())
+        assert (result.valid == (result.broken < 0)).all() and (result.mode[result.valid] >= 0).all()
+        rule = RULES[np.bincount(result.broken[result.broken >= 0]).argmax()]
+        assert rules is None or rule in rules, (name, rule)
     scene = scenes(100)
-    wrong_half = paint(scene, (0, PALETTE[0], 8, 24, 5), size=32)  # red disc: a mode, in the wrong place
+    wrong_half = paint(scene, (0, PALETTE[0], 8, 24, 5), size=32)  # red disc: a mode, at the wrong position
     assert (judge(wrong_half).mode == 0).all() and not judge(wrong_half).valid.any()
 
 
@@ -184,30 +184,30 @@ def test_half_way_between_two_kinds_is_neither():
         assert judge(((one.astype(int) + two) // 2).astype(np.uint8)).valid.mean() < 0.01
 
 
-def test_every_image_is_judged_by_itself():
+def test_images_are_judged_independently():
     x = np.concatenate([scenes(300).draw(32), *(images[:20] for _, images, _ in broken(32, 60))])
     whole = judge(x)
     for i in (0, 7, 299, 301, 350, 500):
         single = judge(x[i : i + 1])
         assert (single.mode[0], single.valid[0], single.broken[0]) == (whole.mode[i], whole.valid[i], whole.broken[i])
-    nothing = judge(x[:0])
-    assert nothing.mode.shape == nothing.valid.shape == (0,) and nothing.mode.dtype == np.int64
-    assert nothing.valid.dtype == bool
+    empty = judge(x[:0])
+    assert empty.mode.shape == empty.valid.shape == (0,) and empty.mode.dtype == np.int64
+    assert empty.valid.dtype == bool
     for wrong in (x.astype(float), x[:, :1], x[:, :, :16], x[0], x[:, :, :15, :15]):
         with pytest.raises(ValueError, match="images of shapes are uint8"):
             judge(wrong)
 
 
-def test_judges_are_found_by_name_alone():
-    assert judge_of({"label": "digits"}) is None
-    with pytest.raises(UserError, match=r"'os\.system' are not known"):
-        judge_of({"rules": "os.system"})
+def test_judges_are_found_only_by_name():
+    assert judge_of(Facts("digits")) is None
+    with pytest.raises(UserError, match=r"'os\.system'"):
+        judge_of(Facts("images", rules="os.system"))
 
 
 # Stacked digits
 
 
-def test_stacked_digits_keep_their_sources_apart(tmp_path):
+def test_stacked_digits_use_different_digits_for_both_parts(tmp_path):
     real = StackedDigits(n=6000, heldout=3000, seed=1).load(tmp_path)
     x, y = scaled()
     label = {image.tobytes(): int(c) for image, c in zip(x[:, 0], y)}
@@ -222,7 +222,10 @@ def test_stacked_digits_keep_their_sources_apart(tmp_path):
     assert np.abs(np.bincount(real.train.y // 100, minlength=10) - 600).max() < 100
     short = StackedDigits(n=1500, heldout=10, seed=1).load(tmp_path)
     assert (short.train.x == real.train.x[:1500]).all() and (short.heldout.x == real.heldout.x[:10]).all()
-    assert "exact_duplicates" in real.facts and json.loads(json.dumps(real.facts)) == real.facts
+    assert (
+        real.facts.exact_duplicates is not None
+        and Facts.from_dict(json.loads(json.dumps(real.facts.to_dict()))) == real.facts
+    )
 
 
 # Classes and long tails
@@ -238,9 +241,9 @@ def test_the_long_tail_has_the_profile_of_cifar10_lt():
         assert (kept[labels[kept] == c] == np.flatnonzero(labels == c)[: (labels[kept] == c).sum()]).all()
     assert np.bincount(labels[long_tail(labels, names, 1)]).tolist() == [5000] * 10
     few = np.array([0] * 100 + [1] * 30)
-    assert np.bincount(few[long_tail(few, names[:2], 2)]).tolist() == [60, 30]  # the scarcest class sets the scale
+    assert np.bincount(few[long_tail(few, names[:2], 2)]).tolist() == [60, 30]  # the smallest class sets the scale
     for labels, ratio, words in (
-        (np.zeros(50, np.int64), 2, "class 'b', which has 0; leave it out"),
+        (np.zeros(50, np.int64), 2, "class 'b', which has 0; remove it"),
         (np.repeat([0, 1], 50), 51, "class 'b', which has 50; use data.imbalance=50 or less"),
     ):
         with pytest.raises(UserError, match=f"leaves no training image of {words}"):
@@ -251,7 +254,7 @@ def test_the_long_tail_has_the_profile_of_cifar10_lt():
 def test_classes_by_name_or_number_in_the_order_given():
     names = ("ant", "bee", "10", "2")
     assert chosen(names, None) is None and chosen(names, ["bee", 0]) == [1, 0] and chosen(names, [2]) == [3]
-    assert chosen(names, ["2", 10]) == [3, 2]  # a name goes before a place
+    assert chosen(names, ["2", 10]) == [3, 2]  # names take precedence over indices
     for wanted, words in (([4], "4 is none"), (["wasp"], "ant, bee"), ([-1], "-1"), (["ant", 0], "twice")):
         with pytest.raises(UserError, match=words):
             chosen(names, wanted)
@@ -261,19 +264,19 @@ def test_classes_by_name_or_number_in_the_order_given():
 
 def test_digits_by_class_and_with_a_long_tail(tmp_path):
     whole = Digits(heldout=300).load(tmp_path)
-    assert whole.facts["hash_train"].startswith("fd4fe0363aedd4d9") and "imbalance" not in whole.facts
+    assert whole.facts.hash_train.startswith("fd4fe0363aedd4d9") and whole.facts.imbalance is None
     part = Digits(heldout=100, classes=[7, "1", 3]).load(tmp_path)
-    assert part.classes == ("7", "1", "3") and part.facts["available"] == len(part.train) + 100
+    assert part.classes == ("7", "1", "3") and part.facts.available == len(part.train) + 100
     label = dict(zip(rows(whole.train.x) + rows(whole.heldout.x), [*whole.train.y, *whole.heldout.y]))
     for pool in (part.train, part.heldout):
         assert [part.classes[k] for k in pool.y] == [str(label[x.tobytes()]) for x in pool.x]
     single = Digits(heldout=50, classes=[4]).load(tmp_path)
-    assert single.classes is None and single.train.y is None and single.facts["label"] == "digits 4"
+    assert single.classes is None and single.train.y is None and single.facts.label == "digits 4"
     tail = Digits(heldout=300, imbalance=10).load(tmp_path)
     counts = np.bincount(tail.train.y)
-    assert (tail.heldout.x == whole.heldout.x).all() and counts.tolist() == tail.facts["class_counts"]
+    assert (tail.heldout.x == whole.heldout.x).all() and counts.tolist() == tail.facts.class_counts
     assert counts[0] / counts[9] == pytest.approx(10, rel=0.1) and (np.diff(counts) < 0).all()
-    assert set(rows(tail.train.x)) <= set(rows(whole.train.x)) and tail.facts["imbalance"] == 10
+    assert set(rows(tail.train.x)) <= set(rows(whole.train.x)) and tail.facts.imbalance == 10
     assert (Digits(heldout=300, imbalance=10, n=50).load(tmp_path).train.x == tail.train.x[:50]).all()
     with pytest.raises(UserError, match=r"data.n=1000 is more than the \d+ training images that data.imbalance=10"):
         Digits(imbalance=10, n=1000).load(tmp_path)
@@ -299,10 +302,10 @@ def test_folders_by_class_and_with_a_long_tail(tmp_path):
     label = dict(zip(rows(whole.train.x), whole.train.y)) | dict(zip(rows(whole.heldout.x), whole.heldout.y))
     for pool in (part.train, part.heldout):
         assert ["ca"[k] for k in pool.y] == ["abc"[label[x.tobytes()]] for x in pool.x]
-    (root / "train/b/broken.png").write_text("not of a chosen class: never read")
+    (root / "train/b/broken.png").write_text("not of a chosen class, so not read")
     assert len(load(classes=["c", 0]).train) == 80 and load(classes=["b"], skip_broken=True).train.y is None
     tail = load(imbalance=4, skip_broken=True)
-    assert tail.facts["class_counts"] == [40, 20, 10] and np.bincount(tail.heldout.y).tolist() == [10] * 3
+    assert tail.facts.class_counts == [40, 20, 10] and np.bincount(tail.heldout.y).tolist() == [10] * 3
     assert load(imbalance=4, skip_broken=True).facts == tail.facts
     for settings, words in (
         ({"classes": ["d"]}, "a, b, c"),
@@ -329,17 +332,18 @@ def test_folders_by_class_and_with_a_long_tail(tmp_path):
         {"classes": ["a"], "imbalance": 2},
     ],
 )
-def test_impossible_choices_of_classes_are_refused_before_reading(settings):
+def test_impossible_classes_are_refused_before_reading(settings):
     for make in (Digits, Cifar10, lambda **k: Folder("somewhere", **k)):
-        with pytest.raises(UserError, match=r"data\.(classes|imbalance)=.*(is not possible; (give|use)|has no effect)"):
+        with pytest.raises(UserError) as error:
             make(**settings)
+        assert error.value.setting == f"data.{list(settings)[-1]}"
 
 
 # CIFAR
 
 
 class Python2(pickle._Pickler):
-    """Writes bytes as Python 2 wrote them, which made the official files."""
+    """Writes bytes as Python 2 did, with which the official files were made."""
 
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
@@ -359,7 +363,7 @@ def pickled(value, protocol: int) -> bytes:
 
 
 def written(folder: Path, official, monkeypatch, per_batch=20, protocol=2) -> dict[str, np.ndarray]:
-    """A small data set in the official format, whose checksums are made the official ones; returns all images."""
+    """A small data set in the official format, with its checksums set as the official ones; returns all images."""
     rng, sums, images = np.random.default_rng(0), {}, {}
     folder.mkdir(parents=True)
     for name in (*official.train, *official.test):
@@ -388,7 +392,7 @@ def packed(folder: Path, path: Path) -> Path:
     return path
 
 
-def test_the_checksums_and_addresses_are_torchvisions():
+def test_checksums_and_addresses_equal_those_of_torchvision():
     from torchvision.datasets import CIFAR10, CIFAR100
 
     for ours, theirs in ((batches.CIFAR10, CIFAR10), (batches.CIFAR100, CIFAR100)):
@@ -399,14 +403,14 @@ def test_the_checksums_and_addresses_are_torchvisions():
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 5])
-def test_official_files_are_read_in_every_form_and_as_torchvision_reads_them(tmp_path, monkeypatch, protocol):
+def test_official_files_are_read_in_every_form_as_in_torchvision(tmp_path, monkeypatch, protocol):
     import torchvision
 
     folder = tmp_path / "data/cifar-10-batches-py"
     images = written(folder, batches.CIFAR10, monkeypatch, protocol=protocol)
     first = Cifar10(str(folder)).load(tmp_path / "cache", lambda *_: None)
     assert first.train.x.shape == (100, 3, 32, 32) and first.heldout.x.shape == (20, 3, 32, 32)
-    assert first.classes[3] == "class03" and first.facts["label"] == "CIFAR-10" and isinstance(first.train.x, np.memmap)
+    assert first.classes[3] == "class03" and first.facts.label == "CIFAR-10" and isinstance(first.train.x, np.memmap)
     assert sorted(rows(first.heldout.x)) == sorted(rows(images["test_batch"]))  # held-out is the official test part
     official = Cifar10.official
 
@@ -423,7 +427,7 @@ def test_official_files_are_read_in_every_form_and_as_torchvision_reads_them(tmp
     for root in (tmp_path / "data", tmp_path / "archive", tmp_path / "archive/cifar-10-python.tar.gz"):
         again = Cifar10(str(root)).load(tmp_path / "cache")
         assert (again.train.x == first.train.x).all() and (again.train.y == first.train.y).all()
-        assert again.facts["hash_heldout"] == first.facts["hash_heldout"] and again.facts["label"] == "CIFAR-10"
+        assert again.facts.hash_heldout == first.facts.hash_heldout and again.facts.label == "CIFAR-10"
 
 
 def test_cifar_by_size_channels_class_and_tail(tmp_path, monkeypatch):
@@ -441,23 +445,23 @@ def test_cifar_by_size_channels_class_and_tail(tmp_path, monkeypatch):
     assert part.classes == ("class42", "class07") and (len(part.train), len(part.heldout)) == (6, 3)
     where = [rows(images["train"]).index(x.tobytes()) % 100 for x in part.train.x]
     assert where == [[42, 7][k] for k in part.train.y]
-    assert load(classes=[3]).train.y is None and load(seed=1).facts["hash_train"] != whole.facts["hash_train"]
-    assert load(imbalance=4, classes=[0, 1, 2]).facts["class_counts"] == [4, 2, 1]
+    assert load(classes=[3]).train.y is None and load(seed=1).facts.hash_train != whole.facts.hash_train
+    assert load(imbalance=4, classes=[0, 1, 2]).facts.class_counts == [4, 2, 1]
     assert rows(load(n=30).train.x) == rows(whole.train.x[:30])
 
 
-def test_files_that_are_not_the_published_ones_are_told_and_labelled(tmp_path, monkeypatch):
+def test_changed_files_give_a_warning_and_another_label(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
     written(folder, batches.CIFAR10, monkeypatch)
     content = pickle.loads((folder / "data_batch_3").read_bytes(), encoding="latin1")
     content["data"] ^= 1
     (folder / "data_batch_3").write_bytes(pickle.dumps(content, 2))
     facts = Cifar10(str(tmp_path)).load(tmp_path / "cache").facts
-    assert facts["label"] == "CIFAR-10 (changed files)"
-    assert "data_batch_3 in data.root=" in facts["warning"] and "data_batch_2" not in facts["warning"]
+    assert facts.label == "CIFAR-10 (changed files)"
+    assert "data_batch_3 in data.root=" in facts.warning and "data_batch_2" not in facts.warning
 
 
-def test_damaged_missing_and_hostile_files_end_in_one_sentence(tmp_path, monkeypatch):
+def test_damaged_missing_and_hostile_files_are_errors(tmp_path, monkeypatch):
     folder = tmp_path / "cifar-10-batches-py"
     written(folder, batches.CIFAR10, monkeypatch)
     good = (folder / "data_batch_2").read_bytes()
@@ -474,15 +478,15 @@ def test_damaged_missing_and_hostile_files_end_in_one_sentence(tmp_path, monkeyp
         (pickle.dumps({"data": Command()}), "which is not data"),
         (pickle.dumps({"data": np.array([Command()], object)}), "which is not data"),
         (pickle.dumps({"data": np.array([0], object)}), "other numbers than bytes"),
-        (good[:-2000], "is no file of CIFAR-10"),
-        (b"", "is no file of CIFAR-10"),
-        (b"<html>", "is no file of CIFAR-10"),
-        (pickle.dumps([1, 2]), "is no file of CIFAR-10"),
+        (good[:-2000], "is not a file of CIFAR-10"),
+        (b"", "is not a file of CIFAR-10"),
+        (b"<html>", "is not a file of CIFAR-10"),
+        (pickle.dumps([1, 2]), "is not a file of CIFAR-10"),
         (content(labels=[0, 1, 2]), "shapes or ranges"),
         (content(labels=[0, 1, 2, 10]), "shapes or ranges"),
         (content(data=np.zeros((4, 3071), np.uint8)), "shapes or ranges"),
         (content(data=np.zeros((4, 3072), np.float32)), "other numbers than bytes"),
-        (content(data="text"), "is no file of CIFAR-10"),
+        (content(data="text"), "is not a file of CIFAR-10"),
     ):
         (folder / "data_batch_2").write_bytes(data)
         with pytest.raises(UserError, match=words) as e:
@@ -514,13 +518,13 @@ def server(tmp_path):
         def __init__(self, *args):
             super().__init__(*args, directory=str(tmp_path / "served"))
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{found.server_port}"
-        found.shutdown()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
 
 
 def test_the_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch, server):
@@ -537,13 +541,13 @@ def test_the_archive_is_downloaded_once_and_checked(tmp_path, monkeypatch, serve
         monkeypatch.setattr(Cifar10, "official", wrong)
         with pytest.raises(UserError, match=words) as e:
             Cifar10().load(tmp_path / "cache")
-        told = str(e.value)
-        assert told.startswith("CIFAR-10 could not be downloaded (") and f"get {wrong.url} elsewhere" in told
-        assert told.endswith("cifar-10-python.tar.gz.") and "data.root=PATH/" in told and "\n" not in told
+        message = str(e.value)
+        assert "could not be downloaded" in message and wrong.url in message
+        assert "data.root=PATH/" in message and "\n" not in message
         assert not list((tmp_path / "cache").glob("images-*"))
     monkeypatch.setattr(Cifar10, "official", replace(official, url=url, md5=md5))
     real = Cifar10().load(tmp_path / "cache")
-    assert len(real.train) == 100 and url in real.facts["source"]
+    assert len(real.train) == 100 and url in real.facts.source
     archive.unlink()
     assert Cifar10().load(tmp_path / "cache").facts == real.facts
 
@@ -552,15 +556,15 @@ def test_cifar_as_image_files_is_a_copy(tmp_path):
     names = [f"{part}/c{k}/{i}.png" for part in ("train", "test") for k in range(10) for i in range(2)]
     root = tree(tmp_path / "d", names)
     real = Cifar10(str(root)).load(tmp_path / "cache")
-    assert real.facts["label"] == "CIFAR-10 (image files)" and (len(real.train), len(real.heldout)) == (20, 20)
+    assert real.facts.label == "CIFAR-10 (image files)" and (len(real.train), len(real.heldout)) == (20, 20)
     assert Cifar10(str(root), classes=["c2", "c1"]).load(tmp_path / "cache").classes == ("c2", "c1")
     with zipfile.ZipFile(tmp_path / "jpeg.zip", "w") as archive:
         for name in names:
             data = io.BytesIO()
             Image.open(root / name).save(data, "JPEG")
             archive.writestr(name.replace(".png", ".jpg"), data.getvalue())
-    assert Cifar10(str(tmp_path / "jpeg.zip")).load(tmp_path / "cache").facts["label"] == "CIFAR-10 (JPEG copy)"
-    with pytest.raises(UserError, match=r"is not CIFAR-100: expected are .*with 100 classes; .* use data=folder"):
+    assert Cifar10(str(tmp_path / "jpeg.zip")).load(tmp_path / "cache").facts.label == "CIFAR-10 (JPEG copy)"
+    with pytest.raises(UserError, match="is not CIFAR-100"):
         Cifar100(str(root)).load(tmp_path / "cache")
     (root / "train/c3/1.png").write_text("x")
     with pytest.raises(UserError, match=r"train/c3/1\.png .*replace it\.$"):
@@ -571,8 +575,9 @@ def test_cifar_as_image_files_is_a_copy(tmp_path):
     "settings", [{"size": 33}, {"size": 3}, {"channels": 2}, {"root": ""}, {"heldout": 0}, {"n": 0}]
 )
 def test_cifar_refuses_impossible_settings(settings):
-    with pytest.raises(UserError, match=rf"data\.{next(iter(settings))}=.* is not possible"):
+    with pytest.raises(UserError) as error:
         Cifar10(**settings)
+    assert error.value.setting == f"data.{next(iter(settings))}"
 
 
 # FFHQ
@@ -585,24 +590,27 @@ def test_ffhq_thumbnails(tmp_path, wrapper):
     (root / "LICENSE.txt").write_text("x")
     real = Ffhq(str(root), size=64, heldout=2).load(tmp_path / "cache")
     assert real.train.x.shape == (5, 3, 64, 64) and real.heldout.y is None and real.classes is None
-    assert real.facts["label"] == "FFHQ (7 of 70,000)"
+    assert real.facts.label == "FFHQ (7 of 70,000)"
     assert Ffhq(str(root), size=8, channels=1, heldout=2).load(tmp_path / "cache").train.x.shape == (5, 1, 8, 8)
     tree(root, [f"{wrapper}00000/cat.png"], 128)
-    with pytest.raises(UserError, match=r"00000/cat\.png .*is no thumbnail of FFHQ.*github\.com/NVlabs/ffhq-dataset"):
+    with pytest.raises(
+        UserError, match=r"00000/cat\.png .*is not a thumbnail of FFHQ.*github\.com/NVlabs/ffhq-dataset"
+    ):
         Ffhq(str(root)).load(tmp_path / "cache")
     large = tree(tmp_path / "large", ["00000/00000.png", "00000/00001.png"], 256)
     with pytest.raises(UserError, match="256 pixels wide, and FFHQ's thumbnails are 128"):
         Ffhq(str(large)).load(tmp_path / "cache")
     for settings in ({"size": 129}, {"size": 7}, {"channels": 2}, {"n": 0}, {"skip_broken": 1}, {"root": ""}):
-        with pytest.raises(UserError, match=rf"data\.{next(iter(settings))}=.* is not possible"):
+        with pytest.raises(UserError) as error:
             Ffhq(**{"root": "somewhere", **settings})
+        assert error.value.setting == f"data.{next(iter(settings))}"
 
 
 # Settings
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "data").glob("*.yaml") if p.stem != "law"))
-def test_every_source_takes_its_file_of_settings_with_the_same_defaults(name):
+def test_every_source_has_the_settings_and_defaults_of_its_file(name):
     needed = ["data.root=somewhere"] if "???" in (CONF / "data" / f"{name}.yaml").read_text() else []
     node = parsed([f"data={name}", *needed]).config["data"]
     source = build(node)
@@ -624,18 +632,19 @@ def test_every_source_takes_its_file_of_settings_with_the_same_defaults(name):
         for settings in [*more, {"n": None}, {"n": 0}, {"heldout": 0}, {"seed": -1}, {"n": True}]
     ],
 )
-def test_drawn_sources_refuse_impossible_settings(make, settings):
-    with pytest.raises(UserError, match=rf"data\.{next(iter(settings))}=.* is not possible.*use "):
+def test_generated_sources_refuse_impossible_settings(make, settings):
+    with pytest.raises(UserError, match="give") as error:
         make(**settings)
+    assert error.value.setting == f"data.{next(iter(settings))}"
 
 
 @pytest.mark.parametrize("make", [Shapes, StackedDigits])
-def test_more_images_than_the_disk_holds_are_refused_before_drawing(tmp_path, make):
+def test_images_that_exceed_the_disk_are_refused_before_they_are_made(tmp_path, make):
     with pytest.raises(UserError, match=r"data\.n=1000000000000 needs .* MiB .*lower data\.n, or set IMGLOOP_CACHE"):
         make(n=10**12).load(tmp_path)
 
 
-def test_drawing_counts_up_to_all_images(tmp_path):
+def test_progress_counts_all_images(tmp_path):
     calls = []
     Shapes(size=16, n=5000, heldout=100).load(tmp_path, lambda *call: calls.append(call))
     assert calls == [(4096, 5100), (5000, 5100), (5100, 5100)]

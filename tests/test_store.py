@@ -1,4 +1,4 @@
-"""Files on a real disk: whole or not at all, damage told by name, full disks, locks between processes, hashes."""
+"""Files on a real disk: complete or absent, errors for damage and full disks, locks between processes, hashes."""
 
 import builtins
 import errno
@@ -29,7 +29,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def fails(number: int):
-    """A function that fails as the operating system does."""
+    """A function that raises an OSError of the operating system."""
 
     def call(*args, **kwargs):
         raise OSError(number, os.strerror(number))
@@ -37,12 +37,12 @@ def fails(number: int):
     return call
 
 
-# Whole or not at all
+# Complete or absent
 
 
-def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
-    store.write_bytes(tmp_path / "a" / "b" / "file", b"one")  # folders are made
-    store.write_bytes(tmp_path / "a" / "b" / "file", b"two")  # and files replaced
+def test_written_content_is_read_back_and_no_other_file_remains(tmp_path):
+    store.write_bytes(tmp_path / "a" / "b" / "file", b"one")  # folders are created
+    store.write_bytes(tmp_path / "a" / "b" / "file", b"two")  # and files are replaced
     store.write_text(tmp_path / "text", "größer\n")
     store.write_json(tmp_path / "json", {"b": [1, 2.5, None], "a": "ü"})
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"two"
@@ -81,7 +81,7 @@ def test_a_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     assert done[:2] == [("fsync", 5), ("replace", "file")]
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
+def test_a_value_that_cannot_be_written_leaves_the_old_file(tmp_path):
     store.write_json(tmp_path / "file", {"old": 1})
     for value in (float("nan"), {"x": {1, 2}}):  # neither is JSON
         with pytest.raises((ValueError, TypeError)):
@@ -164,7 +164,7 @@ def test_arrays_in_any_layout(tmp_path):
 def test_arrays_are_memory_mapped_and_read_only(tmp_path):
     read = round_trip(tmp_path / "file", {"x": np.arange(10), "y": np.zeros((3, 2), np.uint8)})
     for a in read.values():
-        assert isinstance(a, np.memmap) and Path(a.filename) == tmp_path / "file" and not a.flags.writeable
+        assert isinstance(a, np.memmap) and Path(str(a.filename)) == tmp_path / "file" and not a.flags.writeable
     with pytest.raises(ValueError):
         read["x"][0] = 1
 
@@ -188,7 +188,7 @@ def test_an_open_array_outlives_the_replacement_of_its_file(tmp_path):
     assert (read == np.arange(1000)).all()
 
 
-# Damage is told, by the file's name
+# Errors for damage name the file
 
 
 def damage(path: Path, read=store.open_arrays):
@@ -218,7 +218,7 @@ def test_arrays_cut_short_anywhere(tmp_path, healthy):
         damage(tmp_path / "file")
 
 
-def test_files_that_hold_something_else(tmp_path):
+def test_files_with_other_content(tmp_path):
     for content in (
         b"\0" * 100,
         b"\xff" * 100,
@@ -251,23 +251,23 @@ def test_files_that_hold_something_else(tmp_path):
         [],
     ],
 )
-def test_headers_that_cannot_be_true(tmp_path, entry):
+def test_impossible_headers(tmp_path, entry):
     header = json.dumps({"x": entry}).encode()
     (tmp_path / "file").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
     damage(tmp_path / "file")
 
 
 def test_any_byte_of_the_header_changed(tmp_path, healthy):
-    """Whatever one changed byte makes of the header, it is read as arrays or told as damage."""
-    end, told = 8 + struct.unpack("<Q", healthy[:8])[0], 0
+    """A header with one changed byte gives arrays or an error for damage."""
+    end, errors = 8 + struct.unpack("<Q", healthy[:8])[0], 0
     for at in range(end):
         for byte in (0, ord("9"), ord("}"), 255):
             (tmp_path / "file").write_bytes(healthy[:at] + bytes([byte]) + healthy[at + 1 :])
             try:
                 store.open_arrays(tmp_path / "file")
             except UserError:
-                told += 1
-    assert told > 2 * end
+                errors += 1
+    assert errors > 2 * end
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe", b"nonsense", b"[1,]"])
@@ -292,7 +292,7 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     def onto_full(path, mode="r", *args, **kwargs):
         if "w" not in mode:
             return builtins.open(path, mode, *args, **kwargs)
-        Path(path).touch()  # the name is made; there is no room for content
+        Path(path).touch()  # the name is created, but there is no space for content
         written.append(path)
         return builtins.open("/dev/full", mode, *args, **kwargs)
 
@@ -347,10 +347,10 @@ def test_the_error_for_a_full_disk_needs_no_folder(tmp_path):
     assert "MiB free" in str(store.disk_full(tmp_path / "not" / "yet" / "there"))
 
 
-# Folders that exist whole or not at all
+# Folders that are complete or absent
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path):
+def test_a_folder_appears_when_it_is_complete(tmp_path):
     def make(part):
         assert part.is_dir() and not (tmp_path / "a" / "gen000").exists()
         (part / "model").mkdir()
@@ -362,7 +362,7 @@ def test_a_folder_appears_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "I/O")])
-def test_a_folder_that_failed_does_not_exist_and_can_be_made_again(tmp_path, error):
+def test_a_failed_folder_does_not_exist_and_can_be_made_again(tmp_path, error):
     def fail(part):
         (part / "stale").write_text("half")
         raise error
@@ -370,11 +370,11 @@ def test_a_folder_that_failed_does_not_exist_and_can_be_made_again(tmp_path, err
     with pytest.raises(type(error)) as e:
         store.commit_folder(tmp_path / "gen000", fail)
     assert e.value is error and not (tmp_path / "gen000").exists()
-    store.commit_folder(tmp_path / "gen000", lambda part: (part / "good").write_text("whole"))
-    assert listing(tmp_path) == ["gen000", "gen000/good"]  # and nothing of the first attempt is in it
+    store.commit_folder(tmp_path / "gen000", lambda part: store.write_text(part / "good", "whole"))
+    assert listing(tmp_path) == ["gen000", "gen000/good"]  # without files of the first attempt
 
 
-# Locks, between processes that are started afresh
+# Locks between new processes
 
 
 def until(happened, seconds=30):
@@ -392,7 +392,7 @@ def hold(folder: str):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock tmp_path / ".lock" until the file "release" is there."""
+    """Another process that holds the lock tmp_path / ".lock" until the file "release" exists."""
     process = spawn.Process(target=hold, args=(str(tmp_path),))
     process.start()
     until((tmp_path / "held").exists)
@@ -405,14 +405,14 @@ def test_a_lock_is_for_one_process_at_a_time(tmp_path, holder):
     with pytest.raises(UserError, match=r"^the chain is running$"):
         with store.lock(tmp_path / ".lock", busy="the chain is running"):
             raise AssertionError("two hold the lock")
-    told = []
+    calls = []
 
     def waiting():
-        told.append(holder.is_alive())
+        calls.append(holder.is_alive())
         (tmp_path / "release").touch()
 
     with store.lock(tmp_path / ".lock", waiting=waiting):
-        assert told == [True]  # told once, and only then waited
+        assert calls == [True]  # called once, before waiting
     holder.join(30)
     with store.lock(tmp_path / ".lock", busy="still held"):
         pass
@@ -421,18 +421,18 @@ def test_a_lock_is_for_one_process_at_a_time(tmp_path, holder):
 def test_a_lock_ends_with_its_process(tmp_path, holder):
     holder.kill()
     holder.join(30)
-    with store.lock(tmp_path / ".lock", busy="held by the dead"):
+    with store.lock(tmp_path / ".lock", busy="held by a dead process"):
         pass
 
 
-def test_a_lock_is_released_after_an_error_and_its_folder_is_made(tmp_path):
+def test_a_lock_is_released_after_an_error_and_creates_its_folder(tmp_path):
     for _ in range(2):
         with pytest.raises(RuntimeError), store.lock(tmp_path / "new" / ".lock", busy="still held"):
             raise RuntimeError
 
 
 def make_one(folder: str, log: str, start, results):
-    """One of two processes that want the folder at once; whoever makes it goes on until the other is waiting."""
+    """One of two processes that need the folder at once; the one that makes it waits until the other is waiting."""
     waits = Path(log).with_name("waits")
 
     def make(part):
@@ -469,12 +469,12 @@ def die(folder: str):
     store.once(Path(folder), make)
 
 
-def test_a_folder_whose_maker_died_is_made_by_the_next(tmp_path):
+def test_a_folder_is_made_again_after_its_process_died(tmp_path):
     process = spawn.Process(target=die, args=(str(tmp_path / "made"),))
     process.start()
     process.join(30)
     assert process.exitcode == 9 and not (tmp_path / "made").exists()
-    assert store.once(tmp_path / "made", lambda part: (part / "whole").write_text("")) == tmp_path / "made"
+    assert store.once(tmp_path / "made", lambda part: store.write_text(part / "whole", "")) == tmp_path / "made"
     assert listing(tmp_path / "made") == ["whole"]
 
 
@@ -503,7 +503,7 @@ def test_a_folder_that_exists_is_not_made_again(tmp_path):
     ],
 )
 def test_seeds_never_change(parts, seed):
-    """Chains are found, resumed and compared by these numbers: another value is another experiment."""
+    """Chains are found, resumed and compared by these numbers: a different value is a different experiment."""
     assert store.seed_of(*parts) == seed
 
 
@@ -520,10 +520,10 @@ def test_seeds_of_different_parts_are_different():
     assert len({store.seed_of(*p) for p in alike}) == len(alike)
 
 
-def test_a_key_names_a_value_whatever_the_order_of_its_keys():
+def test_a_key_does_not_depend_on_the_order_of_a_dict():
     value = {"model": {"lr": 0.1, "widths": [8, 16]}, "seed": 0, "start": None}
-    turned = {"start": None, "seed": 0, "model": {"widths": [8, 16], "lr": 0.1}}
-    assert store.content_key(value) == store.content_key(turned)
+    reordered = {"start": None, "seed": 0, "model": {"widths": [8, 16], "lr": 0.1}}
+    assert store.content_key(value) == store.content_key(reordered)
     for other in (
         {**value, "seed": 1},
         {**value, "start": "null"},
@@ -557,7 +557,9 @@ def folder_with(root: Path, files: dict[str, bytes]) -> str:
 def test_the_hash_of_a_folder_is_of_names_and_contents(tmp_path):
     files = {"config.json": b"{}", "unet/weights": b"12345", "unet/config.json": b"{}"}
     first = folder_with(tmp_path / "model", files)
-    assert folder_with(tmp_path / "elsewhere", dict(reversed(files.items()))) == first  # not of place, time or order
+    assert (
+        folder_with(tmp_path / "elsewhere", dict(reversed(files.items()))) == first
+    )  # independent of path, time and order
     others = [
         folder_with(tmp_path / "model", other)
         for other in (
@@ -597,7 +599,7 @@ def test_the_hash_of_arrays_is_of_values_dtypes_and_shapes():
     assert len({store.array_hash(*x) for x in other}) == len(other)
 
 
-# Clearing away
+# Removing
 
 
 def test_removing(tmp_path):
@@ -607,7 +609,7 @@ def test_removing(tmp_path):
     assert listing(tmp_path) == []
 
 
-def test_only_a_folder_that_holds_nothing_is_unused(tmp_path):
+def test_only_a_folder_without_results_is_unused(tmp_path):
     used, unused = tmp_path / "study" / "used" / "seed0", tmp_path / "study" / "unused" / "seed0"
     for folder in (used, unused):
         folder.mkdir(parents=True)
@@ -638,7 +640,7 @@ def test_the_size_of_folders(tmp_path):
     assert store.folder_size([tmp_path / "a", tmp_path / "b"]) == 9 and store.folder_size([]) == 0
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_the_error_for_a_folder_that_cannot_be_written_names_it(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file.*cannot be written.*out=FOLDER"):
         store.write_text(tmp_path / "file" / "deeper" / "x", "a")
@@ -646,7 +648,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
-def test_no_arrays_at_all_are_read_back(tmp_path):
+def test_a_file_without_arrays_is_read_back(tmp_path):
     store.write_arrays(tmp_path / "x.safetensors", {})
     assert store.open_arrays(tmp_path / "x.safetensors") == {}
 

@@ -104,4 +104,5 @@ def check_settings(part: Any, group: str) -> None:
             null = ", or null for the default" if allowed.optional and allowed.choices is None else ""
             because = f", {allowed.why}" if allowed.why else ""
             name = f"{group}.{f.name}" if group else f.name
-            raise UserError(f"{name}={value}: give {allowed.text}{null}{because}.", name)
+            shown = repr(value) if isinstance(value, str) and allowed.kind not in (str, Path) else value
+            raise UserError(f"{name}={shown}: give {allowed.text}{null}{because}.", name)

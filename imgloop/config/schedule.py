@@ -47,7 +47,7 @@ class Schedule:
                     f"{', '.join(map(str, value)) or 'nothing'}.",
                     name,
                 )
-            schedule = cls(name, **value, **limits)
+            schedule = cls(name, **{str(k): v for k, v in value.items()}, **limits)
         else:
             schedule = cls(name, start=value, **limits)
         for key in ("factor", "max"):

@@ -43,7 +43,7 @@ class Archive:
     def read(self, member: Member) -> bytes:
         """The bytes of one file; raises Broken."""
         if member.size > LARGEST:
-            raise Broken(f"{member.size} bytes are too large for an image")
+            raise Broken(f"{member.size} bytes are too many for an image")
         try:
             with self.open(member) as f:
                 return f.read()

@@ -112,7 +112,7 @@ def find_files(official: Official, root: Path) -> Path | None:
 
 
 def contents(official: Official, place: Path) -> dict[str, bytes]:
-    """The official files by name, read from a .tar without unpacking it. Raises UserError if one is missing or damaged."""
+    """The official files by name, read from a .tar without unpacking. Raises UserError if one is missing or damaged."""
     files: dict[str, bytes] = {}
     try:
         if place.is_dir():
@@ -158,7 +158,7 @@ def class_names(official: Official, data: bytes) -> tuple[str, ...]:
 
 
 def unpickled(official: Official, name: str, data: bytes):
-    """The content of a pickle of byte arrays, text, numbers, lists and dicts; anything else is an error and is not run."""
+    """The content of a pickle of byte arrays, text, numbers, lists and dicts; other pickles are not run and raise."""
     try:
         return _Plain(io.BytesIO(data), encoding="latin1").load()
     except Exception as e:  # a damaged pickle can raise almost any exception

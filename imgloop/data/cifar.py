@@ -88,7 +88,8 @@ class _Cifar:
         facts = Facts(
             label=f"{name} (changed files)" if changed else name,
             set=None if changed else name,
-            source=f"{name} from {self.root or self.official.url}, held-out from its test part, {self.size}x{self.size}",
+            source=f"{name} from {self.root or self.official.url}, held-out from its test part, "
+            f"{self.size}x{self.size}",
             available=len(pool) + len(test),
             seed=self.seed,
             imbalance=self.imbalance,
@@ -148,7 +149,7 @@ class Cifar100(_Cifar):
 
 @dataclass(frozen=True)
 class _ImageFiles(Folder):
-    """A copy as image files, train/CLASS/* and test/CLASS/* with the data set's classes; its label names it as a copy."""
+    """A copy as image files, train/CLASS/* and test/CLASS/* with the data set's classes; its label says so."""
 
     official: Official = CIFAR10
     fix_broken: ClassVar[str] = "replace it"

@@ -66,7 +66,7 @@ def chosen(classes: Sequence[str] | None, wanted: Sequence[str | int] | None) ->
 def only(
     x: np.ndarray, y: np.ndarray, classes: Sequence[str], selected: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
-    """Images, labels and names of only the `selected` classes, labelled in their order; a single class has no labels."""
+    """Images, labels and names of the `selected` classes only, labelled in their order; one class has no labels."""
     rows, labels = relabelled(y, selected, len(classes))
     if len(selected) == 1:
         return x[rows], None, None

@@ -58,10 +58,7 @@ def reduced(image: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     side = min(image.size)
-    left, top = (
-        (image.width - side) // 2,
-        (image.height - side) // 2,
-    )  # whole pixels, so that nothing is resampled by half a pixel
+    left, top = (image.width - side) // 2, (image.height - side) // 2  # whole pixels: no shift by half a pixel
     image = image.crop((left, top, left + side, top + side))
     if side > size:
         image = image.resize((size, size), Image.Resampling.BICUBIC)
@@ -79,7 +76,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
     except Image.DecompressionBombError as e:
         raise _bomb(name) from e
     except Image.UnidentifiedImageError as e:
-        raise Broken("not an image of a known format") from e
+        raise Broken("no image of a known format") from e
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise _bomb(name, f" ({image.width}x{image.height} pixels)")
     return image
@@ -98,11 +95,11 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: "I;16" and its byte orders, "I" in older Pillow; convert() would clip
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise Broken("integer pixels outside 16 bits, whose range is unknown")
+            raise Broken("integer pixels outside 16 bits, whose range is not known")
         clear = values == image.info.get("transparency", -1)  # the level that means transparent
         image = Image.fromarray(np.where(clear, 255, np.rint(values / 257)).astype(np.uint8))
     elif image.mode == "F":
-        raise Broken("floating-point pixels, whose range is unknown")
+        raise Broken("floating-point pixels, whose range is not known")
     key = image.info.get("transparency")
     # In a 16-bit file, whose pixels Pillow reduces to 8 bits.
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:

@@ -36,8 +36,8 @@ for _mode, (_colour, _kind) in enumerate(MODES):
 class Judgement:
     """The result of `judge` for N images.
 
-    `mode` int64 (N,): the mode whose kind and colour the image shows, -1 for none. `valid` bool (N,): it satisfies every
-    rule, and has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none.
+    `mode` int64 (N,): the mode whose kind and colour the image shows, -1 for none. `valid` bool (N,): it satisfies
+    every rule, and has a mode. `broken` int64 (N,): the first of RULES that it breaks, -1 for none.
     """
 
     mode: np.ndarray
@@ -119,7 +119,7 @@ def _judge(x: np.ndarray) -> np.ndarray:
 
 
 def _fitted(x: np.ndarray) -> _Fit:
-    """The drawing nearest to images fp32 (N, 3, S, S): alternating fits of colour, positions and sizes, for every kind."""
+    """The drawing nearest to images fp32 (N, 3, S, S): colour, positions and sizes fitted in turn, for every kind."""
     n, size = len(x), x.shape[-1]
     unit, half = size / 32, size // 2
     grey = np.median(x.reshape(n, 3, -1), axis=2)  # shapes cover at most a quarter
@@ -169,18 +169,19 @@ def _fitted(x: np.ndarray) -> _Fit:
     grain = np.median(np.abs(x - smooth).reshape(n, -1), 1) * 1.5725  # 1 / 0.6745 x sqrt(9 / 8)
     noise = half**2 * (grain**2 / np.maximum(np.square(colour).sum(1), 1))[image] / area
     left = np.abs(smooth).max((1, 2, 3))
-    x_y_s = places[:, kind, every] / unit
+    centre_x, centre_y, s = (values[kind, every] / unit for values in places)
     error = error[kind, every] / area
-    return _Fit(grey, colour, image, cell, kind, *x_y_s, error, noise, sure.min(0), left, grain)
+    return _Fit(grey, colour, image, cell, kind, centre_x, centre_y, s, error, noise, sure.min(0), left, grain)
 
 
 def _drawings(fit: np.ndarray, half: int) -> np.ndarray:
     """Coverage (4, M, half, half) of M cells by each kind, from centres and half-widths `fit` (3, 4, M)."""
-    return np.stack([coverage(np.full(fit.shape[2], k), *fit[:, k], half) for k in range(len(KINDS))])
+    shapes = [coverage(np.full(fit.shape[2], k), x, y, s, half) for k, (x, y, s) in enumerate(fit.swapaxes(0, 1))]
+    return np.stack(shapes)
 
 
 def _refined(fit: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`fit` (3, 4, M) after one Gauss-Newton step, of at most half a pixel, towards coverage `target` (M, half, half)."""
+    """`fit` (3, 4, M) after one Gauss-Newton step of at most half a pixel towards coverage `target` (M, half, half)."""
     (count, half, _), step = target.shape, np.float32(0.1)
     drawings = _drawings(fit, half)
     moved = [_drawings(fit + step * np.eye(3, dtype=np.float32)[i, :, None, None], half) for i in range(3)]
@@ -203,7 +204,7 @@ def _joined(a: np.ndarray) -> np.ndarray:
 
 
 def _soft(a: np.ndarray, times: int) -> np.ndarray:
-    """Blurred over the last two axes with the kernel (1, 2, 1) / 4, `times` times: each adds a variance of half a pixel."""
+    """Blurred `times` times over the last two axes by the kernel (1, 2, 1) / 4, of variance half a pixel."""
     for axis in (-1, -2) * times:
         a = a.swapaxes(axis, -1)
         a = np.concatenate([a[..., :1], a, a[..., -1:]], -1)

@@ -48,7 +48,7 @@ def cached_pools(
     if not folder.exists() and needed > shutil.disk_usage(root).free:
         raise UserError(
             f"data.n={n} needs {needed >> 20:,} MiB for its images, and {root} has "
-            f"{shutil.disk_usage(root).free >> 20:,} MiB free: lower data.n, or set IMGLOOP_CACHE to a folder on a larger disk.",
+            f"{shutil.disk_usage(root).free >> 20:,} MiB free: lower data.n, or set IMGLOOP_CACHE to a larger disk.",
             "data.n",
         )
 

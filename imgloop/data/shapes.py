@@ -24,7 +24,7 @@ COLOURS = {  # RGB; the first three belong in the upper half of the image, the o
     "blue": (65, 75, 235),
 }
 UPPER = ("red", "yellow", "magenta")
-# Sixteen of the 24 pairs, the most frequent first; every kind and colour occurs in several. The other eight are invalid.
+# Sixteen of the 24 pairs, the most frequent first; each kind and colour occurs in several. The other 8 are invalid.
 MODES = (
     ("red", "disc"),
     ("green", "triangle"),
@@ -138,7 +138,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Shapes:
-    """One or two shapes as uint8 (N, 3, size, size), labelled by mode, colour and kind: generated without limit, and checkable.
+    """One or two shapes as uint8 (N, 3, size, size), labelled by mode (colour and kind): unlimited and checkable.
 
     The rules: a grey background; one shape or two, of one kind, colour and size, one of MODES; red, yellow and
     magenta in the upper half, green, cyan and blue in the lower, each within a quarter of the image. Row i of either
