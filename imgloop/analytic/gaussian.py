@@ -73,7 +73,7 @@ class Gaussian(System):
         if min(trained) < 2:
             t = int(np.argmin(trained))
             raise UserError(
-                f"Generation {t} would fit a variance to {trained[t]} row, which needs 2 or more: raise data.n, "
+                f"Generation {t} would fit a variance to {trained[t]} row (n = 1), which needs 2 or more: raise data.n, "
                 "n_initial or n_samples."
             )
 
