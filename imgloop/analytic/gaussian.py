@@ -73,8 +73,8 @@ class Gaussian(System):
         if min(trained) < 2:
             t = int(np.argmin(trained))
             raise UserError(
-                f"Generation {t} would fit a variance to {trained[t]} row (n = 1), which needs 2 or more: raise data.n, "
-                "n_initial or n_samples."
+                f"Generation {t} would fit a variance to {trained[t]} row (n = 1), which needs 2 or more: raise "
+                "data.n, n_initial or n_samples."
             )
 
     def images(self, x, n_initial):

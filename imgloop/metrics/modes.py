@@ -141,8 +141,8 @@ def mode_coverage(
     if len(undecided):
         listed = ", ".join(map(str, undecided[:5])) + (", ..." if len(undecided) > 5 else "")
         reason = (
-            f"{len(undecided)} of {k} modes ({listed}) are neither shown to be lost nor to be covered: their samples may "
-            "be confusions of the classifier; add samples or held-out images."
+            f"{len(undecided)} of {k} modes ({listed}) are neither shown to be lost nor to be covered: their samples "
+            "may be confusions of the classifier; add samples or held-out images."
         )
         return scores(None, lost, reason)
     return scores(int(is_covered.sum()), lost, None)
