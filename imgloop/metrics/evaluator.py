@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +92,14 @@ def verified(folder: Path, read: Callable, key: Callable[[Any], str]):
 class Evaluator:
     """Scores pools of samples against the held-out real data, under one protocol."""
 
-    def __init__(self, extractor: Extractor, real, cache: Path, progress: Callable | None = None):
+    def __init__(
+        self,
+        extractor: Extractor,
+        real,
+        cache: Path,
+        progress: Callable | None = None,
+        protocol: Mapping[str, Any] | None = None,
+    ):
         if len(real.heldout) < LEAST:
             raise UserError(
                 f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 250 "
@@ -148,6 +155,7 @@ class Evaluator:
             **extractor.facts,
         }
         self.reference = self.real_against_real()
+        self.protocol |= protocol or {}
 
     @classmethod
     def of(

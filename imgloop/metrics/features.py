@@ -47,7 +47,7 @@ class Extractor:
     Chunks are always full (the last is padded), so that no digit depends on how many images are asked for. `name` is
     the option of the `features` group, `key` hashes everything that the features depend on, and `facts` enter the
     protocol of every score. The network is given float32 in [-1, 1], or with `scaled=False` the uint8 images.
-    `progress(done, total)` is told in every pass that brings none of its own.
+    `progress(done, total)` counts the images of every pass that is not given another callback.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Extractor:
         *,
         chunk: int | None = None,
         scaled: bool = True,
+        progress: Callable[[int, int], None] | None = None,
     ):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"Measuring on {device}, but PyTorch sees no GPU on this machine: measure on the cpu.")
@@ -74,7 +75,7 @@ class Extractor:
             device,
             *versions().values(),
         ]  # all that the bits of features depend on
-        self.progress: Callable[[int, int], None] | None = None
+        self.progress = progress
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Features:
@@ -139,12 +140,12 @@ def classifier(real, shared: Path, device: str, progress=None, *, images: int | 
     if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
         raise UserError(f"features.images={images}: give a whole number of at least 1, or null.")
     network, facts = fitted(real, Path(shared), images, progress)
-    return Extractor("classifier", network, device, facts)
+    return Extractor("classifier", network, device, facts, progress=progress)
 
 
 def pixels(real, shared: Path, device: str, progress=None) -> Extractor:
     """Flattened pixels in [-1, 1]: for small images and closed-form checks."""
-    return Extractor("pixels", nn.Flatten(), device)
+    return Extractor("pixels", nn.Flatten(), device, progress=progress)
 
 
 def random(real, shared: Path, device: str, progress=None) -> Extractor:
@@ -153,7 +154,7 @@ def random(real, shared: Path, device: str, progress=None) -> Extractor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(store.seed_of("features", "random"))
         network = Random(channels, size)
-    return Extractor("random", network, device)
+    return Extractor("random", network, device, progress=progress)
 
 
 def auto(real, shared: Path, device: str, progress=None, *, images: int | None = None) -> Extractor:

@@ -38,8 +38,8 @@ def figure(report: Report, pairs: int = 24) -> bytes:
     draw.text((GAP, 8), f"{report.name}: samples, each with its two nearest training images (framed)", INK, font)
     draw.text(
         (GAP, 30),
-        f"below: distance over that of the training image to its nearest other; {copies:.1%} of {len(closer):,} samples "
-        f"are below {NEAR} ({report.protocol['features']} features)",
+        f"below: distance over that of the training image to its nearest other; {copies:.1%} of {len(closer):,} "
+        f"samples are below {NEAR} ({report.protocol['features']} features)",
         MUTED,
         small,
     )

@@ -15,11 +15,11 @@ WIDER = 16  # factor of BLOCK on an accelerator, where starting a kernel is slow
 SAMPLE = 1024  # rows, at most, from which the middle is estimated
 SPARE = 3  # candidates beyond the k-th neighbour, so that float32 nearly always suffices
 
-# Squared distances are |x|^2 + |y|^2 - 2 x'y of centred features. Rounding is at most D eps (|x|^2 + |y|^2), which gives
-# a lower and an upper bound; features are scaled by a power of 2, so that their squares stay within the range of
-# float32. Pairs that the bounds do not settle are computed again as a sum of squared differences in float64, a function
-# of the two rows alone. Hence results do not depend on blocks, on the precision of products or on the device, and exact
-# copies of a neighbour give exact ties.
+# Squared distances are |x|^2 + |y|^2 - 2 x'y of centred features. Rounding is at most D eps (|x|^2 + |y|^2), which
+# gives a lower and an upper bound; features are scaled by a power of 2, so that their squares stay within the range of
+# float32. Pairs that the bounds do not settle are computed again as a sum of squared differences in float64, a
+# function of the two rows alone. Hence results do not depend on blocks, on the precision of products or on the device,
+# and exact copies of a neighbour give exact ties.
 
 
 def nearest2(

@@ -89,7 +89,8 @@ def inception(real, shared: Path, device: str, progress=None, *, weights: str | 
         "resize": "299 px, bilinear as in TensorFlow 1",
         "fid": digest == INCEPTION.sha256,
     }
-    return Extractor("inception", _Coloured(network, first=True), device, facts, chunk=CHUNK, scaled=False)
+    network = _Coloured(network, first=True)
+    return Extractor("inception", network, device, facts, chunk=CHUNK, scaled=False, progress=progress)
 
 
 def dinov2(
@@ -120,7 +121,8 @@ def dinov2(
     facts = {"weights": digest, "model": model, "resize": "224 px, bicubic, antialiased"}
     if digest != published.sha256:
         facts["warning"] = f"the weights are not the published {published.file}."
-    return Extractor("dinov2", _Coloured(_Resized(network)), device, facts, chunk=CHUNK, scaled=False)
+    network = _Coloured(_Resized(network))
+    return Extractor("dinov2", network, device, facts, chunk=CHUNK, scaled=False, progress=progress)
 
 
 class _Coloured(nn.Module):

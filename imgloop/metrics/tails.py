@@ -18,9 +18,7 @@ LEAST_B, LEAST_A = 200, 50
 # Shares of B beyond the two thresholds; smallest number of samples of B beyond the upper one.
 TAIL, FAR, LEAST_RANK = 0.1, 0.001, 10
 
-EMPTY_ZONE = (
-    "The real features have too few distinct values: no held-out sample lies between the thresholds of the tail zone."
-)
+EMPTY_ZONE = "The real features have too few values: no held-out sample lies between the thresholds of the tail zone."
 
 
 @dataclass(frozen=True)

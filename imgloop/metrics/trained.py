@@ -61,11 +61,11 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
         network = ChannelsApart(network)
         facts |= {"channels_apart": True, "digit_accuracy": reached, "heldout_accuracy": _modes(network, real.heldout)}
     facts["required_accuracy"] = required
-    if reached < required:
+    if reached < required:  # the words are part of the protocol, and so of the names of score files
         facts["warning"] = (
-            f"the classifier has an accuracy of {reached:.1%} on the held-out {'digits' if apart else 'images'}, and "
-            f"{required:.0%} is required: its features and class counts are unreliable. Give it more training "
-            "images (data.n) or more passes (features.images), or use other features."
+            f"the classifier is right about {reached:.1%} of the held-out {'digits' if apart else 'images'}, and "
+            f"{required:.0%} is required: its features and class counts are a weak measure. Give it more training "
+            "images (data.n) or passes (features.images), or use other features."
         )
     return network.eval(), facts
 
