@@ -1,1 +1,1 @@
-"""The solvable systems of the paper, which run as many replicates side by side, and their closed forms."""
+"""The solvable systems of the paper, each run as many replicates at once, and their closed forms."""
