@@ -1,18 +1,29 @@
-"""python scripts/table.py STUDY [MEASURE ...]: a study's measures by condition and generation, as Markdown."""
+"""Tables as Markdown: `python scripts/table.py STUDY [MEASURE ...]` prints a study's measures by condition and
+generation; `python scripts/table.py measures` writes the list of all measures into docs/metrics.md."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import imgloop
+from imgloop.measures import MEASURES, MeasureInfo
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+START, END = "<!-- measures -->", "<!-- /measures -->"  # lines before and after the list in docs/metrics.md
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study")
+    parser.add_argument("study", help="folder of a study, or `measures`")
     parser.add_argument("measure", nargs="*", default=["fd"], help="columns of metrics.csv")
     a = parser.parse_args()
+    if a.study == "measures":
+        text = DOCS.read_text()
+        before, after = text.split(START)[0], text.split(END)[1]
+        DOCS.write_text(f"{before}{START}\n{measures()}\n{END}{after}")
+        return
     try:
         frame = imgloop.load_study(a.study)
     except imgloop.UserError as e:
@@ -30,6 +41,29 @@ def main() -> None:
             cells = [f"{mean[t]:.3g} ± {sd[t]:.2g}" if sd.notna()[t] else f"{mean[t]:.3g}" for t in mean.index]
             print(f"| {condition} | " + " | ".join(cells) + " |")
         print()
+
+
+def measures() -> str:
+    """The Markdown table of all measures, from imgloop/measures.py."""
+    rows = [("measure", "meaning", "unit", "range", "when a generator collapses", "of a perfect generator")]
+    rows += [
+        (f"`{name}`", info.label, info.unit, limits(info), info.collapse or "", info.perfect)
+        for name, info in MEASURES.items()
+    ]
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def limits(info: MeasureInfo) -> str:
+    """The range of possible values in words."""
+    if info.low is not None and info.high is not None:
+        return f"{info.low:g} to {info.high:g}"
+    return "any" if info.low is None else f"from {info.low:g}"
+
+
+def listed(text: str) -> str:
+    """The table between the two marker comments of a Markdown text."""
+    return text.split(START)[1].split(END)[0].strip("\n")
 
 
 if __name__ == "__main__":

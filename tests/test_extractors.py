@@ -1,4 +1,4 @@
-"""Extractors: which classifier measures what, files of weights, and parity with torch-fidelity's own Inception."""
+"""Extractors: choice of the classifier, files of weights, and parity with the Inception of torch-fidelity."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ def fits(real):
 
 @given(st.integers(1, 4), st.integers(2, 11), st.integers(0, 10**6))
 @settings(max_examples=30, deadline=None)
-def test_labels_of_parts_are_digits_of_one_number(parts, base, seed):
+def test_labels_of_parts_are_the_digits_of_a_number(parts, base, seed):
     logits = np.random.default_rng(seed).normal(size=(5, parts, base)).astype(np.float32)
     expected = [int(sum(d * base**i for i, d in enumerate(reversed(row)))) for row in logits.argmax(2).tolist()]
     assert Features(np.zeros((5, 1)), logits).labels.tolist() == expected
@@ -47,16 +47,16 @@ def test_labels_of_parts_are_digits_of_one_number(parts, base, seed):
     assert Features(np.zeros((5, 1))).labels is None
 
 
-def test_features_of_an_image_do_not_depend_on_its_company(tmp_path):
+def test_features_of_an_image_do_not_depend_on_the_other_images(tmp_path):
     x = images(chunk_of(8) + 3, 1, 8)
     real = RealData(Pool(x), Pool(x), None, Facts("noise"))
-    extractor, told = random(real, tmp_path, "cpu"), []
-    whole = extractor(x, lambda *at: told.append(at)).x
-    assert (extractor(x[-5:]).x == whole[-5:]).all() and told == [(256, 259), (259, 259)]
+    extractor, calls = random(real, tmp_path, "cpu"), []
+    whole = extractor(x, lambda *at: calls.append(at)).x
+    assert (extractor(x[-5:]).x == whole[-5:]).all() and calls == [(256, 259), (259, 259)]
     assert chunk_of(8) == chunk_of(64) == 256 and chunk_of(256) == 16 and chunk_of(1024) == 8
-    for wrong in (x[:0], x.astype(float), x[0]):
+    for invalid in (x[:0], x.astype(float), x[0]):
         with pytest.raises(UserError, match="expected uint8"):
-            extractor(wrong)
+            extractor(invalid)
 
 
 # Classifiers
@@ -74,30 +74,30 @@ def test_features_of_an_image_do_not_depend_on_its_company(tmp_path):
         ({"classes": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]}, None),
     ],
 )
-def test_the_shipped_digits_classifier_is_used_only_where_it_has_not_seen_what_is_held_out(setting, name):
+def test_the_shipped_digits_classifier_is_used_only_if_it_has_not_seen_held_out_images(setting, name):
     assert fits(Digits(**setting).load(None)) == name
 
 
-def test_one_foreign_training_image_or_a_few_known_held_out_ones_exclude_it():
+def test_it_is_not_used_with_an_unknown_training_image_or_known_held_out_images():
     real = Digits().load(None)
     changed = real.train.x.copy()
     changed[7, 0, 0, 0] ^= 1
     assert fitting(Pool(changed, real.train.y), real.heldout, real.classes, {}) is None
-    mixed = np.concatenate([real.heldout.x[:-3], real.train.x[:3]])  # 3 of 400 are more than published duplicates
+    mixed = np.concatenate([real.heldout.x[:-3], real.train.x[:3]])  # 3 of 400 exceed RECURRING
     assert fitting(real.train, Pool(mixed, real.heldout.y), real.classes, {}) is None
 
 
-def test_the_shipped_classifiers_reach_what_is_required(tmp_path):
+def test_the_shipped_classifiers_reach_the_required_accuracy(tmp_path):
     extractor = auto(Digits().load(None), tmp_path, "cpu")
     assert extractor.facts["shipped"] and extractor.facts["heldout_accuracy"] >= 0.97
     assert "warning" not in extractor.facts and extractor(images(3, 1, 8)).logits.shape == (3, 10)
-    about = store.read_json(FOLDER / "cifar10.json")
-    assert about["heldout_accuracy"] >= 0.80 and about["n_heldout"] == 10_000 and "JPEG copy" in about["data"]
+    info = store.read_json(FOLDER / "cifar10.json")
+    assert info["heldout_accuracy"] >= 0.80 and info["n_heldout"] == 10_000 and "JPEG copy" in info["data"]
     assert sum(p.stat().st_size for p in FOLDER.glob("*.safetensors")) < 2.5e6
 
 
 @pytest.fixture(scope="module")
-def few_of_cifar(tmp_path_factory):
+def part_of_cifar(tmp_path_factory):
     import os
 
     root = os.environ.get("IMGLOOP_TEST_DATA")
@@ -114,19 +114,19 @@ def few_of_cifar(tmp_path_factory):
     return folder
 
 
-def test_the_shipped_cifar_classifier_knows_its_images_in_any_folder(few_of_cifar, tmp_path):
-    real = Folder(str(few_of_cifar)).load(tmp_path)
+def test_the_shipped_cifar_classifier_is_used_for_its_images_in_any_folder(part_of_cifar, tmp_path):
+    real = Folder(str(part_of_cifar)).load(tmp_path)
     assert fits(real) == "cifar10" and len(real.train) == 100 and len(real.heldout) == 400
     extractor = auto(real, tmp_path, "cpu")
     assert extractor.facts["shipped"] and extractor.facts["heldout_accuracy"] > 0.8  # 86 % of all; sd 2 %
     assert (extractor(real.heldout.x).labels == real.heldout.y).mean() == extractor.facts["heldout_accuracy"]
-    assert fits(RealData(real.heldout, real.train, real.classes, real.facts)) is None  # the parts exchanged
-    assert fits(Folder(str(few_of_cifar), size=16).load(tmp_path)) is None
+    assert fits(RealData(real.heldout, real.train, real.classes, real.facts)) is None  # train and test exchanged
+    assert fits(Folder(str(part_of_cifar), size=16).load(tmp_path)) is None
 
 
-def test_official_cifar_may_use_it_and_changed_files_may_not():
-    about = store.read_json(FOLDER / "cifar10.json")
-    pool, classes = Pool(images(), np.zeros(4, np.int64)), tuple(about["classes"])
+def test_it_is_used_for_the_official_cifar_10_and_not_for_changed_files():
+    info = store.read_json(FOLDER / "cifar10.json")
+    pool, classes = Pool(images(), np.zeros(4, np.int64)), tuple(info["classes"])
     assert fitting(pool, pool, classes, Facts("CIFAR-10", set="CIFAR-10")) == "cifar10"
     for facts, names in (
         (Facts("CIFAR-10"), classes),
@@ -139,13 +139,13 @@ def test_official_cifar_may_use_it_and_changed_files_may_not():
 def test_stacked_digits_are_read_channel_by_channel(tmp_path):
     real = StackedDigits(n=600, heldout=300).load(tmp_path)
     extractor = auto(real, tmp_path, "cpu")
-    found = extractor(real.heldout.x)
-    assert found.x.shape == (300, 192) and found.logits.shape == (300, 3, 10)
-    right = (found.labels == real.heldout.y).mean()
-    assert extractor.facts["heldout_accuracy"] == right > 0.9 and extractor.facts["channels_apart"]
+    features = extractor(real.heldout.x)
+    assert features.logits is not None and features.x.shape == (300, 192) and features.logits.shape == (300, 3, 10)
+    accuracy = (features.labels == real.heldout.y).mean()
+    assert extractor.facts["heldout_accuracy"] == accuracy > 0.9 and extractor.facts["channels_apart"]
     assert extractor.facts["digit_accuracy"] >= 0.97 and extractor.facts["shipped"]
-    turned = extractor(real.heldout.x[:, ::-1])  # blue first: hundreds become units
-    assert (turned.x.reshape(300, 3, 64)[:, ::-1].reshape(300, 192) == found.x).all()
+    reversed_ = extractor(real.heldout.x[:, ::-1])  # channels reversed: hundreds become units
+    assert (reversed_.x.reshape(300, 3, 64)[:, ::-1].reshape(300, 192) == features.x).all()
     digits = digits_of(real.train)
     assert len(digits) <= 1397 and digits.x.shape[1:] == (1, 8, 8)
     assert len(np.unique(digits.x.reshape(len(digits), -1), axis=0)) == len(digits)
@@ -155,22 +155,22 @@ def test_stacked_digits_are_read_channel_by_channel(tmp_path):
 
 
 def test_a_classifier_is_trained_once_with_the_same_bits(tmp_path):
-    real, told = Digits(n=200).load(None), []
-    a = classifier(real, tmp_path / "a", "cpu", lambda *at: told.append(at), images=4000)
-    assert told and not a.facts["shipped"] and a.facts["trained_images"] == 4000
-    told.clear()
-    assert classifier(real, tmp_path / "a", "cpu", lambda *at: told.append(at), images=4000).key == a.key and not told
+    real, calls = Digits(n=200).load(None), []
+    a = classifier(real, tmp_path / "a", "cpu", lambda *at: calls.append(at), images=4000)
+    assert calls and not a.facts["shipped"] and a.facts["trained_images"] == 4000
+    calls.clear()
+    assert classifier(real, tmp_path / "a", "cpu", lambda *at: calls.append(at), images=4000).key == a.key and not calls
     assert classifier(real, tmp_path / "b", "cpu", images=4000).key == a.key
     assert classifier(real, tmp_path / "b", "cpu", images=4100).key != a.key
     assert 0.5 < a.facts["heldout_accuracy"] == (a(real.heldout.x).labels == real.heldout.y).mean()
 
 
-def test_a_weak_classifier_is_told_in_the_protocol(tmp_path):
+def test_a_weak_classifier_is_named_in_the_protocol(tmp_path):
     facts = classifier(Digits(n=50).load(None), tmp_path, "cpu", images=64).facts
     assert facts["heldout_accuracy"] < 0.97 == facts["required_accuracy"] and "97% is required" in facts["warning"]
-    for wrong in (0, True, 1.5, "many"):
-        with pytest.raises(UserError, match=r"features\.images="):
-            classifier(Digits().load(None), tmp_path, "cpu", images=wrong)
+    for invalid in (0, True, 1.5, "many"):
+        with pytest.raises(UserError, match="images="):
+            classifier(Digits().load(None), tmp_path, "cpu", images=invalid)
 
 
 def test_any_image_size_has_a_classifier():
@@ -196,7 +196,7 @@ def random_inception(path, seed=0):
         torch.save({}, path)
         network = module.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(path))
         for layer in network.modules():
-            if isinstance(layer, torch.nn.Conv2d):  # by default the signal would vanish on its way
+            if isinstance(layer, torch.nn.Conv2d):  # with the default initialisation the signal would vanish
                 torch.nn.init.kaiming_normal_(layer.weight)
     torch.save(network.state_dict(), path)
     return path
@@ -241,7 +241,7 @@ def test_inception_equals_torch_fidelity(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pretrained, "INCEPTION", Weights("https://x/w.pth", hashlib.sha256(path.read_bytes()).hexdigest(), 1)
     )
-    assert inception(None, tmp_path, "cpu", weights=str(path)).facts["fid"] is True  # only by the hash
+    assert inception(None, tmp_path, "cpu", weights=str(path)).facts["fid"] is True  # decided by the hash alone
 
 
 def test_dinov2_from_a_local_file(tmp_path):
@@ -252,67 +252,73 @@ def test_dinov2_from_a_local_file(tmp_path):
     extractor = dinov2(None, tmp_path, "cpu", weights=str(path), model="small")
     extractor.chunk = 2
     grey = images(2, 1)
-    found = extractor(grey).x
-    assert found.shape == (2, 384) and (extractor(np.repeat(grey, 3, 1)).x == found).all()
+    features = extractor(grey).x
+    assert features.shape == (2, 384) and (extractor(np.repeat(grey, 3, 1)).x == features).all()
     assert (
         "not the published" in extractor.facts["warning"]
         and extractor.facts["weights"] == hashlib.sha256(path.read_bytes()).hexdigest()
     )
-    with pytest.raises(UserError, match="no weights of DINOv2 base"):
+    with pytest.raises(UserError, match="DINOv2 base") as error:
         dinov2(None, tmp_path, "cpu", weights=str(path), model="base")
-    with pytest.raises(UserError, match="small, base, large"):
+    assert error.value.setting == "features.weights"
+    with pytest.raises(UserError, match="large") as error:
         dinov2(None, tmp_path, "cpu", model="huge")
+    assert error.value.setting == "features.model"
 
 
-class Answer(io.BytesIO):
+class Response(io.BytesIO):
     def __enter__(self):
         return self
 
 
-def test_published_weights_are_fetched_once_and_checked(monkeypatch):
+def test_published_weights_are_downloaded_once_and_checked(monkeypatch):
     data = b"weights" * 1000
     published = Weights("https://example.org/some-weights.pth", hashlib.sha256(data).hexdigest(), len(data))
-    calls, told = [], []
+    calls, progress = [], []
 
     def urlopen(url, timeout):
         calls.append(url)
-        return Answer(data)
+        return Response(data)
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    path, digest = obtained(published, None, lambda *at: told.append(at))
-    assert path.read_bytes() == data and digest == published.sha256 and told[-1] == (len(data), len(data))
+    path, digest = obtained(published, None, lambda *at: progress.append(at))
+    assert path.read_bytes() == data and digest == published.sha256 and progress[-1] == (len(data), len(data))
     assert obtained(published, None) == (path, digest) and len(calls) == 1
     path.write_bytes(data[:-1])
     with pytest.raises(UserError, match="it is damaged"):
         obtained(published, None)
 
 
-@pytest.mark.parametrize("trouble", ["offline", "other bytes"])
-def test_weights_that_cannot_be_had_end_in_one_sentence(trouble, monkeypatch):
+@pytest.mark.parametrize("failure", ["offline", "other bytes"])
+def test_weights_that_cannot_be_downloaded_raise_one_sentence(failure, monkeypatch):
     def urlopen(url, timeout):
-        if trouble == "offline":
+        if failure == "offline":
             raise URLError("Name or service not known")
-        return Answer(b"something else")
+        return Response(b"something else")
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    with pytest.raises(UserError) as e:
+    with pytest.raises(UserError) as error:
         inception(None, None, "cpu") if sys.modules.get("torch_fidelity") else obtained(pretrained.INCEPTION, None)
-    told = str(e.value)
+    message = str(error.value)
     for part in (pretrained.INCEPTION.file, pretrained.INCEPTION.sha256, "features.weights=PATH"):
-        assert part in told
-    assert "\n" not in told
+        assert part in message
+    assert "\n" not in message and error.value.setting == "features.weights"
 
 
-def test_weights_run_no_code(tmp_path):
-    class Evil:
+def test_files_of_weights_run_no_code(tmp_path):
+    class Malicious:
         def __reduce__(self):
             return (open, (str(tmp_path / "run"), "w"))
 
-    for name, content in (("pickle.pth", pickle.dumps({"a": Evil()})), ("text.pth", b"hello"), ("a.safetensors", b"x")):
+    for name, content in (
+        ("pickle.pth", pickle.dumps({"a": Malicious()})),
+        ("text.pth", b"hello"),
+        ("a.safetensors", b"x"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match="cannot be read as weights"):
             pretrained.tensors(tmp_path / name)
-    torch.save({"a": Evil()}, tmp_path / "torch.pth")
+    torch.save({"a": Malicious()}, tmp_path / "torch.pth")
     with pytest.raises(UserError, match="cannot be read as weights"):
         pretrained.tensors(tmp_path / "torch.pth")
     assert not (tmp_path / "run").exists()

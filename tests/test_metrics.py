@@ -1,10 +1,12 @@
 """The metric functions against closed forms, brute force in float64, simulation, prdc and torch-fidelity."""
 
+import importlib.util
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
@@ -66,21 +68,21 @@ def test_every_branch_agrees_on_samples(n, m):
 
 @pytest.mark.parametrize("rank", [1, 5, 31])
 def test_frechet_of_singular_features_is_exact(rank):
-    # eigenvalues of rounding size, rooted, would add 1e-8 each: here they must not show
+    # square roots of eigenvalues at rounding level would add 1e-8 each
     x, y = normal(5, 200, rank), normal(6, 300, rank, 0.5, 1.0)
     q = orthogonal(7, 32)[:rank]
     assert frechet_distance(x @ q, y @ q) == pytest.approx(frechet_distance(x, y), rel=1e-11)
 
 
 def test_a_large_null_space_adds_nothing():
-    d = 300  # 298 zero eigenvalues whose roots would add 1e-6
+    d = 300  # the square roots of 298 zero eigenvalues would add 1e-6
     x, y = np.zeros((400, d)), np.zeros((400, d))
     x[:, :2], y[:, :2] = normal(0, 400, 2), normal(1, 400, 2, 2)
     q = orthogonal(0, d)
     assert frechet_distance(x @ q, y @ q) == pytest.approx(frechet_distance(x[:, :2], y[:, :2]), rel=1e-11)
 
 
-def test_a_generator_that_makes_one_image():
+def test_frechet_of_a_generator_of_one_image():
     x = normal(0, 500, 8)
     constant = np.tile(x[0], (100, 1))
     expected = np.square(x.mean(0) - x[0]).sum() + np.trace(np.cov(x.T))
@@ -96,7 +98,7 @@ def test_frechet_is_zero_on_itself(n, dtype):
 
 @given(st.integers(0, 10**6), st.floats(-1e3, 1e3), st.integers(3, 40))
 @settings(max_examples=25, deadline=None)
-def test_frechet_ignores_motion_and_order(seed, shift, n):
+def test_frechet_is_invariant_to_rotation_shift_and_order(seed, shift, n):
     x, y, q = normal(seed, n, 12), normal(seed + 1, 30, 12, 1.3, 0.5), orthogonal(seed, 12)
     before = frechet_distance(x, y)
     order = np.random.default_rng(seed).permutation(n)
@@ -139,18 +141,18 @@ def test_streamed_moments_equal_those_of_the_whole(sizes, seed, offset):
         assert frechet_distance(moments, y) == pytest.approx(frechet_distance(x, y), rel=1e-6, abs=1e-7)
 
 
-def test_moments_that_cannot_be_are_refused():
+def test_moments_that_do_not_fit_raise():
     with pytest.raises(UserError, match="at least 2"):
         frechet_distance(normal(0, 9, 3), Moments().update(normal(1, 1, 3)))
     with pytest.raises(UserError, match="4 wide"):
         Moments().update(normal(0, 5, 3)).update(normal(0, 5, 4))
-    with pytest.raises(UserError, match="do not go together"):
+    with pytest.raises(UserError, match="merged"):
         Moments().update(normal(0, 5, 3)).merge(Moments().update(normal(0, 5, 4)))
     with pytest.raises(UserError, match="4 wide"):
         frechet_distance(normal(0, 9, 3), Moments().update(normal(0, 5, 4)))
 
 
-def test_streaming_takes_no_memory_that_grows():
+def test_memory_of_streaming_does_not_grow():
     import tracemalloc
 
     moments, peaks = Moments(), []
@@ -174,7 +176,7 @@ def test_torchmetrics_equal_the_functions(processes):
                 for batch in np.array_split(np.array_split(side, processes)[i], 2):
                     rank.update(torch.from_numpy(batch), real=real)
         whole = ranks[0]
-        if processes > 1:  # as torchmetrics gathers states that have no reduction: side by side
+        if processes > 1:  # torchmetrics stacks states without a reduction
             for name in whole._defaults:
                 setattr(whole, name, torch.stack([getattr(rank, name) for rank in ranks]))
         assert float(whole.compute()) == pytest.approx(function(x, y), rel=1e-9)
@@ -189,18 +191,17 @@ def test_torchmetrics_equal_the_functions(processes):
         FrechetDistance(5).update(torch.from_numpy(x), real=True)
 
 
-def test_a_call_of_a_torchmetric_is_refused_and_loses_nothing():
-
+def test_a_call_of_a_torchmetric_raises_and_keeps_its_state():
     metric, x = FrechetDistance(6), torch.from_numpy(normal(0, 90, 6))
     metric.update(x, real=True)
-    with pytest.raises(UserError, match="from one batch, of one side"):
+    with pytest.raises(UserError, match="one batch"):
         metric(x, real=False)
     metric.update(x + 1, real=False)
     assert float(metric.compute()) == pytest.approx(6)
 
 
-def test_moments_say_what_they_lack():
-    with pytest.raises(UserError, match="3 wide and those before 6"):
+def test_moments_without_samples_or_of_other_width_raise():
+    with pytest.raises(UserError, match="3 wide"):
         Moments().update(normal(0, 9, 6)).update(normal(0, 9, 3))
     with pytest.raises(UserError, match="no samples yet"):
         Moments().to_arrays()
@@ -208,19 +209,21 @@ def test_moments_say_what_they_lack():
 
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_frechet_infinity_has_no_bias_of_the_number_of_samples(shift):
-    """Against the true law: the plain distance is too large by D (D + 1) / 2 over 2 M or so, the intercept is not."""
+    """Against the true law: the plain distance is too large by about D (D + 1) / 2 / (2 M), the intercept is not."""
     true = RealMoments(10**9, torch.zeros(16).double(), 16.0, torch.eye(16).double())
     sets = [normal(s, 600, 16, shift=shift) for s in range(20)]
-    plain, found = (np.array([f(true, y) for y in sets]) - 16 * shift**2 for f in (frechet_distance, frechet_infinity))
-    assert abs(found.mean()) < 4 * found.std(ddof=1) / 20**0.5 + 0.01 < plain.mean()
+    plain, infinity = (
+        np.array([f(true, y) for y in sets]) - 16 * shift**2 for f in (frechet_distance, frechet_infinity)
+    )
+    assert abs(infinity.mean()) < 4 * infinity.std(ddof=1) / 20**0.5 + 0.01 < plain.mean()
     assert frechet_infinity(true, sets[0]) == frechet_infinity(true, sets[0])
     with pytest.raises(UserError, match="at least 20"):
         frechet_infinity(true, sets[0][:19])
 
 
 @pytest.mark.parametrize("n, m, d", [(300, 40, 64), (30, 40, 64), (40, 30, 64), (300, 2, 64), (3, 2, 64)])
-def test_few_samples_need_no_square(n, m, d):
-    """The quick branch against the singular values of both centred sets, in which nothing is squared."""
+def test_frechet_of_few_samples(n, m, d):
+    """The fast branch against the singular values of both centred sets, which avoid squaring."""
     x, y = normal(0, n, d, np.arange(1, d + 1) ** -1.0), normal(1, m, d, shift=0.1)
     cx, cy = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
     cross = np.linalg.svd(cx @ cy.T, compute_uv=False).sum()
@@ -228,7 +231,7 @@ def test_few_samples_need_no_square(n, m, d):
     assert frechet_distance(x, y) == pytest.approx(exact, rel=1e-9)
 
 
-def test_impossible_covariances_are_refused():
+def test_invalid_covariances_raise():
     with pytest.raises(UserError, match="negative eigenvalue"):
         frechet_from_moments(np.zeros(2), np.diag([1.0, -1.0]), np.zeros(2), np.eye(2))
     with pytest.raises(UserError, match="symmetric"):
@@ -258,7 +261,7 @@ def test_mmd_equals_the_double_sum():
     assert polynomial_mmd2(x, y) == pytest.approx(sum(within) - 2 * np.mean([k(a, b) for a in x for b in y]), rel=1e-12)
 
 
-def test_kernel_distance_subsets_are_seeded_and_whole():
+def test_kernel_distance_subsets_are_seeded_and_unbiased():
     x, y = normal(0, 60, 4, dtype=np.float32), normal(1, 50, 4, 1.5, dtype=np.float32)
     a = kernel_distance(x, y, subsets=10)
     assert a == kernel_distance(torch.from_numpy(x), y, subsets=10) and (a.subset_size, a.subsets) == (25, 10)
@@ -274,7 +277,7 @@ def test_kernel_distance_subsets_are_seeded_and_whole():
     "shift, sizes, low, high", [(0.0, (100, 100), 1.2, 3.0), (0.5, (100, 100), 0.85, 1.3), (0.5, (100, 400), 0.85, 2.0)]
 )
 def test_kernel_standard_error_covers(shift, sizes, low, high):
-    """sem over the true spread of the value: about 1.7 on the null (degenerate), about 1 where the sides differ."""
+    """sem over the true standard deviation of the value: about 1.7 for equal distributions, else about 1."""
     got = [
         kernel_distance(normal(2 * s, sizes[0], 8), normal(2 * s + 1, sizes[1], 8, shift=shift), subsets=25)
         for s in range(150)
@@ -290,7 +293,7 @@ def test_kernel_standard_error_covers(shift, sizes, low, high):
 
 
 def brute(x, y, k=5, k_precision=None):
-    """The four scores by their definitions, from float64 differences."""
+    """The four scores by definition, from float64 differences."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def squares(a, b):
@@ -311,8 +314,8 @@ def brute(x, y, k=5, k_precision=None):
 
 
 def scores(*args, **kwargs):
-    found = manifold_scores(*args, **kwargs)
-    return found.precision, found.recall, found.density, found.coverage
+    result = manifold_scores(*args, **kwargs)
+    return result.precision, result.recall, result.density, result.coverage
 
 
 def test_reference_values():
@@ -372,18 +375,18 @@ def test_manifold_equals_brute_force_bit_for_bit(case, k_precision, monkeypatch)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 30), st.integers(2, 30), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_manifold_equals_brute_force_on_small_grids(seed, d, n, m, closed):
-    """Integers in 0..2: nearly every comparison is a tie, and many points are doubled."""
+    """Integers in 0..2: nearly every comparison is a tie, and many points are equal."""
     x, y = (np.random.default_rng(seed + i).integers(0, 3, (s, d)).astype(np.float32) for i, s in enumerate((n, m)))
     kp = 1 if closed else None
     assert scores(x, y, 1, k_precision=kp) == brute(x, y, 1, kp)
 
 
-def test_fewer_bits_in_products_change_nothing():
+def test_lower_precision_of_products_does_not_change_scores():
     x, y = hard_sets()["copies of real"]
     before = scores(x, y)
     torch.set_float32_matmul_precision("medium")
     try:
-        assert neighbours.precisions() == (torch.float64,)  # the CPU of this test may ignore the setting
+        assert neighbours.precisions() == (torch.float64,)  # the CPU may ignore the setting
         assert scores(x, y) == before
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -391,7 +394,7 @@ def test_fewer_bits_in_products_change_nothing():
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
-def test_manifold_ignores_order_motion_and_scale(seed):
+def test_manifold_is_invariant_to_order_rotation_shift_and_scale(seed):
     x, y, q = normal(seed, 60, 6), normal(seed + 1, 50, 6), orthogonal(seed, 6)
     before = scores(x, y, k_precision=3)
     order = np.random.default_rng(seed).permutation(60)
@@ -410,8 +413,8 @@ def test_nearest_distances_equal_brute_force(monkeypatch):
 
 
 @pytest.mark.parametrize("values", [2, 4])
-def test_of_equally_near_ones_the_first(values):
-    """More ties than there are candidates; torch.topk alone would choose as its device likes."""
+def test_the_first_of_equally_near_neighbours_is_returned(values):
+    """More ties than candidates; among ties, torch.topk alone depends on the device."""
     y = np.random.default_rng(0).integers(0, values, (300, 4)).astype(np.float32)
     x = np.random.default_rng(1).integers(0, values, (80, 4)) + np.float32(0.25)  # off the lattice: no copies
     got = neighbours.nearest2(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y), 3)[1]
@@ -420,7 +423,7 @@ def test_of_equally_near_ones_the_first(values):
 
 
 def test_neighbours_that_float32_cannot_order():
-    """Six neighbours at nearly one distance and the rest far away: the candidates are certain, their order is not."""
+    """Six neighbours at nearly equal distances, others far away: the candidates are certain, their order is not."""
     directions = normal(0, 40, 16)
     radii = np.where(np.arange(40) < 6, 1 + 1e-9 * np.random.default_rng(1).permutation(40), 10)
     y = directions / np.linalg.norm(directions, axis=1, keepdims=True) * radii[:, None]
@@ -428,7 +431,7 @@ def test_neighbours_that_float32_cannot_order():
     np.testing.assert_allclose(got[0], np.sort(radii)[:4], rtol=1e-13)
 
 
-def test_neighbourhoods_larger_than_the_set_are_refused():
+def test_neighbourhoods_larger_than_the_set_raise():
     x = normal(0, 5, 3)
     assert scores(x, x[:4], 4, k_precision=3) == brute(x, x[:4], 4, 3)
     for call in (
@@ -443,19 +446,19 @@ def test_neighbourhoods_larger_than_the_set_are_refused():
             call()
 
 
-def test_density_and_coverage_on_the_null():
+def test_density_and_coverage_of_equal_distributions():
     n, m, runs = 200, 150, 60
     got = np.array([scores(normal(2 * s, n, 3), normal(2 * s + 1, m, 3)) for s in range(runs)])
     assert expected_coverage(10_000, 10_000) == pytest.approx(0.96877, abs=1e-5)
     for column, expected in ((2, 1.0), (3, expected_coverage(n, m))):
         error = got[:, column].std(ddof=1) / np.sqrt(runs)
         assert abs(got[:, column].mean() - expected) < 3.5 * error < 0.03
-    p = expected_coverage(n, m)  # balls overlap, so that the spread is near the binomial one, not equal to it
+    p = expected_coverage(n, m)  # balls overlap, so the spread is only close to binomial
     assert got[:, 3].std() < 3 * np.sqrt(p * (1 - p) / n)
 
 
-def test_known_blindness():
-    """Why tails have scores of their own: these four do not see a lost tail, and hardly see far outliers."""
+def test_manifold_scores_do_not_detect_lost_tails():
+    """They do not detect a lost tail, and hardly detect far outliers; hence the tail scores."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(10, 64))
 
@@ -465,19 +468,19 @@ def test_known_blindness():
 
     real = RealManifold.of(draw(3000)[0])
     generated, centre = draw(3000)
-    null = manifold_scores(real, generated, k_precision=3)
+    before = manifold_scores(real, generated, k_precision=3)
     shrunk = manifold_scores(real, centre + 0.9 * (generated - centre), k_precision=3)
-    assert shrunk.coverage > null.coverage + 0.02 and shrunk.precision > null.precision + 0.2
+    assert shrunk.coverage > before.coverage + 0.02 and shrunk.precision > before.precision + 0.2
     more, centre = draw(3400)
     distance = np.linalg.norm(more - centre, axis=1)
     cut = manifold_scores(real, more[distance < np.quantile(distance, 0.9)][:3000], k_precision=3)
-    assert abs(cut.coverage - null.coverage) < 0.01
+    assert abs(cut.coverage - before.coverage) < 0.01
     generated[:90] *= 4
     outliers = manifold_scores(real, generated, k_precision=3)
-    assert 0 < null.precision - outliers.precision < 0.03 and abs(outliers.coverage - null.coverage) < 0.01
+    assert 0 < before.precision - outliers.precision < 0.03 and abs(outliers.coverage - before.coverage) < 0.01
 
 
-def test_cached_radii_serve_every_smaller_k():
+def test_cached_neighbours_can_be_used_for_any_smaller_k():
     x, y = normal(0, 80, 5, dtype=np.float32), normal(1, 70, 5, dtype=np.float32)
     real = RealManifold.from_arrays(x, RealManifold.of(x, 7).to_arrays())
     assert scores(real, y, 5, k_precision=3) == scores(x, y, 5, k_precision=3)
@@ -523,24 +526,24 @@ def test_lost_modes_are_those_of_holm_over_clopper_pearson(counts, seed):
 def test_holm_steps_down():
     n, levels = 700, [0.05 / 3, 0.05 / 2]
     between = next(c for c in range(30) if levels[0] < binom.cdf(c, n, 0.1 / 3))
-    assert binom.cdf(between, n, 0.1 / 3) <= levels[1]  # lost once another mode is, not by itself
+    assert binom.cdf(between, n, 0.1 / 3) <= levels[1]  # lost only if another mode is lost
     assert mode_coverage(np.ones(3), np.array([0, between, n - between])).lost == (0, 1)
     assert mode_coverage(np.ones(3), np.array([between, between, n - 2 * between])).lost == ()
     assert mode_coverage(np.ones(3), np.array([n // 2, between, n - n // 2 - between])).lost == ()
 
 
-def test_a_mode_at_a_tenth_is_rarely_called_lost():
+def test_a_mode_at_a_tenth_of_its_share_is_rarely_called_lost():
     rng, q = np.random.default_rng(0), np.full(10, 0.1)
-    p = np.array([0.01, 0.01, 0.01, *[0.97 / 7] * 7])  # three modes exactly at the boundary: no true loss
+    p = np.array([0.01, 0.01, 0.01, *[0.97 / 7] * 7])  # three modes exactly at the threshold are not lost
     false = sum(bool(mode_coverage(q, rng.multinomial(3000, p)).lost) for _ in range(1000))
     assert false <= binom.ppf(0.9999, 1000, 0.05)
 
 
-def test_kl_has_no_bias_on_the_null_and_hit_counts_presence():
+def test_kl_is_unbiased_for_equal_distributions_and_hit_counts_modes_with_samples():
     rng, q = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
     kl = np.array([mode_coverage(q, rng.multinomial(1000, q)).kl for _ in range(2000)])
     assert abs(kl.mean()) < 4 * kl.std() / np.sqrt(2000) and (kl < 0).any()
-    assert 4 * kl.std() / np.sqrt(2000) < 3 / 2000 / 5  # sharp enough to see a wrong floor
+    assert 4 * kl.std() / np.sqrt(2000) < 3 / 2000 / 5  # precise enough to detect a wrong correction
     half = mode_coverage([50, 50], [1000, 0])
     assert half.kl == pytest.approx(np.log(2) - 1 / 2000) and half.hit == 1 and half.lost == (1,)
 
@@ -576,7 +579,7 @@ def test_variance_ratio():
         variance_ratio(np.ones((5, 2)), normal(0, 5, 2))
 
 
-def test_within_class_ratio_sees_classes_shrink_but_not_their_mix():
+def test_within_class_ratio_depends_on_class_variances_and_not_on_frequencies():
     rng = np.random.default_rng(0)
     labels, centres = rng.integers(3, size=900), 20 * rng.normal(size=(3, 5))
     spread = np.array([1.0, 2.0, 3.0])[:, None]
@@ -587,15 +590,15 @@ def test_within_class_ratio_sees_classes_shrink_but_not_their_mix():
     repeated = np.concatenate([np.flatnonzero(labels == 0)] * 3 + [np.flatnonzero(labels > 0)])
     assert within_class_variance_ratio(x, labels, x[repeated], labels[repeated]) == pytest.approx(1, rel=0.01)
     assert variance_ratio(x, x[keep]) != pytest.approx(1, rel=0.02)
-    wide = np.where(labels[:, None] == 2, 3 * x, x)  # one class changes: the classes are weighted as in the real data
+    wide = np.where(labels[:, None] == 2, 3 * x, x)  # one class changes; classes have their real frequencies as weights
     weight = [(labels == c).sum() * np.trace(np.cov(x[labels == c].T)) for c in range(3)]
     shifted = within_class_variance_ratio(x, labels, wide[repeated], labels[repeated])
     assert shifted == pytest.approx((weight[0] + weight[1] + 9 * weight[2]) / sum(weight), rel=0.01)
-    one = np.flatnonzero(labels == 1)  # a class that is gone is left out of both sides
+    one = np.flatnonzero(labels == 1)  # a missing class is left out of both sides
     assert within_class_variance_ratio(x, labels, x[one], labels[one]) == pytest.approx(1, rel=1e-12)
     with pytest.raises(UserError, match="No class"):
         within_class_variance_ratio(x, labels, x[:2], np.array([0, 1]))
-    with pytest.raises(UserError, match="one label a sample"):
+    with pytest.raises(UserError, match="one label per sample"):
         within_class_variance_ratio(x, labels, x, labels[:-1])
 
 
@@ -608,14 +611,14 @@ def test_effective_rank(n):
     assert effective_rank(1000 * x @ orthogonal(0, 12) + 7) == pytest.approx(effective_rank(x), rel=1e-9)
 
 
-def test_effective_rank_of_simple_clouds():
+def test_effective_rank_of_simple_sets():
     cross = np.concatenate([np.eye(4), -np.eye(4)])
     assert effective_rank(cross) == pytest.approx(4)
     assert effective_rank(cross[[0, 4]]) == pytest.approx(1)
     assert effective_rank(np.full((2000, 3), 0.1)) == effective_rank(np.full((2, 3), 0.1)) == 0
 
 
-# What all of them refuse and accept
+# Inputs of all measures
 
 
 PAIRS = [frechet_distance, kernel_distance, manifold_scores, variance_ratio]
@@ -634,16 +637,16 @@ PAIRS = [frechet_distance, kernel_distance, manifold_scores, variance_ratio]
         (lambda x: x.astype(str), "real numbers"),
     ],
 )
-def test_bad_features_are_refused_in_one_sentence(metric, spoil, match):
+def test_invalid_features_raise(metric, spoil, match):
     x, y = normal(0, 30, 4), normal(1, 30, 4)
     with pytest.raises(UserError, match=match):
         metric(x, spoil(y))
 
 
 @pytest.mark.parametrize("metric", PAIRS)
-def test_any_kind_of_array_is_taken_and_none_is_changed(metric, tmp_path):
+def test_all_kinds_of_arrays_are_accepted_and_not_changed(metric, tmp_path):
     x, y = normal(0, 40, 4, dtype=np.float32), normal(1, 40, 4, dtype=np.float32)
-    kept = x.copy(), y.copy()
+    copies = x.copy(), y.copy()
     np.save(tmp_path / "y.npy", y)
     on_disk = np.load(tmp_path / "y.npy", mmap_mode="r")
     grad = torch.from_numpy(y.copy()).requires_grad_()
@@ -653,13 +656,13 @@ def test_any_kind_of_array_is_taken_and_none_is_changed(metric, tmp_path):
         for other in (on_disk, grad, np.asfortranarray(y), y.astype(np.float64), np.repeat(y, 2, 0)[::2]):
             got = metric(x, other)
             assert got == expected if not isinstance(got, float) else got == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_array_equal(x, kept[0])
-    np.testing.assert_array_equal(y, kept[1])
+    np.testing.assert_array_equal(x, copies[0])
+    np.testing.assert_array_equal(y, copies[1])
 
 
-def test_what_is_no_plain_array_of_numbers_is_refused_in_a_sentence():
+def test_inputs_that_are_no_plain_array_of_numbers_raise():
     good = normal(0, 20, 3)
-    bad = {
+    invalid = {
         "complex64": torch.complex(torch.ones(20, 3), torch.ones(20, 3)),
         "sparse": torch.eye(20)[:, :3].to_sparse(),
         "one array": [[1.0, 2.0, 3.0], [1.0, 2.0]] * 10,
@@ -668,7 +671,7 @@ def test_what_is_no_plain_array_of_numbers_is_refused_in_a_sentence():
         "1e[+]50": good * 1e160,
         "dtype <U": np.full((20, 3), "a"),
     }
-    for match, x in bad.items():
+    for match, x in invalid.items():
         for measure in (frechet_distance, kernel_distance, vendi_of_both):
             with pytest.raises(UserError, match=match):
                 measure(good, x)
@@ -680,8 +683,19 @@ def vendi_of_both(real, generated):
     return vendi_score(real) - vendi_score(generated)
 
 
-def test_a_stream_of_one_side_says_which_is_missing():
+def test_a_stream_of_one_side_names_the_missing_side():
     metric = FrechetDistance(3)
     metric.update(torch.from_numpy(normal(0, 20, 3)), real=True)
     with pytest.raises(UserError, match="0 generated samples"):
         metric.compute()
+
+
+# The list of measures
+
+
+def test_the_table_in_the_documentation_is_that_of_the_list():
+    spec = importlib.util.spec_from_file_location("table", REPO / "scripts" / "table.py")
+    assert spec is not None and spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    assert table.listed(table.DOCS.read_text()) == table.measures(), "run: python scripts/table.py measures"

@@ -1,4 +1,4 @@
-"""`python -m imgloop.metrics`: sets of images from any place, one protocol a table, copies made visible."""
+"""`python -m imgloop.metrics`: sets of images in all forms, one protocol per table, detection of copies."""
 
 import io
 import json
@@ -28,14 +28,17 @@ def write_folder(root, x, y, classes=CLASSES):
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Digits 0-299 as real images; as samples digits 300-499, of which five are copies of real ones, in five forms."""
+    """Images 0-299 of the digits as real images, 300-499 as samples in several forms; five samples are copies of real
+    images."""
     root = tmp_path_factory.mktemp("sets")
     x, y = scaled()
     gx, gy = x[300:500].copy(), y[300:500].copy()
     gx[10:15], gy[10:15] = x[20:25], y[20:25]
     write_folder(root / "real", x[:300], y[:300])
     write_folder(root / "samples", gx, gy)
-    order = np.array([int(p.stem) for p in sorted((root / "samples").rglob("*.png"))])  # as a folder is read
+    order = np.array(
+        [int(p.stem) for p in sorted((root / "samples").rglob("*.png"))]
+    )  # the order in which a folder is read
     gx, gy = gx[order], gy[order]
     with zipfile.ZipFile(root / "samples.zip", "w") as archive:
         for path in sorted((root / "samples").rglob("*.png")):
@@ -67,17 +70,17 @@ def test_every_form_of_a_set_gives_the_same_scores(sets):
     assert sum(both) == 200 and first.classes["3"]["fd"] > 0
 
 
-def test_scores_are_those_of_the_functions(sets):
+def test_scores_equal_those_of_the_functions(sets):
     from imgloop.metrics import frechet_distance, kernel_distance
 
     root, _ = sets
     x, g = (read(root / name).pool.x.reshape(n, -1) / 127.5 - 1 for name, n in (("real", 300), ("named.npz", 200)))
-    found = score(root / "real", root / "adm.npz", "pixels")[0].scores
-    assert found["fd"] == pytest.approx(frechet_distance(x, g), rel=1e-5)
-    assert found["kd"] == pytest.approx(kernel_distance(x, g).value, rel=1e-4)
+    scores = score(root / "real", root / "adm.npz", "pixels")[0].scores
+    assert scores["fd"] == pytest.approx(frechet_distance(x, g), rel=1e-5)
+    assert scores["kd"] == pytest.approx(kernel_distance(x, g).value, rel=1e-4)
 
 
-def test_copies_are_found_and_shown_first(sets, tmp_path):
+def test_copies_are_detected_and_shown_first(sets, tmp_path):
     from imgloop.metrics.nearest import figure
 
     root, copies = sets
@@ -87,10 +90,12 @@ def test_copies_are_found_and_shown_first(sets, tmp_path):
     same = report.train.x[report.nearest.index[copies, 0]]
     assert (same == report.samples.x[copies]).all() and (np.diff(report.nearest.distance, axis=1) >= 0).all()
     other = score(root / "real", root / "samples", "pixels", train=root / "samples")[0]
-    assert (other.nearest.closer == 0).all() and other.scores["fd"] == report.scores["fd"]  # every sample is its own
+    assert (other.nearest.closer == 0).all() and other.scores["fd"] == report.scores["fd"]  # every sample copies itself
     assert other.scores["near_copies"] == 1 and other.scores["authenticity"] == 0
     assert report.scores["near_copies"] == (closer < 0.5).mean() >= 0.025
-    whole = score(root / "real", root / "real", options={"images": 640})[0]  # a fifth of it trained no classifier
+    whole = score(root / "real", root / "real", options={"images": 640})[
+        0
+    ]  # a fifth of it is held out from the classifier
     assert (
         whole.protocol["n_reference"] == 60 and whole.scores["near_copies"] == 1 and whole.scores["authenticity"] == 0
     )
@@ -101,8 +106,8 @@ def test_copies_are_found_and_shown_first(sets, tmp_path):
     assert picture.format == "PNG" and picture.width > 600
 
 
-def test_images_that_are_there_twice_do_not_hide_copies(sets, tmp_path):
-    """They are 0 from another, and generators copy them most."""
+def test_duplicate_training_images_do_not_hide_copies(sets, tmp_path):
+    """A duplicate has distance 0 to its nearest other, and generators copy duplicates most often."""
     x = scaled()[0][:150]
     np.savez(tmp_path / "twice.npz", np.concatenate([x, x]))
     np.savez(tmp_path / "copies.npz", np.where(x < 255, x + 1, x - 1))
@@ -112,12 +117,14 @@ def test_images_that_are_there_twice_do_not_hide_copies(sets, tmp_path):
     assert fresh.scores["near_copies"] < 0.1 and fresh.scores["authenticity"] > 0.3
     known = RealManifold.of(np.array([[0.0], [0], [2], [5], [-0.0]]), 1)
     np.testing.assert_array_equal(known.other2, [4, 4, 4, 9, 4])
-    assert manifold_scores(np.eye(9), np.eye(9)[:7], train=np.zeros((5, 9))).authenticity == 1  # all are one
+    assert (
+        manifold_scores(np.eye(9), np.eye(9)[:7], train=np.zeros((5, 9))).authenticity == 1
+    )  # all training samples are equal
 
 
 @pytest.mark.parametrize("features", ["pixels", "classifier"])
-def test_fresh_real_images_read_the_null_of_copying(features, tmp_path):
-    """A perfect generator, beside real images without a test part, from four fifths of which a classifier learns."""
+def test_fresh_real_images_have_the_null_values_of_copying(features, tmp_path):
+    """A perfect generator; the real images have no test part, and a classifier is trained on four fifths of them."""
     x, y = scaled()
     order = np.random.default_rng(0).permutation(len(x))
     np.savez(tmp_path / "real.npz", x=x[order[:900]], y=y[order[:900]])
@@ -129,22 +136,22 @@ def test_fresh_real_images_read_the_null_of_copying(features, tmp_path):
     assert 0.2 < report.scores["authenticity"] < 0.9
 
 
-def test_nulls_stand_where_real_images_are_there_twice_or_in_both_sets(tmp_path):
+def test_null_values_with_duplicates_and_with_overlapping_sets(tmp_path):
     x = scaled()[0]
-    x = x[np.random.default_rng(0).permutation(len(x))]  # they are sorted by writer
+    x = x[np.random.default_rng(0).permutation(len(x))]  # the digits are sorted by writer
     sets = {"plain": x[:300], "twice": np.concatenate([x[:300], x[:300]]), "fresh": x[600:900], "flat": x[:300][::-1]}
     for name, images in (sets | {"more": x[:600]}).items():
         np.savez(tmp_path / f"{name}.npz", images)
     plain, twice = (score(tmp_path / f"{n}.npz", tmp_path / "fresh.npz", "pixels")[0] for n in ("plain", "twice"))
     for name in ("authenticity", "near_copies"):
         assert twice.notes["null"][name] == pytest.approx(plain.notes["null"][name], abs=0.06), name
-    for train in ("flat", "more"):  # the reference itself in another order, and images that hold it
+    for train in ("flat", "more"):  # the reference in another order, and a superset of it
         report = score(tmp_path / "plain.npz", tmp_path / "fresh.npz", "pixels", train=tmp_path / f"{train}.npz")[0]
         assert report.reference["fd_train"] is None and report.notes["null"]["precision"] < 1
         assert report.notes["null"]["authenticity"] == pytest.approx(report.scores["authenticity"], abs=0.12)
 
 
-def test_generated_train_and_test_folders_are_one_set_and_one_class_is_none(sets, tmp_path):
+def test_generated_train_and_test_folders_are_one_set_and_a_single_class_is_ignored(sets, tmp_path):
     root, _ = sets
     x, y = scaled()
     for part, rows in (("train", slice(0, 40)), ("test", slice(40, 100))):
@@ -167,7 +174,9 @@ def test_a_test_part_is_the_reference_and_the_shipped_classifier_is_used(sets, t
     p = report.protocol
     assert p["features"] == "classifier" and p["n_reference"] == 400 and "test part" in p["reference"]
     assert p["shipped"] and p["heldout_accuracy"] == 0.99 and p["channels"] == 1
-    whole = score(root / "real", root / "named.npz", options={"images": 2560})[0]  # no test part: a fifth is held out
+    whole = score(root / "real", root / "named.npz", options={"images": 2560})[
+        0
+    ]  # without a test part a fifth is held out
     assert whole.protocol["n_reference"] == 60 and whole.protocol["trained_on"] == 240 == 4 * 60
     report = score(tmp_path / "real.npz", root / "named.npz")[0]
     assert report.protocol["features"] == "random" and report.classes is None  # no labels
@@ -177,28 +186,26 @@ def test_the_command_prints_a_table_or_json_and_writes_the_figure(sets, tmp_path
     root, _ = sets
     done = command(root / "real", root / "samples", "--features", "pixels", "--json", module="imgloop.metrics")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["protocol"]["features"] == "pixels" and found["scores"]["fd"] > 0 and "fid" not in found["scores"]
+    result = json.loads(done.stdout)
+    assert result["protocol"]["features"] == "pixels" and result["scores"]["fd"] > 0 and "fid" not in result["scores"]
     main([str(root / "real"), str(root / "samples"), "--features", "pixels", "--nearest", str(tmp_path / "n.png")])
-    told = capsys.readouterr()
-    assert f"{found['scores']['fd']:.3g}" in told.out and "protocol: pixels features" in told.out
-    head, *rows = told.out.splitlines()
+    printed = capsys.readouterr()
+    assert f"{result['scores']['fd']:.3g}" in printed.out and "protocol: pixels features" in printed.out
+    head, *rows = printed.out.splitlines()
     nulls = {row.split()[0]: row.split()[2:] for row in rows[:10]}
     assert head.split()[-1] == "null" and nulls["density"] == ["1"] and not nulls["fd"]
-    assert found["notes"]["null"]["density"] == 1 and found["real_against_real"]["n_half"] == 150
-    real = found["real_against_real"]  # one set: its halves, never the set against itself
+    assert result["notes"]["null"]["density"] == 1 and result["real_against_real"]["n_half"] == 150
+    real = result["real_against_real"]  # halves of the real set, never the set against itself
     assert real["fd_train"] is None and 0 < real["precision"] < 1 and 0 < real["recall"] < 1
     assert nulls["precision"] == [f"{real['precision']:.3g}"]
     cells = {row.split()[0]: row.split()[1:] for row in rows if row}
-    assert cells["off_support_p"] == [f"{found['notes']['off_support_p']:.3g}"] and cells["tail_mass"][1:3] == [
-        "1",
-        "±",
-    ]
-    assert "not measured: " in told.out and "class" in told.out.split("not measured: ")[1]
-    assert "by class" in told.out and (tmp_path / "n.png").stat().st_size > 1000
+    assert cells["off_support_p"] == [f"{result['notes']['off_support_p']:.3g}"]
+    assert cells["tail_mass"][1:3] == ["1", "±"]
+    assert "not measured: " in printed.out and "class" in printed.out.split("not measured: ")[1]
+    assert "by class" in printed.out and (tmp_path / "n.png").stat().st_size > 1000
 
 
-def test_fid_is_a_name_for_the_original_weights_alone(sets):
+def test_only_the_original_weights_give_an_fid(sets):
     from dataclasses import replace
 
     from imgloop.metrics.__main__ import lines
@@ -211,20 +218,20 @@ def test_fid_is_a_name_for_the_original_weights_alone(sets):
     assert named.to_json()["scores"]["fid"] == report.scores["fd"] and "fd" not in named.to_json()["scores"]
 
 
-def test_numbers_of_different_protocols_are_refused_in_one_table(sets, tmp_path):
+def test_different_protocols_in_one_table_raise(sets, tmp_path):
     root, _ = sets
     np.savez(tmp_path / "few.npz", x=scaled()[0][600:750])
     stages = []
 
-    def told(stage):
+    def progress(stage):
         return lambda *_: stages.append(stage)
 
     with pytest.raises(UserError, match=r"n_generated \(200 of .*, 150 of"):
-        score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", progress=told)
-    assert set(stages) == {"reading real images", "reading samples"}  # nothing was extracted in vain
+        score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", progress=progress)
+    assert set(stages) == {"reading real images", "reading samples"}  # before features are extracted
     reports = score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", n=150)
     assert [r.protocol["n_generated"] for r in reports] == [150, 150]
-    assert all(c["n_generated"] for c in reports[0].classes.values())  # not the first ones: a folder is sorted by class
+    assert all(c["n_generated"] for c in reports[0].classes.values())  # drawn at random: folders are sorted by class
     require_one({})
     require_one({"a": {"x": 1}, "b": {"x": 1}})
     with pytest.raises(UserError, match=r"one plot: they differ in y \(None of a, 2 of b\)"):
@@ -233,29 +240,30 @@ def test_numbers_of_different_protocols_are_refused_in_one_table(sets, tmp_path)
 
 def test_labels_of_another_set_are_matched_by_name(sets):
     root, _ = sets
-    found = read(root / "samples")
-    assert (relabelled(found, CLASSES[::-1]) == 9 - found.pool.y).all()
-    assert relabelled(found, ("cat", "dog")) is None and relabelled(found, None) is None
+    images = read(root / "samples")
+    assert images.pool.y is not None and (relabelled(images, CLASSES[::-1]) == 9 - images.pool.y).all()
+    assert relabelled(images, ("cat", "dog")) is None and relabelled(images, None) is None
     numbered = read(root / "named.npz")
     assert (relabelled(numbered, CLASSES) == numbered.pool.y).all() and relabelled(numbered, CLASSES[:3]) is None
     assert (relabelled(numbered, list("abcdefghij")) == numbered.pool.y).all()
-    ten = tuple(map(str, range(1, 11)))  # other numbers, of which 0 is none
+    ten = tuple(map(str, range(1, 11)))  # names without 0
     assert relabelled(numbered, ten) is None
 
 
-def test_labels_need_not_begin_at_zero(sets, tmp_path):
+def test_labels_need_not_start_at_zero(sets, tmp_path):
     root, _ = sets
     for name in ("real", "samples"):
-        found = read(root / name)
+        pool = read(root / name).pool
+        assert pool.y is not None
         for shift in (0, 7):
-            np.savez(tmp_path / f"{name}{shift}.npz", x=found.pool.x, y=2 * found.pool.y + shift)
+            np.savez(tmp_path / f"{name}{shift}.npz", x=pool.x, y=2 * pool.y + shift)
     plain, shifted = (score(tmp_path / f"real{s}.npz", tmp_path / f"samples{s}.npz", "pixels")[0] for s in (0, 7))
     assert list(plain.classes.values()) == list(shifted.classes.values())
     assert list(shifted.classes) == [str(2 * c + 7) for c in range(10)]
 
 
 @pytest.mark.parametrize("name", ["stacked digits", "digits", "CIFAR-10"])
-def test_a_folders_name_proves_nothing_of_its_content(sets, tmp_path, name):
+def test_the_name_of_a_folder_does_not_select_a_classifier(sets, tmp_path, name):
     root, _ = sets
     (tmp_path / name).symlink_to(root / "real")
     report = score(tmp_path / name, root / "named.npz", "classifier", options={"images": 640})[0]
@@ -263,7 +271,7 @@ def test_a_folders_name_proves_nothing_of_its_content(sets, tmp_path, name):
     assert not p["shipped"] and "channels_apart" not in p and p["required_accuracy"] == 0.8
 
 
-def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
+def test_mistakes_print_one_sentence(sets, tmp_path, capsys):
     root, _ = sets
     real, x = root / "real", scaled()[0]
     np.savez(tmp_path / "float.npz", x=x / 255)
@@ -283,7 +291,7 @@ def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
     cases = {
         ("absent",): "does not exist",
         ("float.npz",): "scale it to 0..255",
-        ("negative.npz",): "labels y go down to -1",
+        ("negative.npz",): "labels y contain -1",
         ("ten.npz",): "at least 11 generated images",
         ("bad.safetensors",): "cannot be read",
         ("grey.npz", "--device", "cuda"): "no GPU",
@@ -302,14 +310,14 @@ def test_mistakes_end_in_one_sentence(sets, tmp_path, capsys):
     for (name, *options), match in cases.items():
         options = options if "--features" in options else [*options, "--features", "pixels"]
         assert main([str(real), str(tmp_path / name), *options]) == 1
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert told.startswith("imgloop.metrics: ") and any(m in told for m in match.split("|")), (name, told)
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith("imgloop.metrics: ") and any(m in message for m in match.split("|")), (name, message)
     with pytest.raises(UserError, match="colour images"):
         score(tmp_path / "grey.npz", tmp_path / "colours.npz", "pixels")
     capsys.readouterr()
 
 
-def test_importing_the_package_of_metrics_is_cheap(command):
+def test_importing_the_package_does_not_import_torch(command):
     import subprocess
     import sys
 
@@ -319,5 +327,5 @@ def test_importing_the_package_of_metrics_is_cheap(command):
     import imgloop.metrics as m
 
     assert all(callable(getattr(m, name)) for name in m.__all__)
-    with pytest.raises(AttributeError, match="public are"):
+    with pytest.raises(AttributeError, match="public names"):
         m.nothing  # noqa: B018

@@ -1,4 +1,4 @@
-"""Modes: what a classifier's counts say once its errors are taken into account, and bins where there are no labels."""
+"""Modes: class counts corrected for the errors of a classifier, and bins of features for data without labels."""
 
 from functools import reduce
 
@@ -19,7 +19,7 @@ PLACES = np.array([100, 10, 1])
 
 
 def read(rng, labels, error, classes=10):
-    """Labels as a classifier reads them that errs in a share `error` of cases, towards any other class."""
+    """Predictions of a classifier that is wrong for a share `error` of labels, with any other class."""
     wrong = rng.random(labels.shape) < error
     return np.where(wrong, (labels + rng.integers(1, classes, labels.shape)) % classes, labels)
 
@@ -41,7 +41,7 @@ def matrix(rng, k, accuracy):
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8), st.floats(0.4, 1))
-@example(113, 2, 0.40625)  # nearly singular: two classes that are read alike
+@example(113, 2, 0.40625)  # nearly singular: two classes with nearly equal predictions
 @example(591386, 5, 0.41)
 @settings(max_examples=40, deadline=None)
 def test_corrected_shares_solve_the_constrained_least_squares(seed, k, accuracy):
@@ -62,10 +62,10 @@ def test_corrected_shares_solve_the_constrained_least_squares(seed, k, accuracy)
         options={"ftol": 1e-15, "maxiter": 500},
     )
     assert loss(got) <= best.fun + 1e-9
-    p = rng.dirichlet(np.ones(k))  # what a true mix is read as is undone exactly
+    p = rng.dirichlet(np.ones(k))  # noiseless observed shares are inverted exactly
     undone = Confusion((c[None],)).corrected((c.T @ p)[None])[0]
-    # Stopped at a change of CLOSE, its gradient mapping is at most |G| = sqrt(k) L CLOSE; the loss is m-strongly
-    # convex, so within |G|^2 / 2m of its least, the shares within 2 |G| / m (Nesterov 2018, section 2.2).
+    # At a change below CLOSE the gradient mapping is at most |G| = sqrt(k) L CLOSE; the loss is m-strongly convex, so
+    # it is within |G|^2 / 2m of its minimum, and the shares within 2 |G| / m (Nesterov 2018, section 2.2).
     least = np.linalg.svd(c, compute_uv=False)[-1]  # m = least^2
     mapping = np.sqrt(k) * c.sum(0).max() * CLOSE
     np.testing.assert_allclose(c.T @ undone, c.T @ p, rtol=0, atol=mapping / least)
@@ -88,15 +88,15 @@ def test_parts_multiply_to_the_confusion_of_whole_labels(seed):
 
 
 def test_corrected_shares_and_their_error_are_right_on_average():
-    """A biased classifier: raw shares are off, corrected ones are not, and share_sd is their spread over repeats."""
+    """With a biased classifier, raw shares are biased and corrected ones are not; share_sd is their spread."""
     truth = np.array([0.5, 0.3, 0.15, 0.05])
     errors = np.array([[0.9, 0.1, 0, 0], [0, 1, 0, 0], [0, 0.2, 0.8, 0], [0.1, 0, 0, 0.9]])
     rng, got, sds, raw = np.random.default_rng(0), [], [], []
     for _ in range(150):
         confusion = np.stack([rng.multinomial(60, row) for row in errors])
         counts = rng.multinomial(800, truth @ errors)
-        found = mode_coverage(truth, counts, confusion=confusion)
-        got.append(found.shares), sds.append(found.share_sd), raw.append(counts / 800)
+        result = mode_coverage(truth, counts, confusion=confusion)
+        got.append(result.shares), sds.append(result.share_sd), raw.append(counts / 800)
     got, spread = np.array(got), np.std(got, 0)
     assert np.abs(np.mean(got, 0) - truth).max() < 4 * spread.max() / np.sqrt(150) < 0.013
     assert np.abs(np.mean(raw, 0) - truth).max() > 0.04
@@ -127,83 +127,85 @@ def test_a_perfect_generator_of_stacked_digits_makes_all_modes(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_half_of_the_modes_stay_half_where_the_paper_count_says_three_quarters(seed):
+def test_half_of_the_modes_are_present_where_the_count_of_papers_is_above_700(seed):
     rng = np.random.default_rng([seed, 1])
     confusion = digit_confusion(rng, 0.01)
-    kept = rng.permutation(1000)[:500]
-    counts = class_counts(read(rng, digits(kept[rng.integers(500, size=26_000)]), 0.01) @ PLACES, 1000)
+    modes = rng.permutation(1000)[:500]
+    counts = class_counts(read(rng, digits(modes[rng.integers(500, size=26_000)]), 0.01) @ PLACES, 1000)
     got = mode_coverage(np.ones(1000), counts, confusion=confusion)
     assert got.hit > 700 and got.present == 500
     assert got.kl == pytest.approx(np.log(2), abs=0.15)
-    blind = mode_coverage(np.ones(1000), counts)  # without the confusions every stray is a mode
+    blind = mode_coverage(np.ones(1000), counts)  # without confusions every mode that is hit counts
     assert blind.present == got.hit
-    missing = np.setdiff1d(np.arange(1000), kept)
+    missing = np.setdiff1d(np.arange(1000), modes)
     assert got.shares[missing].sum() < 0.5 * (counts[missing].sum() / counts.sum())
 
 
-def test_present_modes_are_not_invented():
-    """No mode that only confusions reach is called present more often than the level says."""
+def test_modes_that_only_confusions_reach_are_not_present():
+    """Such modes are called present no more often than the level allows."""
     rng, false = np.random.default_rng(5), 0
     for _ in range(60):
-        kept, true = rng.permutation(20)[:10], rng.integers(0, 20, 600)
+        modes, true = rng.permutation(20)[:10], rng.integers(0, 20, 600)
         confusion = Confusion.of([true], [read(rng, true, 0.1, 20)], [20])
-        counts = class_counts(read(rng, kept[rng.integers(10, size=2000)], 0.1, 20), 20)
+        counts = class_counts(read(rng, modes[rng.integers(10, size=2000)], 0.1, 20), 20)
         got = mode_coverage(np.ones(20), counts, confusion=confusion)
-        assert got.hit >= 18 and got.present >= 9  # of 30 held-out images a class, one odd draw can explain a mode
+        assert (
+            got.hit >= 18 and got.present >= 9
+        )  # with 30 held-out images per class, one unusual draw can explain a mode
         false += max(0, got.present - 10)
     assert false <= binom.ppf(0.999, 60, 0.01 * 10)
 
 
-def test_a_lost_mode_that_confusions_refill_is_still_found():
+def test_a_lost_mode_with_samples_by_confusion_is_detected():
     rng = np.random.default_rng(0)
     n, confusion = 100_000, 50_000 * np.eye(10, dtype=int)
-    confusion[4, [4, 9]] = 49_000, 1000  # two in a hundred 4s are read as 9s
-    labels = rng.integers(9, size=n)  # no 9 is ever made
+    confusion[4, [4, 9]] = 49_000, 1000  # 2 % of 4s are classified as 9s
+    labels = rng.integers(9, size=n)  # no 9 is generated
     labels = np.where((labels == 4) & (rng.random(n) < 0.02), 9, labels)
     q = np.array([*[0.11] * 9, 0.01])
     counts = class_counts(labels, 10)
     raw, corrected = mode_coverage(q, counts), mode_coverage(q, counts, confusion=confusion)
     assert raw.lost == () and corrected.lost == (9,) and corrected.present == 9 < raw.present
-    honest = mode_coverage(q, rng.multinomial(n, q @ (confusion / 50_000)), confusion=confusion)
-    assert honest.lost == () and honest.present == 10 and honest.smallest > 0.7
+    complete = mode_coverage(q, rng.multinomial(n, q @ (confusion / 50_000)), confusion=confusion)
+    assert complete.lost == () and complete.present == 10 and complete.smallest > 0.7
 
 
 @pytest.mark.parametrize("accuracy, n", [(0.95, 1000), (0.9, 1000)])
-def test_a_mode_that_is_gone_is_never_called_covered(accuracy, n):
-    """Its samples are confusions of the others: it is lost or undetermined."""
+def test_a_missing_mode_is_never_called_covered(accuracy, n):
+    """Its samples are confusions of other modes: it is lost or undetermined."""
     rng, rates = np.random.default_rng(0), accuracy * np.eye(10) + (1 - accuracy) / 10
-    q, kept, undetermined = np.full(10, 0.1), np.r_[np.full(9, 1 / 9), 0], 0
+    q, modes, undetermined = np.full(10, 0.1), np.r_[np.full(9, 1 / 9), 0], 0
     for _ in range(40):
         held = np.stack([rng.multinomial(40, r) for r in rates])
-        got = mode_coverage(q, rng.multinomial(n, kept @ rates), confusion=held)
+        got = mode_coverage(q, rng.multinomial(n, modes @ rates), confusion=held)
         assert got.covered in (None, 9) and got.present == 9
         assert got.lost == (9,) if got.covered == 9 else "(9) are neither shown to be lost nor" in got.reason
         undetermined += got.covered is None
         whole = mode_coverage(q, rng.multinomial(n, q @ rates), confusion=held)
         assert (whole.covered, whole.lost) == (10, ())
-    assert undetermined > 5  # the case that the count of lost modes alone does not tell
+    assert undetermined > 5  # cases that the number of lost modes alone does not show
 
 
 def test_the_smallest_share_has_a_null():
-    """What fresh real samples read on average, through the errors of the classifier, counted again and again."""
+    """The mean for fresh real samples, including the errors of the classifier."""
     rng, rates = np.random.default_rng(0), 0.8 * np.eye(6) + 0.2 / 6
     held, q = np.stack([rng.multinomial(400, r) for r in rates]), np.full(6, 1 / 6)
     got = [mode_coverage(q, rng.multinomial(300, q @ rates), confusion=held) for _ in range(60)]
-    found = np.array([g.smallest for g in got])
+    smallest = np.array([g.smallest for g in got])
     assert 0.5 < got[0].smallest_null < 0.95
-    assert abs(found.mean() - got[0].smallest_null) < 4 * found.std(ddof=1) / 60**0.5 + 0.02  # held is one draw
+    assert abs(smallest.mean() - got[0].smallest_null) < 4 * smallest.std(ddof=1) / 60**0.5 + 0.02  # held is one draw
 
 
-def test_what_confusions_refuse():
+def test_invalid_confusions_raise():
     counts = np.array([5, 5])
     for bad in (np.ones((2, 2)), -np.ones((2, 2), int), np.ones((2, 3), int)):
-        with pytest.raises(UserError, match="Confusions"):
+        with pytest.raises(UserError, match="Confusion counts"):
             mode_coverage(np.ones(2), counts, confusion=bad)
     with pytest.raises(UserError, match="3 modes; there are 2"):
         mode_coverage(np.ones(2), counts, confusion=np.eye(3, dtype=int))
     with pytest.raises(UserError, match="from 0 to 1"):
         Confusion.of([[0, 2]], [[0, 1]], [2])
-    unseen = np.array([[7, 1, 0], [0, 6, 0], [0, 0, 0]])  # no held-out image of a class: its reading is taken as right
+    unseen = np.array([[7, 1, 0], [0, 6, 0], [0, 0, 0]])  # a class without held-out images counts as always right
     np.testing.assert_array_equal(Confusion.of_counts(unseen).rates[0][0, 2], [0, 0, 1])
 
 
@@ -222,13 +224,15 @@ def blobs(seed, n, kinds=10):
     return (centres[rng.integers(kinds, size=n)] + rng.normal(size=(n, 8))).astype(np.float32)
 
 
-def test_bins_find_what_is_missing_and_nothing_on_the_null():
+def test_bins_detect_missing_kinds_and_none_for_equal_distributions():
     real = RealBins.of(blobs(0, 1500), blobs(1, 400))
     assert len(real.counts) == 20 == 400 // 20 and real.counts.sum() == 400
     lost = bin_scores(real, blobs(2, 1000, kinds=7))
     assert lost.fewer >= 3 and lost.different > lost.fewer and lost.kl > 0.2 and lost.smallest == 0
     few = RealBins.of(blobs(0, 500), blobs(1, 100))
-    one = bin_scores(few, np.repeat(blobs(2, 1), 8, 0))  # one image: bins that eight cannot show to be fewer are empty
+    one = bin_scores(
+        few, np.repeat(blobs(2, 1), 8, 0)
+    )  # one image: eight copies cannot show every empty bin to hold fewer
     assert one.covered == 1 < one.bins - one.fewer
     null = [bin_scores(RealBins.of(blobs(3 * s, 500), blobs(3 * s + 1, 300)), blobs(3 * s + 2, 500)) for s in range(60)]
     assert sum(b.different > 0 for b in null) <= binom.ppf(0.999, 60, 0.05)
@@ -237,21 +241,21 @@ def test_bins_find_what_is_missing_and_nothing_on_the_null():
     assert np.mean([b.smallest for b in null]) == pytest.approx(np.mean([b.smallest_null for b in null]), abs=0.05)
 
 
-def test_bins_are_seeded_cached_and_never_empty(tmp_path):
+def test_bins_are_seeded_cacheable_and_never_empty(tmp_path):
     train, held, x = blobs(0, 300), blobs(1, 200), blobs(2, 100)
     real = RealBins.of(train, held)
     store.write_arrays(tmp_path / "b.safetensors", real.to_arrays())
-    kept = RealBins.from_arrays(store.open_arrays(tmp_path / "b.safetensors"))
-    assert bin_scores(kept, x) == bin_scores(real, x) == bin_scores(RealBins.of(train, held), x)
+    cached = RealBins.from_arrays(store.open_arrays(tmp_path / "b.safetensors"))
+    assert bin_scores(cached, x) == bin_scores(real, x) == bin_scores(RealBins.of(train, held), x)
     assert RealBins.of(train, held, seed=1).centres.tolist() != real.centres.tolist()
     outlier = np.concatenate([train, np.full((1, 8), 1e3, np.float32)])  # a bin of its own, with no held-out sample
-    joined = RealBins.of(outlier, held)
-    assert joined.counts.min() > 0 and np.isfinite(bin_scores(joined, x).kl)
+    merged = RealBins.of(outlier, held)
+    assert merged.counts.min() > 0 and np.isfinite(bin_scores(merged, x).kl)
     same = RealBins.of(np.ones((90, 2)), np.ones((90, 2)))
     assert bin_scores(same, np.ones((30, 2))).different == 0
 
 
-def test_what_bins_refuse():
+def test_invalid_bins_raise():
     with pytest.raises(UserError, match="at least 40"):
         RealBins.of(blobs(0, 100), blobs(1, 39))
     with pytest.raises(UserError, match="bins is 1"):

@@ -1,4 +1,4 @@
-"""Three objectives of diffusion and their samplers against closed forms and diffusers' own loops."""
+"""The three objectives of diffusion models and their samplers, against closed forms and the loops of diffusers."""
 
 import numpy as np
 import pytest
@@ -18,22 +18,25 @@ MEAN, SD = 0.3, 0.5
 
 
 def scales(objective, s):
-    """Signal and noise of x at level s, from what the objective does to images of ones and of zeros."""
+    """Signal and noise scales of x at level s, from noised images of ones and of zeros."""
     one, zero = torch.ones(len(s), 1, 1, 1, dtype=torch.double), torch.zeros(len(s), 1, 1, 1, dtype=torch.double)
     return objective.noised(one, zero, s), objective.noised(zero, one, s)
 
 
 class Exact(torch.nn.Module):
-    """The network that cannot be bettered on data N(mean, sd^2): E[target | x], for any objective whose target is
-    linear in x_0 and e; it undoes the scaling of the network's input by finding the level of its clock."""
+    """The optimal network for data N(mean, sd^2): E[target | x], for any objective whose target is linear in x_0 and e.
+
+    It computes the level from the timestep, to undo the scaling of its input.
+    """
 
     def __init__(self, objective, mean=MEAN, sd=SD):
         super().__init__()
         self.objective, self.mean, self.sd = objective, mean, sd
 
-    def forward(self, x, clock, label=None):
+    def forward(self, x, timestep, label=None):
         o = self.objective
-        s = {"Flow": lambda c: c / 1000, "EDM": lambda c: (4 * c).exp(), "DDPM": lambda c: c}[type(o).__name__](clock)
+        levels = {"Flow": lambda t: t / 1000, "EDM": lambda t: (4 * t).exp(), "DDPM": lambda t: t}
+        s = levels[type(o).__name__](timestep)
         s = s.double()
         a, b = scales(o, s)
         one, zero = torch.ones_like(a), torch.zeros_like(a)
@@ -45,21 +48,21 @@ class Exact(torch.nn.Module):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_a_perfect_output_gives_back_the_image_and_the_levels_are_those_of_the_objective(name):
+def test_a_perfect_output_gives_the_image_and_levels_are_in_range(name):
     o = EACH[name]
     g = torch.Generator().manual_seed(0)
     x, e = (torch.randn(256, 1, 4, 4, generator=g, dtype=torch.double) for _ in range(2))
     s = o.levels(256, {"generator": g, "device": "cpu", "dtype": torch.double})
     noised = o.noised(x, e, s)
-    low = s < s.quantile(0.9)  # near pure noise the image is all but gone
+    low = s < s.quantile(0.9)  # near pure noise x_0 cannot be recovered to this precision
     assert torch.allclose(o.denoised(noised, o.target(x, e, s), s)[low], x[low], atol=1e-5)
     assert (s.min() >= 0) and len(s.unique()) > 50 and len(o.quantiles(8).unique()) == 8
-    scaled, clock = o.inputs(noised, s)
-    assert scaled.shape == x.shape and clock.shape == (256,)
+    scaled, timestep = o.inputs(noised, s)
+    assert scaled.shape == x.shape and timestep.shape == (256,)
 
 
 @pytest.mark.parametrize("name, sampler", PAIRS)
-def test_samplers_draw_the_law_of_gaussian_data(name, sampler):
+def test_samplers_draw_from_the_distribution_of_gaussian_data(name, sampler):
     """With the exact network, latents e become mean + sd e as steps grow."""
     o, e = EACH[name], torch.randn(512, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     errors = []
@@ -80,7 +83,7 @@ def test_flow_samplers_converge_at_their_order(sampler, order):
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_the_loss_is_least_at_the_exact_network(name):
+def test_the_loss_is_smallest_at_the_exact_network(name):
     class Gaussian:
         seed, t = 0, 0
 
@@ -98,7 +101,7 @@ def test_the_loss_is_least_at_the_exact_network(name):
 # Agreement with diffusers
 
 
-def test_edm_is_the_preconditioning_and_the_euler_loop_of_diffusers():
+def test_edm_equals_the_preconditioning_and_the_euler_loop_of_diffusers():
     from diffusers import EDMEulerScheduler
 
     o, e = EDM(), torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -127,7 +130,7 @@ PIPELINES = [
 
 @pytest.mark.parametrize("objective, sampler, more, kind", PIPELINES)
 def test_diffusers_loads_a_saved_generation_and_draws_the_same(tmp_path, objective, sampler, more, kind):
-    """DiffusionPipeline.from_pretrained, no code of ours: its loop over its scheduler ends where our sampler does."""
+    """The loop of DiffusionPipeline.from_pretrained gives the images of our sampler."""
     from diffusers import DiffusionPipeline
 
     data = training_set(labels=np.arange(64) % 3) if more.get("conditional") else None
@@ -140,7 +143,7 @@ def test_diffusers_loads_a_saved_generation_and_draws_the_same(tmp_path, objecti
     ours = draw(f.objective, guided(f.network, y, 1, 0), e, sampler, 6)
     scheduler = pipeline.scheduler
     if kind == "DDPMPipeline":
-        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6).tolist())  # its own choice is uneven
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6).tolist())  # its default steps are uneven
         theirs = e
     else:
         scheduler.set_timesteps(6)
@@ -152,7 +155,7 @@ def test_diffusers_loads_a_saved_generation_and_draws_the_same(tmp_path, objecti
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_ddpm_at_the_last_level_holds_no_signal_with_v_and_some_with_epsilon():
+def test_ddpm_has_no_signal_at_the_last_level_with_v_and_some_with_epsilon():
     last = torch.tensor([999.0])
     assert scales(DDPM("v"), last)[0].item() == 0 < scales(DDPM("epsilon"), last)[0].item()
 
@@ -161,7 +164,7 @@ def test_ddpm_at_the_last_level_holds_no_signal_with_v_and_some_with_epsilon():
 
 
 def test_guidance_moves_away_from_the_unlabelled_output():
-    def network(x, clock, y):
+    def network(x, timestep, y):
         return x * 0 + y.view(-1, 1, 1, 1).float()
 
     x, y = torch.zeros(2, 1, 1, 1), torch.tensor([0, 1])
@@ -172,10 +175,10 @@ def test_guidance_moves_away_from_the_unlabelled_output():
 
 
 @pytest.mark.parametrize("name", ["flow", "edm", "v"])
-def test_bias_scales_the_variance_of_what_is_drawn(name):
+def test_bias_scales_the_variance_of_samples(name):
     o, e = EACH[name], torch.randn(2000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    drawn = [draw(o, guided(Exact(o), None, 1, 0), e * b**0.5, o.samplers[0], 32).var().item() for b in (1, 0.5)]
-    assert drawn[1] / drawn[0] == pytest.approx(0.5, abs=0.05)
+    variances = [draw(o, guided(Exact(o), None, 1, 0), e * b**0.5, o.samplers[0], 32).var().item() for b in (1, 0.5)]
+    assert variances[1] / variances[0] == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -204,14 +207,14 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_no_knob_is_without_effect(tmp_path, change):
+def test_every_setting_has_an_effect(tmp_path, change):
     data = training_set(labels=np.arange(64) % 3)
     usual, changed = fitted(tmp_path / "a", data), fitted(tmp_path / "b", data, **change)
     assert not np.array_equal(usual.sample(4, seed=1).x, changed.sample(4, seed=1).x)
 
 
 @pytest.mark.parametrize("change", [{"guidance": 2.0}, {"label_drop": 0.5}, {"labels": "real"}], ids=str)
-def test_no_knob_of_conditional_models_is_without_effect(tmp_path, change):
+def test_every_setting_of_conditional_models_has_an_effect(tmp_path, change):
     data = training_set(labels=np.minimum(np.arange(64) % 9, 3))
     part = type(data)(data.pools, type(data.mix)(data.mix.origin[:20], data.mix.row[:20]))  # other class frequencies
     usual, changed = (fitted(tmp_path / str(i), part, conditional=True, **c) for i, c in enumerate(({}, change)))
@@ -220,7 +223,7 @@ def test_no_knob_of_conditional_models_is_without_effect(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, word",
     [
         ({"objective": "score"}, "flow, edm, ddpm"),
         ({"objective": "ddpm", "sampler": "heun"}, "ddim, dpmpp"),
@@ -236,6 +239,6 @@ def test_no_knob_of_conditional_models_is_without_effect(tmp_path, change):
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_refused(settings, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_do_not_fit_together_raise(settings, word):
+    with pytest.raises(UserError, match=word):
         Diffusion(**settings)

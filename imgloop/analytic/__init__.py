@@ -1,2 +1,1 @@
-"""Systems of the paper that can be solved: models whose chain is a table of replicate by generation, and their closed
-forms."""
+"""The solvable systems of the paper, each run as many replicates at once, and their closed forms."""

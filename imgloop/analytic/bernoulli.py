@@ -1,4 +1,5 @@
-"""A coin's probability re-estimated from its own tosses (Suresh et al. 2024; section 4.4 of Schaeffer et al. 2025)."""
+"""A coin's probability estimated again and again from its own tosses (Suresh et al. 2024; section 4.4 of Schaeffer et
+al. 2025)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
+from imgloop.analytic.course import Course
 from imgloop.analytic.discrete import timescale
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.pool import Pool, TrainingSet
 
 
@@ -17,7 +21,7 @@ from imgloop.pool import Pool, TrainingSet
 class Bernoulli(System):
     """Tosses of true probability `p`; the fit is the share of ones."""
 
-    p: float = 0.5
+    p: float = setting(0.5, above=0, below=1, why="since 0 and 1 are collapsed from the start")
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "p": Quantity("probability"),
@@ -26,21 +30,17 @@ class Bernoulli(System):
         "alive": Quantity("share not collapsed", kind="bound"),
     }
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("p", self.p, 0, 1, "since 0 and 1 are collapsed from the start")
-
     def draw(self, n, rng):
-        return tossed(np.full(self.replicates, self.p), n, rng)
+        return tosses(np.full(self.replicates, self.p), n, rng)
 
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         return Fitted(data.samples().mean(0)[:, 0])
 
-    def measure(self, f: Fitted):
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         alive = ((f.p > 0) & (f.p < 1)).astype(float)
         return {"p": f.p, "variance": f.p * (1 - f.p), "collapsed": 1 - alive, "alive": alive}
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         law = np.array([1 - self.p, self.p])
         return {
             "p": np.full(course.generations, self.p),
@@ -49,9 +49,12 @@ class Bernoulli(System):
             "alive": theory.bernoulli_bound(course, self.p),
         }
 
-    def comparable(self, course, theory):
-        """As long as dozens of replicates are not collapsed: their share is no less than four times p (1 - p)."""
-        return {"variance": self.replicates * theory["variance"] >= 10}
+    def comparable(self, course: Course, theory: ClosedForms) -> dict[str, np.ndarray]:
+        """As long as dozens of replicates are expected not to be collapsed: their expected share is at least four times
+        p (1 - p)."""
+        variance = theory["variance"]
+        assert variance is not None
+        return {"variance": self.replicates * variance >= 10}
 
     def timescale(self, course, values):
         return timescale(course, np.array([1 - self.p, self.p]), values["collapsed"])
@@ -59,7 +62,7 @@ class Bernoulli(System):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Probabilities (R,)."""
+    """Probabilities, float64 (R,)."""
 
     p: np.ndarray
 
@@ -67,10 +70,10 @@ class Fitted:
     def absorbed(self) -> bool:
         return not (self.p * (1 - self.p)).any()
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
-        return tossed(self.p, n, np.random.default_rng(seed))
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
+        return tosses(self.p, n, np.random.default_rng(seed))
 
 
-def tossed(p: np.ndarray, n: int, rng: np.random.Generator) -> Pool:
+def tosses(p: np.ndarray, n: int, rng: np.random.Generator) -> Pool:
     """`n` tosses for each probability (R,), int8 (n, R, 1)."""
     return Pool((rng.random((n, len(p))) < p).astype(np.int8)[:, :, None])

@@ -1,5 +1,5 @@
-"""A discrete distribution re-estimated from its own draws: the Wright-Fisher process (section 4.4 and Figure 4 of
-Schaeffer et al. 2025, after Shumailov et al. 2023)."""
+"""A discrete distribution estimated again and again from its own draws: the Wright-Fisher process (section 4.4 and
+Figure 4 of Schaeffer et al. 2025, after Shumailov et al. 2023)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from scipy.special import entr
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course
-from imgloop.analytic.system import Quantity, System
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.errors import UserError
 from imgloop.pool import Pool, TrainingSet
 
 
 @dataclass(frozen=True)
 class Discrete(System):
-    """`outcomes` K of true probabilities `p` (uniform by default); the fit is the empirical proportions."""
+    """`outcomes` K with true probabilities `p` (uniform by default); the fit is the observed shares."""
 
-    outcomes: int = 10
+    outcomes: int = setting(10, low=2, why="since one outcome is collapsed from the start")
     p: list | None = None
 
     quantities: ClassVar[dict[str, Quantity]] = {
@@ -40,13 +42,15 @@ class Discrete(System):
                 p = np.zeros(0)
             if p.ndim != 1 or len(p) < 2 or not (p >= 0).all() or abs(p.sum() - 1) > 1e-6 or (p == 1).any():
                 raise UserError(
-                    f"model.p={self.p}: give two or more probabilities below 1 that sum to 1, for example [0.7,0.3]."
+                    f"model.p={self.p}: give two or more probabilities below 1 that sum to 1, for example [0.7,0.3].",
+                    "model.p",
                 )
             if self.outcomes not in (len(p), type(self).outcomes):
-                raise UserError(f"model.outcomes={self.outcomes}, but model.p lists {len(p)}: leave one of them out.")
+                raise UserError(
+                    f"model.outcomes={self.outcomes}, but model.p lists {len(p)}: leave one of them out.",
+                    "model.outcomes",
+                )
             object.__setattr__(self, "outcomes", len(p))
-        if self.outcomes < 2:
-            raise UserError("model.outcomes=1: one outcome is collapsed from the start; give 2 or more.")
 
     @property
     def state(self) -> int:
@@ -57,7 +61,7 @@ class Discrete(System):
         return np.full(self.outcomes, 1 / self.outcomes) if self.p is None else np.asarray(self.p, float)
 
     def draw(self, n, rng):
-        return drawn(np.broadcast_to(self.law, (self.replicates, self.outcomes)), n, rng)
+        return draw_outcomes(np.broadcast_to(self.law, (self.replicates, self.outcomes)), n, rng)
 
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         x = data.samples()[:, :, 0]
@@ -74,33 +78,38 @@ class Discrete(System):
             "collapsed": (f.p.max(1) == 1).astype(float),
         }
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         moments = theory.second_moments(course, float(1 - (self.law**2).sum()))
-        outcomes = theory.outcomes(course, self.law)
+        left = theory.outcomes(course, self.law)
         return {
             "heterozygosity": moments.variance,
             "squared_error": moments.mean_square,
-            **outcomes._asdict(),
+            **left._asdict(),
         }
 
-    def comparable(self, course, theory):
-        """As long as dozens of replicates are not collapsed: their share is no less than the heterozygosity. Outcomes
-        left, once dozens are lost as well, or where none can be."""
-        found = dict.fromkeys(
-            ("heterozygosity", "squared_error", "entropy"), self.replicates * theory["heterozygosity"] >= 20
-        )
-        if theory["survivors"] is not None:
-            lost = (self.law > 0).sum() - theory["survivors"]
-            found["survivors"] = found["entropy"] & ((self.replicates * lost >= 20) | (lost < 1e-12))
-        return found
+    def comparable(self, course: Course, theory: ClosedForms) -> dict[str, np.ndarray]:
+        """As long as dozens of replicates are expected not to be collapsed: their share is at least the heterozygosity.
+        The number of outcomes left: also once dozens of outcomes are lost, or none can be."""
+        heterozygosity, survivors = theory["heterozygosity"], theory["survivors"]
+        assert heterozygosity is not None
+        enough = self.replicates * heterozygosity >= 20
+        generations = {"heterozygosity": enough, "squared_error": enough, "entropy": enough}
+        if survivors is not None:
+            lost = (self.law > 0).sum() - survivors
+            generations["survivors"] = enough & ((self.replicates * lost >= 20) | (lost < 1e-12))
+        return generations
 
     def timescale(self, course, values):
         return timescale(course, self.law, values["collapsed"])
 
 
 def timescale(course: Course, law: np.ndarray, collapsed: np.ndarray) -> dict | None:
-    """Generations until one outcome is left, counted from the true law (its first draw is 1): simulated, exact (up to
-    2,000 draws), by diffusion, and as the paper states it; `collapsed` (G, R) is 1 from then on."""
+    """Generations from the true law until one outcome is left, generation 0 being the first: simulated, exact (up to
+    2,000 draws), by the diffusion limit, and as the paper states it.
+
+    `collapsed` (G, R) is 1 from the generation on that has one outcome left. None unless every replicate collapsed and
+    every generation was fitted to the newest pool alone, at one size.
+    """
     sizes = set(course.chained[: len(collapsed)].tolist())
     if not course.plain or len(sizes) > 1 or not collapsed[-1].all():
         return None
@@ -119,7 +128,7 @@ def timescale(course: Course, law: np.ndarray, collapsed: np.ndarray) -> dict | 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Probabilities (R, K)."""
+    """Probabilities, float64 (R, K)."""
 
     p: np.ndarray
 
@@ -127,16 +136,16 @@ class Fitted:
     def absorbed(self) -> bool:
         return bool((self.p.max(1) == 1).all())
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
-        return drawn(self.p, n, np.random.default_rng(seed))
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
+        return draw_outcomes(self.p, n, np.random.default_rng(seed))
 
 
-def drawn(p: np.ndarray, n: int, rng: np.random.Generator) -> Pool:
+def draw_outcomes(p: np.ndarray, n: int, rng: np.random.Generator) -> Pool:
     """`n` outcomes for each row of p (R, K), int64 (n, R, 1), by inversion."""
-    replicates, outcomes = p.shape
+    replicates, k = p.shape
     steps = np.cumsum(p, 1)
     steps /= steps[:, -1:]
-    steps += np.arange(replicates)[:, None]  # one increasing sequence, so that one search serves all replicates
+    steps += np.arange(replicates)[:, None]  # one increasing sequence: a single search covers all replicates
     u = rng.random((n, replicates)) + np.arange(replicates)
-    x = np.searchsorted(steps.ravel(), u, side="right") - np.arange(replicates) * outcomes
-    return Pool(np.minimum(x, outcomes - 1)[:, :, None])
+    x = np.searchsorted(steps.ravel(), u, side="right") - np.arange(replicates) * k
+    return Pool(np.minimum(x, k - 1)[:, :, None])

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.errors import UserError
 from imgloop.pool import Pool, TrainingSet
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Mean (d,) and covariance (d, d) against which fits are measured; `image`, the shape (C, H, W) of R's images,
-    where they are those of images that are given."""
+    """Mean (d,) and covariance (d, d) that fits are measured against; `image` is the shape (C, H, W) of R's images, or
+    None where R is drawn from a law."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -25,6 +28,7 @@ class Truth:
 
     @property
     def given(self) -> bool:
+        """Whether R is given: the same real images in every replicate."""
         return self.image is not None
 
 
@@ -36,9 +40,9 @@ class Gaussian(System):
     On images the truth is the mean and covariance of R in pixel space, pixels from 0 to 1, neither rounded nor clipped.
     """
 
-    dimension: int = 1
-    unbiased: bool = False
-    bias: float = 1.0
+    dimension: int = setting(1, low=1)
+    unbiased: bool = setting(False)
+    bias: float = setting(1.0, above=0)
     truth: Truth | None = None
 
     quantities: ClassVar[dict[str, Quantity]] = {
@@ -49,13 +53,13 @@ class Gaussian(System):
         "log_variance": Quantity("log of fitted variance"),
         "wide": Quantity("share with half the true sd or more", kind="bound"),
     }
+    takes_images: ClassVar[bool] = True
     WIDE: ClassVar[float] = 0.5
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("bias", self.bias, 0)
-        if self.truth is None:
-            object.__setattr__(self, "truth", Truth(np.zeros(self.dimension), np.eye(self.dimension)))
+    @cached_property
+    def target(self) -> Truth:
+        """The law that fits are measured against."""
+        return self.truth or Truth(np.zeros(self.dimension), np.eye(self.dimension))
 
     @property
     def width(self) -> int:
@@ -69,13 +73,16 @@ class Gaussian(System):
         if min(trained) < 2:
             t = int(np.argmin(trained))
             raise UserError(
-                f"Generation {t} would fit a variance to {trained[t]} row: with n = 1 it is 0, or none where "
-                "unbiased; raise data.n, n_initial or n_samples to 2 or more."
+                f"Generation {t} would fit a variance to {trained[t]} row (n = 1), which needs 2 or more: raise "
+                "data.n, n_initial or n_samples."
             )
 
     def images(self, x, n_initial):
         if self.dimension != 1:
-            raise UserError(f"model.dimension={self.dimension}: images have as many as pixels; leave it out.")
+            raise UserError(
+                f"model.dimension={self.dimension}: with images it is their number of pixels; leave it out.",
+                "model.dimension",
+            )
         image, x = x.shape[1:], x.reshape(len(x), -1) / 255.0
         real = x[:n_initial]
         truth = Truth(real.mean(0), np.atleast_2d(np.cov(real.T, bias=True)), image)
@@ -98,11 +105,12 @@ class Gaussian(System):
         return Fitted(mean, covariance, self.bias)
 
     def pictures(self, pool):
-        x = None if self.truth.image is None else pool.x[:, 0].reshape(-1, *self.truth.image)
-        return None if x is None else np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
+        if self.target.image is None:
+            return None
+        return np.rint(255 * np.clip(pool.x[:, 0].reshape(-1, *self.target.image), 0, 1)).astype(np.uint8)
 
     def measure(self, f: Fitted) -> dict[str, np.ndarray]:
-        truth, d = self.truth, self.dimension
+        truth, d = self.target, self.dimension
         mean_part = ((f.mean - truth.mean) ** 2).sum(1)
         variance = np.trace(f.covariance, axis1=1, axis2=2)
         if d == 1:
@@ -114,52 +122,53 @@ class Gaussian(System):
             ratio = variance / np.trace(truth.covariance)
         covariance_part = np.trace(truth.covariance) + variance - 2 * cross
         with np.errstate(divide="ignore"):
-            found = {
+            values = {
                 "w2": mean_part + covariance_part,
                 "mean_part": mean_part,
                 "covariance_part": covariance_part,
                 "variance": variance,
             }
             if d == 1:
-                found["log_variance"] = np.log(ratio)
-                found["wide"] = np.where(np.isnan(ratio), np.nan, ratio >= self.WIDE**2)
+                values["log_variance"] = np.log(ratio)
+                values["wide"] = np.where(np.isnan(ratio), np.nan, ratio >= self.WIDE**2)
             elif not truth.given:
-                found["log_variance"] = np.linalg.slogdet(f.covariance)[1] / d
-        return found
+                values["log_variance"] = np.linalg.slogdet(f.covariance)[1] / d
+        return values
 
-    def theory(self, course: Course, real: np.ndarray) -> dict[str, np.ndarray | None]:
-        settings = {"bias": self.bias, "unbiased": self.unbiased}
-        scale = float(np.trace(self.truth.covariance))
-        moments = theory.second_moments(course, scale, fixed_real=self.truth.given, **settings)
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
+        bias, unbiased, given = self.bias, self.unbiased, self.target.given
+        scale = float(np.trace(self.target.covariance))
+        moments = theory.second_moments(course, scale, bias=bias, unbiased=unbiased, fixed_real=given)
         risk = None
-        if self.dimension == 1 and not self.truth.given:
-            risk = theory.wasserstein(course, scale, **settings)
+        if self.dimension == 1 and not given:
+            risk = theory.wasserstein(course, scale, bias, unbiased)
         return {
             "w2": None if risk is None else risk[0] + risk[1],
             "mean_part": moments.mean_square,
             "covariance_part": None if risk is None else risk[1],
             "variance": moments.variance,
-            "log_variance": None if self.truth.given else theory.log_variance(course, self.dimension, **settings),
-            "wide": theory.mixture_bound(1.0, self.WIDE, course) if self.bias <= 1 and not self.truth.given else None,
+            "log_variance": None if given else theory.log_variance(course, self.dimension, bias, unbiased),
+            "wide": theory.mixture_bound(1.0, self.WIDE, course) if bias <= 1 and not given else None,
         }
 
-    def comparable(self, course, theory):
-        """Moments for t <= n: the log of a variance that t draws in turn have set has a variance of about 2 t / n. The
-        log of the variance as long as sd and mean fit into one float64: a vanished sd is lost beside the mean."""
+    def comparable(self, course: Course, theory: ClosedForms) -> dict[str, np.ndarray]:
+        """Moments for t <= n: after t refits the log of the variance has a variance of about 2 t / n. The log of the
+        variance as long as float64 resolves the sd beside the mean."""
         spread = np.cumsum(2 / course.chained)  # variance of the log under replace
         short = spread <= 2 if course.paradigm in ("replace", "edit") else np.ones(course.generations, bool)
-        found = dict.fromkeys(("w2", "mean_part", "covariance_part", "variance"), short)
-        if self.truth.given and theory["mean_part"] is not None:  # a fit to R itself is off by rounding alone
-            found["mean_part"] = short & (theory["mean_part"] > 1e-12 * np.trace(self.truth.covariance))
-        if theory["log_variance"] is not None:
-            floor = theory["log_variance"] - 6 * np.sqrt(spread) > 2 * np.log(1e-13)
-            found["log_variance"] = floor | (course.paradigm != "replace")
-        return found
+        generations = {"w2": short, "mean_part": short, "covariance_part": short, "variance": short}
+        mean_part, log_variance = theory["mean_part"], theory["log_variance"]
+        if self.target.given and mean_part is not None:  # a fit to R itself differs from R by rounding alone
+            generations["mean_part"] = short & (mean_part > 1e-12 * np.trace(self.target.covariance))
+        if log_variance is not None:
+            resolved = log_variance - 6 * np.sqrt(spread) > 2 * np.log(1e-13)
+            generations["log_variance"] = resolved | (course.paradigm != "replace")
+        return generations
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Means (R, d) and covariances (R, d, d); draws with `bias` times the covariance."""
+    """Means (R, d) and covariances (R, d, d), float64; samples have `bias` times the covariance."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -169,7 +178,7 @@ class Fitted:
     def absorbed(self) -> bool:
         return not self.covariance.any()
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         noise = np.random.default_rng(seed).standard_normal((n, *self.mean.shape))
         if self.mean.shape[1] == 1:
             noise *= np.sqrt(self.bias * self.covariance[:, 0])

@@ -9,7 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.course import Course
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.pool import Pool, TrainingSet
 
 
@@ -17,7 +20,7 @@ from imgloop.pool import Pool, TrainingSet
 class KernelDensity(System):
     """Gaussian kernels of `bandwidth` h on every training sample; the true law is N(0, 1)."""
 
-    bandwidth: float = 0.3
+    bandwidth: float = setting(0.3, above=0, below=1e100, why="since a kernel of width 0 is no density")
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "variance": Quantity("variance of the training set"),
@@ -25,17 +28,13 @@ class KernelDensity(System):
         "density_variance": Quantity("variance of the fitted density"),
     }
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("bandwidth", self.bandwidth, 0, 1e100, "since without width there is no density")
-
     def draw(self, n, rng):
         return Pool(rng.standard_normal((n, self.replicates, 1)))
 
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         return Fitted(data.samples()[:, :, 0], self.bandwidth)
 
-    def measure(self, f: Fitted):
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         variance = f.points.var(0)
         return {
             "variance": variance,
@@ -43,8 +42,9 @@ class KernelDensity(System):
             "density_variance": variance + self.bandwidth**2,
         }
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         moments = theory.second_moments(course, 1.0, kernel=self.bandwidth**2)
+        assert moments.variance is not None, "R is random here, so both moments are known"
         return {
             "variance": moments.variance,
             "mean_part": moments.mean_square,
@@ -54,13 +54,13 @@ class KernelDensity(System):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Kernel centres (n, R) and their bandwidth; never absorbed, since each draw adds noise."""
+    """Kernel centres, float64 (n, R), and their bandwidth; never absorbed, since each draw adds noise."""
 
     points: np.ndarray
     bandwidth: float
     absorbed: ClassVar[bool] = False
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         rng = np.random.default_rng(seed)
         shape = (n, self.points.shape[1])
         centres = np.take_along_axis(self.points, rng.integers(len(self.points), size=shape), 0)

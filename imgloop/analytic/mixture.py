@@ -9,8 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
+from imgloop.analytic.course import Course
 from imgloop.analytic.gaussian import Gaussian
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.pool import Pool, TrainingSet
 
 
@@ -18,12 +21,12 @@ from imgloop.pool import Pool, TrainingSet
 class Mixture(System):
     """Half N(-separation, 1), half N(separation, 1).
 
-    The fit is the approximate joint maximum likelihood that takes each sample's sign for its component: centre =
+    The fit is the approximate joint maximum likelihood that takes each sample's sign as its component: centre =
     mean |x|, sd² = mean x² - centre². It is exact where the components do not overlap.
     """
 
-    separation: float = 3.0
-    threshold: float = 0.5
+    separation: float = setting(3.0, above=0)
+    threshold: float = setting(0.5, above=0)
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "wide": Quantity("share wider than the threshold", kind="bound"),
@@ -33,20 +36,15 @@ class Mixture(System):
     }
     check = Gaussian.check
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("separation", self.separation, 0)
-        only_in("threshold", self.threshold, 0)
-
     def draw(self, n, rng):
         one = np.ones(self.replicates)
-        return Fitted(self.separation * one, one).drawn(n, rng)
+        return Fitted(self.separation * one, one).draw(n, rng)
 
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         size = np.abs(data.samples()[:, :, 0])
         return Fitted(size.mean(0), size.std(0))
 
-    def measure(self, f: Fitted):
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         from scipy.special import ndtr
 
         with np.errstate(divide="ignore"):
@@ -58,13 +56,13 @@ class Mixture(System):
             "ambiguous": overlap,
         }
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         return {"wide": theory.mixture_bound(1.0, self.threshold, course)}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Centres and standard deviations (R,) of the components."""
+    """Centres and standard deviations of the components, float64 (R,)."""
 
     centre: np.ndarray
     sd: np.ndarray
@@ -73,10 +71,10 @@ class Fitted:
     def absorbed(self) -> bool:
         return not self.sd.any()
 
-    def drawn(self, n: int, rng: np.random.Generator) -> Pool:
+    def draw(self, n: int, rng: np.random.Generator) -> Pool:
         shape = (n, len(self.sd))
         x = self.centre + self.sd * rng.standard_normal(shape)
         return Pool(np.where(rng.random(shape) < 0.5, x, -x)[:, :, None])
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
-        return self.drawn(n, np.random.default_rng(seed))
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
+        return self.draw(n, np.random.default_rng(seed))

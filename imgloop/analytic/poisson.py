@@ -1,4 +1,5 @@
-"""A Poisson rate re-estimated from its own draws (Suresh et al. 2024; section 4.4 of Schaeffer et al. 2025)."""
+"""A Poisson rate estimated again and again from its own draws (Suresh et al. 2024; section 4.4 of Schaeffer et al.
+2025)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.course import Course
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.pool import Pool, TrainingSet
 
 
@@ -16,7 +20,7 @@ from imgloop.pool import Pool, TrainingSet
 class Poisson(System):
     """Counts of true mean `rate`; the fit is the mean of the counts."""
 
-    rate: float = 1.0
+    rate: float = setting(1.0, above=0, below=1e9, why="since a rate of 0 is collapsed from the start")
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "rate": Quantity("rate", skewed=True),
@@ -24,39 +28,37 @@ class Poisson(System):
         "alive": Quantity("share with a rate above 0", kind="share"),
     }
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("rate", self.rate, 0, 1e9, "since a rate of 0 is collapsed from the start")
-
     def draw(self, n, rng):
         return Pool(rng.poisson(self.rate, (n, self.replicates, 1)))
 
     def fit(self, data: TrainingSet, task=None, previous=None) -> Fitted:
         return Fitted(data.samples().mean(0)[:, 0])
 
-    def measure(self, f: Fitted):
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         return {
             "rate": f.rate,
             "squared_error": (f.rate - self.rate) ** 2,
             "alive": (f.rate > 0).astype(float),
         }
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         return {
             "rate": np.full(course.generations, self.rate),
             "squared_error": theory.second_moments(course, self.rate, constant=True).mean_square,
             "alive": theory.poisson_survival(course, self.rate),
         }
 
-    def comparable(self, course, theory):
-        """As long as dozens of replicates are alive, where it is known how many."""
+    def comparable(self, course: Course, theory: ClosedForms) -> dict[str, np.ndarray]:
+        """As long as dozens of replicates are expected to be alive, where their number is known."""
         alive = theory["alive"]
-        return dict.fromkeys(("rate", "squared_error"), np.isnan(alive) | (self.replicates * alive >= 50))
+        assert alive is not None
+        enough = np.isnan(alive) | (self.replicates * alive >= 50)
+        return {"rate": enough, "squared_error": enough}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Rates (R,)."""
+    """Rates, float64 (R,)."""
 
     rate: np.ndarray
 
@@ -64,5 +66,5 @@ class Fitted:
     def absorbed(self) -> bool:
         return not self.rate.any()
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         return Pool(np.random.default_rng(seed).poisson(self.rate, (n, len(self.rate)))[:, :, None])

@@ -9,7 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.analytic import theory
-from imgloop.analytic.system import Quantity, System, only_in
+from imgloop.analytic.course import Course
+from imgloop.analytic.system import ClosedForms, Quantity, System
+from imgloop.config.fields import setting
+from imgloop.contracts import Progress, no_progress
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
 
@@ -18,13 +21,13 @@ from imgloop.pool import REAL, Pool, TrainingSet
 class Regression(System):
     """y = x beta + noise, x ~ N(0, I) in `dimension` d, noise of sd `noise`; the fit is ordinary least squares.
 
-    A row of a pool is (x, y), float (d + 1,). `design` fixed: synthetic rows reuse the replicate's real x, row by row;
-    resampled: they draw new x.
+    A row of a pool is (x, y), float64 (d + 1,). `design` fixed: synthetic rows reuse the real x of their replicate, row
+    by row; resampled: they draw new x.
     """
 
-    dimension: int = 5
-    noise: float = 1.0
-    design: str = "fixed"
+    dimension: int = setting(5, low=1)
+    noise: float = setting(1.0, above=0)
+    design: str = setting("fixed", choices=("fixed", "resampled"))
 
     quantities: ClassVar[dict[str, Quantity]] = {
         "excess": Quantity("excess risk", skewed=True),
@@ -34,14 +37,9 @@ class Regression(System):
         "test_ratio": Quantity("risk on noisy targets over the first fit's", skewed=True),
     }
 
-    def __post_init__(self):
-        super().__post_init__()
-        only_in("noise", self.noise, 0)
-        if self.design not in ("fixed", "resampled"):
-            raise UserError(f"model.design={self.design}: choose fixed or resampled.")
-
     @property
     def beta(self) -> np.ndarray:
+        """The true coefficients, (d,), of length 1."""
         return np.full(self.dimension, self.dimension**-0.5)
 
     @property
@@ -52,7 +50,8 @@ class Regression(System):
         if self.design == "fixed" and max(drawn) > real:
             raise UserError(
                 f"model.design=fixed draws a target for each of its {real} rows of x, and n_samples={max(drawn)} asks "
-                "for more: lower n_samples, raise data.n, or use model.design=resampled."
+                "for more: lower n_samples, raise data.n, or use model.design=resampled.",
+                "n_samples",
             )
         if min(trained) <= self.dimension + 1:
             t = int(np.argmin(trained))
@@ -66,7 +65,8 @@ class Regression(System):
         x = rng.standard_normal((n, self.replicates, self.dimension))
         return self.rows(x, x @ self.beta, rng)
 
-    def rows(self, x, y, rng) -> Pool:
+    def rows(self, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Pool:
+        """Rows (n, R, d + 1) of x (n, R, d) and of y (n, R) with noise."""
         y = y + self.noise * rng.standard_normal(y.shape)
         return Pool(np.concatenate([x, y[:, :, None]], 2))
 
@@ -84,10 +84,10 @@ class Regression(System):
         return Fitted(weights, self, previous.first if previous else self.expected(len(data)), real)
 
     def expected(self, rows: int) -> float:
-        """The excess risk that a first fit to so many rows has in expectation."""
+        """Expected excess risk of generation 0, fitted to that many rows."""
         return self.noise**2 * self.dimension / (rows - self.dimension - 1)
 
-    def measure(self, f: Fitted):
+    def measure(self, f: Fitted) -> dict[str, np.ndarray]:
         excess, noise = ((f.weights - self.beta) ** 2).sum(1), self.noise**2
         return {
             "excess": excess,
@@ -95,7 +95,7 @@ class Regression(System):
             "test_ratio": (excess + noise) / (f.first + noise),
         }
 
-    def theory(self, course, real):
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
         if course.paradigm == "edit":
             if self.design == "resampled":
                 return {}
@@ -111,8 +111,8 @@ class Regression(System):
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights (R, d), the first fit's expected excess risk, and with a fixed design the real rows (N, R, d + 1), for
-    whose x it draws targets."""
+    """Weights (R, d), expected excess risk of the first fit, and for a fixed design the real rows (N, R, d + 1), whose
+    x get new targets."""
 
     weights: np.ndarray
     system: Regression
@@ -120,7 +120,7 @@ class Fitted:
     real: np.ndarray | None
     absorbed: ClassVar[bool] = False
 
-    def sample(self, n, *, seed, progress=None) -> Pool:
+    def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         rng = np.random.default_rng(seed)
         if self.real is None:
             x = rng.standard_normal((n, *self.weights.shape))

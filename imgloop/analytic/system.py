@@ -1,25 +1,27 @@
-"""What every solvable system shares: the quantities it measures, the truth it is measured against, its samples' law."""
+"""What all solvable systems share: their settings, the quantities they measure, and real data from their true law."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from numbers import Real
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from imgloop.errors import UserError
-from imgloop.pool import Pool
+from imgloop.analytic.course import Course
+from imgloop.config.fields import check_settings, setting
+from imgloop.pool import Pool, TrainingSet
+
+ClosedForms = Mapping[str, np.ndarray | None]  # by quantity; None where no closed form is known
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a system measures of a fit, one number a replicate.
+    """What a system measures of a fit, one number per replicate.
 
     kind: `mean` compares the mean over replicates with theory, `share` a frequency of zeros and ones, `bound` a
     frequency with an upper bound. `skewed`: its distribution over replicates has a long tail, so that the median is
-    shown beside the mean. `log`: drawn on a logarithmic axis; `mark`: a level to draw, with its name.
+    shown beside the mean. `log`: plotted on a logarithmic axis; `mark`: a level to mark in the plot, with its name.
     """
 
     label: str
@@ -31,27 +33,39 @@ class Quantity:
 
 @dataclass(frozen=True)
 class System:
-    """A model that can be solved, R replicates at once; a subclass adds its settings and the methods named here.
+    """A solvable model with R replicates, fitted all at once; a subclass adds settings and overrides `draw`, `fit`,
+    `measure` and, where closed forms are known, `theory`.
 
-        draw(n, rng) -> Pool                        real data from the true law, float (n, R, d)
-        fit(data, task, previous) -> fitted         its `sample(n, seed=...)` draws a Pool, `absorbed` tells whether
-                                                    every replicate can draw one thing only
-        measure(fitted) -> {quantity: (R,)}         against the truth
-        theory(course, real) -> {quantity: (G,), or (G, R) given each replicate's real data, or None}
-
-    `quantities` names what is measured. Raises UserError for settings at which the system does not exist.
+    `quantities` names what is measured. `takes_images`: whether real images can be the true law (`images`). Raises
+    UserError for settings at which the system does not exist.
     """
 
-    replicates: int = 1000
+    replicates: int = setting(1000, low=1)
     quantities: ClassVar[dict[str, Quantity]] = {}
+    takes_images: ClassVar[bool] = False
 
     def __post_init__(self):
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"model.{f.name}={value}: give a whole number of at least 1.")
-            if f.type == "float" and (isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(value)):
-                raise UserError(f"model.{f.name}={value}: give a number.")
+        check_settings(self, "model")
+
+    def draw(self, n: int, rng: np.random.Generator) -> Pool:
+        """`n` rows of real data from the true law for each replicate, float or int (n, R, d)."""
+        raise NotImplementedError
+
+    def fit(self, data: TrainingSet, task: Any = None, previous: Any = None) -> Any:
+        """The fit of a generation to its training set; `previous` is the fit of the generation before, or None.
+
+        The fit has `sample(n, *, seed, y=None, progress=...)`, which returns a Pool (n, R, d), and `absorbed`: whether
+        no replicate can ever change again in a closed loop.
+        """
+        raise NotImplementedError
+
+    def measure(self, f: Any) -> Mapping[str, np.ndarray]:
+        """The value of each quantity for a fit, float (R,)."""
+        raise NotImplementedError
+
+    def theory(self, course: Course, real: np.ndarray) -> ClosedForms:
+        """Expected values by quantity, float (G,), or (G, R) given each replicate's real data `real` (N, R, d)."""
+        return {}
 
     @property
     def width(self) -> int:
@@ -64,45 +78,37 @@ class System:
         return 1
 
     def check(self, trained: Sequence[int], drawn: Sequence[int], real: int) -> None:
-        """Raise UserError where the fit does not exist: rows that generations are fitted to, rows that they draw, and
-        real rows."""
+        """Raise UserError if a fit does not exist for these sizes: rows that each generation is fitted to, rows that
+        each draws, and the number of real rows."""
 
     def pictures(self, pool: Pool) -> np.ndarray | None:
-        """Samples of the first replicate as images to look at, uint8 (N, C, H, W); None where they are none."""
+        """Samples of the first replicate as images for display, uint8 (N, C, H, W); None if they are not images."""
         return None
 
-    def comparable(self, course, theory) -> dict[str, np.ndarray]:
-        """Generations, bool (G,), in which the mean of a quantity can be compared with theory, where not in all: after
-        a while, rare replicates may carry it, of which there are too few."""
+    def comparable(self, course: Course, theory: ClosedForms) -> Mapping[str, np.ndarray]:
+        """Generations, bool (G,), in which the mean of a quantity can be compared with theory; quantities that are left
+        out are comparable in all. Late means may depend on replicates too rare to be among those simulated."""
         return {}
 
-    def timescale(self, course, values: dict[str, np.ndarray]) -> dict | None:
-        """How long total collapse takes, simulated and expected, where chains were followed to it."""
+    def timescale(self, course: Course, values: Mapping[str, np.ndarray]) -> dict | None:
+        """Generations until total collapse, simulated and expected; None where the chain did not reach it."""
         return None
 
     def images(self, x: np.ndarray, n_initial: int) -> tuple[System, Pool]:
-        """The system whose truth is real images, uint8 (N, C, H, W), the first `n_initial` of which are R; and their
-        pool. Only some have it."""
+        """The system whose true law is that of real images, uint8 (N, C, H, W), whose first `n_initial` are R, and
+        the pool of the images. Called only where `takes_images`."""
         raise NotImplementedError
-
-
-def only_in(name: str, value: float, low: float, high: float = np.inf, why: str = "") -> None:
-    """Raise UserError unless low < value < high."""
-    if not low < value < high:
-        span = f"between {low:g} and {high:g}" if high < 1e9 else f"above {low:g}"
-        span += f" and below {high:g}" if 1e9 <= high < np.inf else ""
-        raise UserError(f"model.{name}={value:g}: give a number {span}{why and ', ' + why}.")
 
 
 @dataclass(frozen=True)
 class Law:
-    """Real data drawn anew from a system's true law, `n` rows for each replicate (conf/data/law.yaml)."""
+    """Real data drawn from a system's true law, `n` rows for each replicate (conf/data/law.yaml)."""
 
-    n: int = 100
+    n: int = setting(100, low=1, why="since a fit needs data")
 
     def __post_init__(self):
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
-            raise UserError(f"data.n={self.n}: a fit needs data; give a whole number of at least 1.")
+        check_settings(self, "data")
 
     def pool(self, system: System, rng: np.random.Generator) -> Pool:
+        """The real data of a system, float or int (n, R, d)."""
         return system.draw(self.n, rng)

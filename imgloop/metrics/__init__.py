@@ -1,10 +1,10 @@
-"""Measures of generated images. Features in, numbers out; each name is imported when it is first used.
+"""Measures of generated images: features in, numbers out. Each name is imported at its first use.
 
 The functions take features, numpy arrays or tensors (N, D): `frechet_distance`, `kernel_distance`, `manifold_scores`,
 `tail_scores`, `mode_coverage`, `vendi_score`. `Moments` streams what the Frechet distance needs; `FrechetDistance` and
 `VarianceRatio` are torchmetrics `Metric`s. `frechet_from_moments` takes means and covariances; `frechet_infinity`
-extrapolates to infinitely many samples; `nearest_distances` are what manifold and tail scores are made of. `score` and
-`python -m imgloop.metrics` compare whole sets of images.
+extrapolates to infinitely many samples; manifold and tail scores are computed from `nearest_distances`. `score` and
+`python -m imgloop.metrics` compare sets of images.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ _PUBLIC = {
     "VarianceRatio": "imgloop.metrics.streaming",
     "score": "imgloop.metrics.scoring",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'imgloop.metrics' has no attribute {name!r}; public are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'imgloop.metrics' has no attribute {name!r}; the public names are {', '.join(__all__)}"
+        )
     return getattr(import_module(_PUBLIC[name]), name)
 
 

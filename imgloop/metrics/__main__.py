@@ -1,4 +1,4 @@
-"""python -m imgloop.metrics REAL GENERATED: scores of sets of images that imgloop need not have made."""
+"""python -m imgloop.metrics REAL GENERATED: scores of generated sets of images, made by imgloop or not."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgloop.errors import status
-from imgloop.measures import SCORES
+from imgloop.measures import MEASURES, SCORES
 
-FIRST = ("fd", "fd_infinity", "kd", "kd_sem", "precision", "recall", "density", "coverage")
-FIRST += ("authenticity", "near_copies")
-CHANCE = {c: f"{c}_p" for c in ("off_support", "ambiguity")}  # of reading as many or more where nothing differs
-SECONDS = 5.0  # between two lines of progress where no terminal is
-PAIRS = 24  # samples in each half of the figure
+if TYPE_CHECKING:
+    from imgloop.metrics.scoring import Report
+
+SECONDS = 5.0  # between two lines of progress where the output is no terminal
+PAIRS = 24  # samples in each half of the figure of nearest images
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +31,7 @@ def command(argv: list[str] | None) -> None:
     options = {k: int(v) if v.isdigit() else v for k, v in (o.split("=", 1) for o in a.option)}
     if a.weights:
         options["weights"] = a.weights
-    began = time.monotonic()
+    start = time.monotonic()
     from imgloop.metrics.scoring import score
 
     reports = score(
@@ -42,7 +44,7 @@ def command(argv: list[str] | None) -> None:
         n=a.n,
         infinity=a.infinity,
         device=a.device,
-        progress=told,
+        progress=stage_progress,
     )
     if a.nearest:
         from imgloop import store
@@ -53,11 +55,11 @@ def command(argv: list[str] | None) -> None:
             store.write_bytes(path, figure(report, PAIRS))
             print(f"nearest training images of {report.name}: {path}", file=sys.stderr)
     if a.json:
-        found = [r.to_json() for r in reports]
-        print(json.dumps(found[0] if len(found) == 1 else found, indent=1, allow_nan=False), flush=True)
+        results = [report.to_json() for report in reports]
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=1, allow_nan=False), flush=True)
     else:
         print("\n".join(lines(reports)), flush=True)
-        print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"measured in {time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
 def arguments(argv: list[str] | None):
@@ -70,12 +72,12 @@ def arguments(argv: list[str] | None):
     parser.add_argument(
         "--train",
         type=Path,
-        help="images the generator was trained on (of train/ and test/ the first): copies are looked for there",
+        help="training images of the generator (of train/ and test/ the former), among which copies are searched",
     )
     parser.add_argument(
-        "--size", type=int, help="pixels to which all images are reduced; of what is not square the centre"
+        "--size", type=int, help="reduce all images to SIZE pixels; images that are not square are cropped"
     )
-    parser.add_argument("--n", type=int, help="score N images of each generated set, at random")
+    parser.add_argument("--n", type=int, help="score N random images of each generated set")
     parser.add_argument(
         "--nearest", type=Path, metavar="PNG", help="write samples beside their nearest training images"
     )
@@ -85,8 +87,8 @@ def arguments(argv: list[str] | None):
     parser.add_argument("--json", action="store_true", help="print JSON: protocol, scores, notes, scores by class")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     a = parser.parse_args(argv)
-    if wrong := [o for o in a.option if "=" not in o]:
-        parser.error(f"--option {wrong[0]}: give KEY=VALUE")
+    if invalid := [o for o in a.option if "=" not in o]:
+        parser.error(f"--option {invalid[0]}: give KEY=VALUE")
     if a.nearest and (
         a.nearest.suffix.lower() != ".png" or a.nearest.is_dir() or not a.nearest.absolute().parent.is_dir()
     ):
@@ -97,8 +99,9 @@ def arguments(argv: list[str] | None):
     return a
 
 
-def told(stage: str):
-    """Progress of a stage on standard error: one line that changes on a terminal, a line now and then elsewhere."""
+def stage_progress(stage: str) -> Callable[[int, int], None]:
+    """The progress callback of a stage, on standard error: a line that is updated on a terminal, else occasional
+    lines."""
     live, last = sys.stderr.isatty(), time.monotonic()
 
     def update(done: int, total: int) -> None:
@@ -113,13 +116,15 @@ def told(stage: str):
     return update
 
 
-def lines(reports) -> list[str]:
-    """The table: one row a score, one column a set and one of null values; then its protocol, what was not measured,
-    and the scores by class."""
+def lines(reports: Sequence[Report]) -> list[str]:
+    """The table: one row per score, one column per set and one of null values; then scores by class, protocol, and the
+    scores that were not measured."""
     first = reports[0]
-    names = [c for c in FIRST if any(c in r.scores for r in reports)]
-    names += [c for c in first.scores if c not in names]
-    names = [n for c in names for n in ((c, CHANCE[c]) if c in CHANCE else (c,))]
+    names = []
+    for name in (*MEASURES, *(c for c in first.scores if c not in MEASURES)):
+        if any(name in r.scores for r in reports):
+            p_value = MEASURES[name].p_value if name in MEASURES else None
+            names += [name, p_value] if p_value else [name]
     shown = {c: c.replace("fd", first.distance) for c in names}
     widths = [max(10, len(r.name)) for r in reports]
     left = max(map(len, shown.values()))
@@ -141,20 +146,20 @@ def lines(reports) -> list[str]:
     if null:
         real = first.reference
         out.append(
-            "null: what fresh real images would read; precision and recall of halves of the reference, "
-            f"{real['n_half']:,} images each, between which {first.distance} is {real['fd']:.3g}"
+            "null: expected for fresh real images; precision and recall between halves of the reference, "
+            f"{real['n_half']:,} images each, whose {first.distance} is {real['fd']:.3g}"
         )
     if "bins" in first.notes:
-        out.append(f"modes: {first.notes['bins']['bins']} bins of real features (k-means), since there are no labels")
+        out.append(f"modes: {first.notes['bins']['bins']} bins of real features (k-means), without labels")
     reasons: dict[str, list[str]] = {}
     for column, reason in first.notes.items():
-        if column in SCORES and not column.endswith("risk"):  # which only a generator of imgloop has
+        if column in SCORES and not column.endswith("risk"):  # needs a generator of imgloop
             reasons.setdefault(reason, []).append(column)
     out += [f"not measured: {', '.join(columns)}: {reason}" for reason, columns in reasons.items()]
     if "heldout_accuracy" in p:
-        shipped = "comes with imgloop" if p["shipped"] else "was trained for this"
+        source = "shipped with imgloop" if p["shipped"] else "trained here"
         out.append(
-            f"classifier: {shipped} on {p['training_data']} ({p['trained_on']:,}); held-out accuracy "
+            f"classifier: {source}, on {p['training_data']} ({p['trained_on']:,}); held-out accuracy "
             f"{p['heldout_accuracy']:.1%}"
         )
     if "weights" in p:
@@ -164,7 +169,9 @@ def lines(reports) -> list[str]:
     return out
 
 
-def by_class(report) -> list[str]:
+def by_class(report: Report) -> list[str]:
+    """The table of scores by class: one row per class."""
+    assert report.classes is not None
     columns = ("n_real", "n_generated", "fd", "precision", "recall", "density", "coverage", "variance_ratio")
     left = max(map(len, report.classes))
     out = [" " * left + "".join(f"  {c:>{max(8, len(c))}}" for c in columns)]
@@ -173,7 +180,8 @@ def by_class(report) -> list[str]:
     return out
 
 
-def cell(value) -> str:
+def cell(value: float | None) -> str:
+    """A number as it stands in a table; empty for None."""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 

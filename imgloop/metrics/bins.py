@@ -1,4 +1,4 @@
-"""Modes of data without labels: k-means bins of real features, and in which of them generated samples are too few."""
+"""Modes of data without labels: k-means bins of real features, and which of them hold too few generated samples."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from imgloop.errors import UserError
 from imgloop.metrics.frechet import as_features
 from imgloop.metrics.neighbours import nearest2
 
-MOST, EACH = 100, 20  # bins, and real samples that a bin is to count on average
-FITTED, ROUNDS = 10_000, 30  # training samples at most, and rounds, of k-means
-DRAWS = 200  # of both sides where nothing differs
+MOST, EACH = 100, 20  # largest number of bins; real samples a bin on average
+FITTED, ROUNDS = 10_000, 30  # of k-means: largest number of training samples; iterations
+DRAWS = 200  # simulated pairs of sets of one distribution
 
 
 @dataclass(frozen=True)
 class BinScores:
-    """Of `bins` in all, how many hold a share of samples `different` from the real one, and `fewer` than that;
-    `covered` are those that hold any, and not fewer, and `covered_null` how many hold any where nothing differs.
+    """Of `bins` in all: bins whose share of samples is `different` from the real share, and smaller (`fewer`); bins
+    `covered`, which hold samples and not fewer. Null means that both sides have one distribution.
 
-    `kl`: KL(generated || real) of the bins' shares in nats, minus its expectation where nothing differs. `smallest`:
-    the least ratio of a bin's share to its real one, and `smallest_null` what it is on average where nothing differs.
+    `covered_null`: expected number of bins that hold samples under the null. `kl`: KL(generated || real) of the bins'
+    shares in nats, minus its expectation under the null. `smallest`: smallest ratio of a bin's share to its real share;
+    `smallest_null`: its expectation under the null.
     """
 
     bins: int
@@ -47,9 +48,9 @@ class RealBins:
     def of(cls, train, real, bins: int | None = None, *, seed: int = 0) -> RealBins:
         """Bins by k-means of `train` features (T, D), counted on other real ones, `real` (N, D).
 
-        Two sets, so that neither of the compared counts is of samples that placed the centres. `bins`: by default as
-        many as leave 20 real samples a bin on average, 100 at most; a bin that no real sample falls into is joined to
-        its nearest neighbour. Raises UserError on too few samples, different widths, wrong shape, NaN or infinity.
+        The sets differ, so that neither of the compared counts is of samples that placed the centres. `bins`: by
+        default as many as give 20 real samples a bin on average, 100 at most; a bin without real samples is removed.
+        Raises UserError on too few samples, different widths, wrong shape, NaN or infinity.
         """
         from scipy.cluster.vq import kmeans2
 
@@ -68,7 +69,7 @@ class RealBins:
         return cls(centres, counts)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """To be cached; `from_arrays` undoes it."""
+        """Arrays for the cache; `from_arrays` reads them."""
         return {"centres": self.centres, "counts": self.counts}
 
     @classmethod
@@ -79,8 +80,8 @@ class RealBins:
 def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     """In which bins of `real` the share of `generated` features (M, D) differs from the real share.
 
-    Fisher's exact test of two proportions in each bin, by Benjamini and Hochberg over the bins at a false-discovery
-    rate of `alpha`. Raises UserError on different widths, wrong shape, NaN or infinity.
+    Fisher's exact test of two proportions in each bin, with the procedure of Benjamini and Hochberg at a
+    false-discovery rate of `alpha`. Raises UserError on different widths, wrong shape, NaN or infinity.
     Source: Richardson and Weiss 2018, section 3 (the number of statistically different bins).
     """
     from scipy.stats import false_discovery_control, fisher_exact
@@ -88,35 +89,36 @@ def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     y = as_features(generated, "generated", at_least=1, width=real.centres.shape[1])
     c, k = real.counts, len(real.counts)
     g, n, m = np.bincount(_bin(y, real.centres), minlength=k), int(real.counts.sum()), len(y)
-    chance = [fisher_exact([[a, n - a], [b, m - b]])[1] for a, b in zip(c, g)]
-    different = false_discovery_control(np.minimum(chance, 1.0)) <= alpha
+    p_values = np.array([fisher_exact([[a, n - a], [b, m - b]]).pvalue for a, b in zip(c, g)], float)
+    different = false_discovery_control(np.minimum(p_values, 1.0)) <= alpha
     p, q = g / m, c / n
     hit = p > 0
     kl = float(np.sum(p[hit] * np.log(p[hit] / q[hit]))) - (k - 1) / 2 * (1 / m + 1 / n)
     fewer = different & (p < q)
     rng = np.random.default_rng(0)
-    real_again, drawn = (rng.multinomial(size, q, size=DRAWS) / size for size in (n, m))
-    null = np.divide(drawn, real_again, out=np.full_like(drawn, np.inf), where=real_again > 0).min(1).mean()
+    real_null, generated_null = (rng.multinomial(size, q, size=DRAWS) / size for size in (n, m))
+    ratios = np.divide(generated_null, real_null, out=np.full_like(generated_null, np.inf), where=real_null > 0)
     return BinScores(
         k,
         different=int(different.sum()),
         fewer=int(fewer.sum()),
         covered=int((hit & ~fewer).sum()),
-        covered_null=float((drawn > 0).sum(1).mean()),
+        covered_null=float((generated_null > 0).sum(1).mean()),
         kl=kl,
         smallest=float((p / q).min()),
-        smallest_null=float(null),
+        smallest_null=float(ratios.min(1).mean()),
     )
 
 
 def _first_centres(x: torch.Tensor, bins: int, rng) -> np.ndarray:
-    """Rows of `x` (N, D), each drawn by its squared distance to those before it (Arthur and Vassilvitskii 2007)."""
-    rows, left = [int(rng.integers(len(x)))], np.full(len(x), np.inf)
+    """k-means++: rows of `x` (N, D), each drawn in proportion to its squared distance to the nearest row drawn before
+    (Arthur and Vassilvitskii 2007)."""
+    rows, distances2 = [int(rng.integers(len(x)))], np.full(len(x), np.inf)
     while len(rows) < bins:
-        left = np.minimum(left, nearest2(x, x[rows[-1:]], 1)[0][:, 0])
-        if not left.any():  # fewer different rows than bins
+        distances2 = np.minimum(distances2, nearest2(x, x[rows[-1:]], 1)[0][:, 0])
+        if not distances2.any():  # fewer different rows than bins
             break
-        rows.append(int(rng.choice(len(x), p=left / left.sum())))
+        rows.append(int(rng.choice(len(x), p=distances2 / distances2.sum())))
     return x[rows].double().numpy()
 
 

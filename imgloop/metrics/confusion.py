@@ -1,4 +1,4 @@
-"""How a classifier errs on held-out real data, and what its counts say once that is taken into account."""
+"""The errors of a classifier on held-out real data, and class shares corrected for them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ import numpy as np
 
 from imgloop.errors import UserError
 
-STEPS, CLOSE = (
-    20_000,
-    1e-8,
-)  # of the least-squares solver: the most, reached only by nearly singular errors; change of p
-
-MORE = 2.0  # errors a class that were not seen
+STEPS = 20_000  # of the least-squares solver at most; only nearly singular confusions need as many
+CLOSE = 1e-8  # change of p at which the solver stops
+MORE = 2.0  # unseen errors a class, at most
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rates at which true classes are read as others, one matrix a part of the label; parts are read independently.
+    """Confusion rates of true and predicted classes, one matrix per part of the label; parts are read independently.
 
-    `rates`: each float64 (B, k, k), rows true and summing to 1, in B draws (1 for the estimate itself); `counts`: the
-    integer matrices (k, k) that they were estimated of, or None. An ordinary label is one part; a mode of stacked
-    digits three, whose product is the confusion of the 1,000 modes and is never formed.
+    `rates`: each float64 (B, k, k), rows are true classes and sum to 1, B draws (1 for the estimate itself); `counts`:
+    the integer matrices (k, k) that they were estimated from, or None. An ordinary label has one part; a mode of
+    stacked digits has three, whose Kronecker product, the confusion of the 1,000 modes, is never formed.
     """
 
     rates: tuple[np.ndarray, ...]
@@ -31,7 +28,7 @@ class Confusion:
 
     @classmethod
     def perfect(cls, classes: int) -> Confusion:
-        """Of a classifier that never errs."""
+        """The confusion of a classifier without errors."""
         return cls((np.eye(classes)[None],))
 
     @classmethod
@@ -47,23 +44,24 @@ class Confusion:
 
     @classmethod
     def of_counts(cls, counts) -> Confusion:
-        """From one matrix of counts (k, k), or one for each part of the label; a class never seen is taken as right."""
+        """From one matrix of counts (k, k), or one for each part of the label; a class without samples counts as always
+        right."""
         counts = [np.asarray(c) for c in ([counts] if np.ndim(counts[0]) == 1 else counts)]
         for c in counts:
             if c.ndim != 2 or c.shape[0] != c.shape[1] or c.dtype.kind not in "iu" or (c < 0).any():
-                raise UserError(f"Confusions must be integers from 0 up, (K, K); got {c.dtype} {c.shape}.")
+                raise UserError(f"Confusion counts must be integers (K, K) of at least 0; got {c.dtype} {c.shape}.")
         filled = [c + np.diag(c.sum(1) == 0) for c in counts]
         return cls(tuple((c / c.sum(1, keepdims=True))[None] for c in filled), tuple(counts))
 
     def drawn(self, rng, draws: int, unseen: bool = False) -> Confusion:
-        """`draws` rates that the counts leave possible: rows from Dirichlet laws (the Bayesian bootstrap, Rubin 1981).
+        """`draws` rates from the posterior given the counts: rows are Dirichlet (the Bayesian bootstrap, Rubin 1981).
 
-        With `unseen` they leave errors possible that were not seen: as many as a class has on average, from one half to
-        two, are shared evenly among its possible ones, and so at most double the errors where all are few.
+        `unseen` adds errors that were not observed: the mean number of errors per class, between 1/2 and 2, is spread
+        evenly over the wrong classes of each row.
         """
         if self.counts is None:
             return self
-        drawn = []
+        rates = []
         for c in self.counts:
             k = len(c)
             weight = c + np.diag(c.sum(1) == 0).astype(float)
@@ -71,8 +69,8 @@ class Confusion:
                 errors = max(0.5, min(MORE, (c.sum() - c.trace()) / k))
                 weight += np.where(np.eye(k, dtype=bool), 0.5, errors / (k - 1))
             gamma = rng.standard_gamma(np.broadcast_to(weight, (draws, k, k)))  # 0 stays 0
-            drawn.append(gamma / gamma.sum(2, keepdims=True))
-        return Confusion(tuple(drawn))
+            rates.append(gamma / gamma.sum(2, keepdims=True))
+        return Confusion(tuple(rates))
 
     @property
     def cells(self) -> int:
@@ -102,31 +100,31 @@ class Confusion:
         return out.reshape(len(out), -1)
 
     def confused(self, shares: np.ndarray) -> np.ndarray:
-        """The part of what is read as each mode that other modes made, (B, K), for true shares (B, K)."""
+        """Share of samples that are read as each mode but belong to others, (B, K), for true shares (B, K)."""
         return np.maximum(self.read(shares) - shares * self.correct, 0)
 
     def corrected(self, observed: np.ndarray) -> np.ndarray:
-        """Shares p (B, K), from 0 up and of sum 1, that minimise |C'p - f|^2 for the `observed` shares f (B, K).
+        """Shares p (B, K) on the simplex that minimise |C'p - f|^2 for the `observed` shares f (B, K).
 
-        By projected gradients with momentum (Beck and Teboulle 2009), restarted where they overshoot.
+        Projected gradient descent with momentum (Beck and Teboulle 2009), restarted when it overshoots.
         """
-        step = 1 / np.prod([r.sum(1).max() for r in self.rates])  # |C|_2^2 <= |C|_1 |C|_inf, whose rows sum to 1
+        step = 1 / np.prod([r.sum(1).max() for r in self.rates])  # |C|_2^2 <= |C|_1 |C|_inf, and |C|_inf = 1
         p = ahead = _onto_simplex(observed)
         t = 1.0
         for _ in range(STEPS):
             new = _onto_simplex(ahead - step * self.read(self.read(ahead) - observed, transposed=True))
             if np.abs(new - p).max() < CLOSE and np.abs(new - ahead).max() < CLOSE:
                 return new
-            faster = (1 + np.sqrt(1 + 4 * t * t)) / 2
+            t_next = (1 + np.sqrt(1 + 4 * t * t)) / 2
             if ((ahead - new) * (new - p)).sum() > 0:
-                t = faster = 1.0
-            p, ahead, t = new, new + (t - 1) / faster * (new - p), faster
+                t = t_next = 1.0
+            p, ahead, t = new, new + (t - 1) / t_next * (new - p), t_next
         return p
 
 
 def _onto_simplex(v: np.ndarray) -> np.ndarray:
-    """The nearest point of the simplex to each row of `v` (B, K) (Held, Wolfe and Crowder 1974)."""
-    falling = -np.sort(-v, axis=1)
-    excess = (falling.cumsum(1) - 1) / np.arange(1, v.shape[1] + 1)
-    last = (falling > excess).sum(1) - 1
+    """The point of the simplex nearest to each row of `v` (B, K) (Held, Wolfe and Crowder 1974)."""
+    descending = -np.sort(-v, axis=1)
+    excess = (descending.cumsum(1) - 1) / np.arange(1, v.shape[1] + 1)
+    last = (descending > excess).sum(1) - 1
     return np.maximum(v - excess[np.arange(len(v)), last][:, None], 0)

@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, exact, without a matrix root; the real side is factored once."""
+"""Frechet distance between two sets of features, exact and without a matrix square root."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsyrk, dtrmm
-from scipy.linalg.lapack import dsygst
+from scipy.linalg.blas import dsyrk, dtrmm  # pyright: ignore[reportAttributeAccessIssue]
+from scipy.linalg.lapack import dsygst  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from imgloop.errors import UserError
 
-LARGEST = 1e50  # of a feature: inner products, cubed by the kernel distance, stay within float64
-ROWS = 4096  # rows in float64 at a time: the copy of a large feature array stays small
+LARGEST = 1e50  # feature: inner products, cubed by the kernel distance, stay within float64
+ROWS = 4096  # rows converted to float64 at a time, so that the copy of a large array stays small
 EPS = torch.finfo(torch.float64).eps
 
 
@@ -33,9 +33,9 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
     if x.dtype not in (torch.float32, torch.float64):
         x = x.to(torch.float32 if x.is_floating_point() else torch.float64)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise UserError(f"The {name} features have shape {tuple(x.shape)}; expected (N, D): one row a sample.")
+        raise UserError(f"The {name} features have shape {tuple(x.shape)}; expected (N, D): one row per sample.")
     if len(x) < at_least:
-        raise UserError(f"There are {len(x)} {name} samples; this needs at least {at_least}.")
+        raise UserError(f"There are {len(x)} {name} samples; at least {at_least} are needed.")
     if width is not None and x.shape[1] != width:
         raise UserError(
             f"The {name} features are {x.shape[1]} wide and the real ones {width}; both must come from one extractor."
@@ -54,16 +54,16 @@ def as_features(x, name: str, *, at_least: int = 2, width: int | None = None) ->
 def _array(x, name: str) -> Tensor:
     """Anything that numpy can read as an array of real numbers, as a tensor."""
     if np.ma.isMaskedArray(x):
-        raise UserError(f"The {name} features are a masked array; leave out what is masked.")
+        raise UserError(f"The {name} features are a masked array; remove the masked values.")
     try:
         x = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as e:  # rows of unequal lengths, tensors that need gradients
         raise UserError(f"The {name} features cannot be read as one array ({str(e).splitlines()[0]}).") from e
     if x.dtype.kind not in "fiub":
         raise UserError(f"The {name} features have dtype {x.dtype}; expected real numbers.")
-    if x.dtype.itemsize > 8 or not x.dtype.isnative:  # torch knows neither
+    if x.dtype.itemsize > 8 or not x.dtype.isnative:  # torch supports neither
         x = x.astype(np.float64)
-    with warnings.catch_warnings():  # nothing here writes into features, so that memory maps need no copy
+    with warnings.catch_warnings():  # features are never written to, so memory maps need no copy
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(x))
 
@@ -76,7 +76,7 @@ def mean_of(x: Tensor) -> Tensor:
 def covariance_of(x: Tensor, mean: Tensor) -> Tensor:
     """Unbiased covariance of the rows of `x` (N, D), float64 (D, D)."""
     upper = np.zeros((x.shape[1], x.shape[1]), order="F")
-    for block in x.split(ROWS):  # dsyrk takes half the time of a product
+    for block in x.split(ROWS):  # dsyrk takes half the time of a full product
         upper = dsyrk(1.0, (block.double() - mean).numpy().T, beta=1.0, c=upper, overwrite_c=1)
     upper = torch.from_numpy(upper) / (len(x) - 1)
     return upper + upper.triu(1).T
@@ -88,36 +88,36 @@ def variance_of(x: Tensor, mean: Tensor) -> float:
 
 
 class Moments:
-    """Mean and covariance of features that come in batches; holds one matrix (D, D) in float64, however many come.
+    """Mean and covariance of features that come in batches; its memory is one float64 matrix (D, D).
 
         moments = Moments()
         for batch in batches: moments.update(batch)     # (B, D)
         frechet_distance(real, moments)
 
-    Each batch is centred on its own mean before it is added, so that a large offset costs no digits.
+    Each batch is centred on its own mean before it is added, so that a large offset does not cost precision.
     Source: Chan, Golub and LeVeque 1983, eq. 2.1.
     """
 
     def __init__(self):
         self.n = 0
-        self.mean: Tensor | None = None  # float64 (D,)
-        self._sums: np.ndarray | None = None  # float64 (D, D): upper triangle of the sums of products about the mean
+        self.mean = torch.zeros(0, dtype=torch.float64)  # (D,)
+        self._sums = np.zeros((0, 0))  # float64 (D, D): upper triangle of the sums of products about the mean
 
     def update(self, features) -> Moments:
-        """Add features (B, D), B >= 1; raises UserError as `as_features`. Returns itself."""
+        """Add features (B, D), B >= 1; raises UserError as `as_features`. Returns self."""
         x = as_features(features, "further", at_least=1)
         if self.n and x.shape[1] != len(self.mean):
-            raise UserError(f"The further features are {x.shape[1]} wide and those before {len(self.mean)}.")
+            raise UserError(f"The further features are {x.shape[1]} wide and those before them {len(self.mean)}.")
         for block in x.split(ROWS):
             mean = mean_of(block)
             self._add(len(block), mean, block.double() - mean)
         return self
 
     def merge(self, other: Moments) -> Moments:
-        """Add what another stream, such as another process, has seen. Returns itself."""
+        """Add the moments of another stream, such as another process. Returns self."""
         if other.n:
             if self.n and len(self.mean) != len(other.mean):
-                raise UserError(f"Moments of {len(self.mean)} and {len(other.mean)} features do not go together.")
+                raise UserError(f"Moments of {len(self.mean)} and {len(other.mean)} features cannot be merged.")
             self._add(other.n, other.mean, None)
             self._sums += other._sums
         return self
@@ -126,7 +126,7 @@ class Moments:
         if self.n == 0:
             self.mean, self._sums = torch.zeros_like(mean), np.zeros((len(mean),) * 2, order="F")
         shift = mean - self.mean
-        rows = shift[None] * (self.n * n / (self.n + n)) ** 0.5  # the means' distance is one row more
+        rows = shift[None] * (self.n * n / (self.n + n)) ** 0.5  # the difference of the means acts as one more row
         rows = rows if centred is None else torch.cat([centred, rows])
         self._sums = dsyrk(1.0, rows.numpy().T, beta=1.0, c=self._sums, overwrite_c=1)
         self.mean, self.n = self.mean + shift * (n / (self.n + n)), self.n + n
@@ -140,25 +140,25 @@ class Moments:
         return upper + upper.triu(1).T
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """n, mean and sums of products, to be sent or stored; `from_arrays` undoes it."""
+        """n, mean and sums of products, to be sent or stored; `from_arrays` reads them."""
         if self.n == 0:
-            raise UserError("There are no samples yet: update the moments before they are sent or stored.")
+            raise UserError("There are no samples yet: update the moments before you send or store them.")
         return {"n": np.array([self.n]), "mean": self.mean.numpy(), "sums": np.ascontiguousarray(self._sums)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
-        found = cls()
-        found.n, found.mean = int(arrays["n"][0]), torch.from_numpy(np.array(arrays["mean"]))
-        found._sums = np.array(arrays["sums"], order="F")
-        return found
+        moments = cls()
+        moments.n, moments.mean = int(arrays["n"][0]), torch.from_numpy(np.array(arrays["mean"]))
+        moments._sums = np.array(arrays["sums"], order="F")
+        return moments
 
 
 @dataclass(frozen=True)
 class RealMoments:
-    """What the Frechet distance needs of the real features: `n`, `mean` (D,), `trace` of Sigma_r, `factor` L (D, r).
+    """The real side of the Frechet distance: `n`, `mean` (D,), `trace` of Sigma_r, `factor` L (D, r); float64.
 
-    Sigma_r = L L' is the unbiased covariance; float64. From features, L comes by a QR of the centred rows, never from
-    Sigma_r itself, so that it is accurate for singular covariances too; r = min(n - 1, D).
+    Sigma_r = L L' is the unbiased covariance. From features, L is computed by a QR of the centred rows, not from
+    Sigma_r, so that it is accurate for singular covariances too; r = min(n - 1, D).
     """
 
     n: int
@@ -178,7 +178,7 @@ class RealMoments:
         return cls(len(x), mean, variance_of(x, mean), _factor(x, mean))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Four float64 or int64 arrays, to be cached; `from_arrays` undoes it."""
+        """Four float64 or int64 arrays for the cache; `from_arrays` reads them."""
         return {
             "n": np.array([self.n]),
             "mean": self.mean.numpy(),
@@ -196,9 +196,9 @@ def frechet_distance(real, generated) -> float:
     """|mu_r - mu_g|^2 + tr(Sigma_r + Sigma_g - 2 (Sigma_r Sigma_g)^(1/2)), in squared units of the features.
 
     `real` is features (N, D), `Moments` or a `RealMoments`, `generated` features (M, D) or `Moments`; covariances are
-    unbiased, moments float64. With Sigma_r = L L' the trace term is the sum of sqrt(eigvalsh(L' Sigma_g L)), or, where
-    M <= D, of sqrt(eigvalsh(Y Sigma_r Y')), Sigma_g = Y'Y; where either is close to singular it is the nuclear norm of
-    L'Y', which squares nothing. Finite samples bias the distance upwards, by about a constant times 1/N + 1/M:
+    unbiased, moments float64. With Sigma_r = L L' the trace term is the sum of sqrt(eigvalsh(L' Sigma_g L)), or, if
+    M <= D, of sqrt(eigvalsh(Y Sigma_r Y')), Sigma_g = Y'Y; if either is close to singular it is the nuclear norm of
+    L'Y', which avoids squaring. Finite samples bias the distance upwards, by about a constant times 1/N + 1/M:
     compare at equal sizes. Raises UserError on too few samples, different widths, wrong shape, NaN or infinity.
     Source: Heusel et al. 2017, eq. 6; Dowson and Landau 1982.
     """
@@ -222,31 +222,31 @@ def frechet_distance(real, generated) -> float:
 
 
 def frechet_infinity(real, generated, *, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> float:
-    """The Frechet distance that infinitely many generated samples would have, in squared units of the features.
+    """The Frechet distance extrapolated to infinitely many generated samples, in squared units of the features.
 
-    `real` as for `frechet_distance`, `generated` features (M, D). Distances of random subsets of M/2 to M samples, nine
-    sizes m at equal steps of 1/m, lie on a line in 1/m: its intercept. It may be slightly negative
-    where nothing differs, and keeps the bias of the real side's own size. Smaller subsets, as in the source, bend the
-    line unless m is much larger than D. `progress(done, total)` is told of subsets. Raises UserError under 20 samples,
-    and as `frechet_distance`.
+    `real` as for `frechet_distance`, `generated` features (M, D). It is the intercept of a line fitted in 1/m to the
+    distances of random subsets of m samples, m from M/2 to M in nine equal steps of 1/m. It may be slightly negative if
+    both sides have one distribution, and keeps the bias due to the size of the real side. Smaller subsets, as in the
+    source, bend the line unless m is much larger than D. `progress(done, total)` counts subsets. Raises UserError under
+    20 samples, and as `frechet_distance`.
     Source: Chong and Forsyth 2020, section 3.
     """
     r = real if isinstance(real, RealMoments) else RealMoments.of(real)
     y = as_features(generated, "generated", at_least=20, width=len(r.mean))
     parts = np.round(1 / np.linspace(2 / len(y), 1 / len(y), 9)).astype(int)
     sizes = np.append(np.repeat(parts[:-1], 3), len(y))
-    rng, found = np.random.default_rng(seed), []
+    rng, distances = np.random.default_rng(seed), []
     for m in sizes:
-        found.append(frechet_distance(r, y[np.sort(rng.permutation(len(y))[:m])]))
+        distances.append(frechet_distance(r, y[np.sort(rng.permutation(len(y))[:m])]))
         if progress:
-            progress(len(found), len(sizes))
-    return float(np.polyfit(1 / sizes, found, 1)[1])
+            progress(len(distances), len(sizes))
+    return float(np.polyfit(1 / sizes, distances, 1)[1])
 
 
 def frechet_from_moments(mean_r, cov_r, mean_g, cov_g) -> float:
     """The Frechet distance of two Gaussians from means (D,) and covariances (D, D), in squared units of the features.
 
-    Raises UserError where shapes differ, a value is not finite, or a covariance is not symmetric and positive
+    Raises UserError if shapes differ, a value is not finite, or a covariance is not symmetric and positive
     semi-definite.
     """
     mean_r, mean_g = (torch.as_tensor(np.asarray(m), dtype=torch.float64) for m in (mean_r, mean_g))
@@ -263,13 +263,13 @@ def frechet_from_moments(mean_r, cov_r, mean_g, cov_g) -> float:
 def _total(shift: Tensor, traces: float, cross: float) -> float:
     value, size = float(shift @ shift) + traces - 2 * cross, float(shift @ shift) + traces
     if value < -1e-7 * size:
-        raise FloatingPointError(f"the Frechet distance came out as {value} beside traces of {size}")
-    return max(value, 0.0)  # equal distributions: what is left is rounding
+        raise FloatingPointError(f"the Frechet distance is {value}, negative beyond rounding at traces of {size}")
+    return max(value, 0.0)  # for equal distributions, rounding can make it negative
 
 
 def _factor(x: Tensor, mean: Tensor) -> Tensor:
     """L (D, min(N - 1, D)) with L L' the unbiased covariance of `x` (N, D), by a QR in blocks of rows."""
-    if len(x) <= x.shape[1]:  # a reflection that turns the rows' mean, which is zero, into a row of its own
+    if len(x) <= x.shape[1]:  # a Householder reflection that maps the mean of the rows, zero, to a row
         centred = x.double() - mean
         triangle = centred[1:].sub_(centred[:1] / (1 + len(x) ** 0.5))
     else:
@@ -284,7 +284,7 @@ def _root(cov: Tensor) -> Tensor:
     if (cov - cov.T).abs().max() > 1e-8 * cov.abs().max():
         raise UserError("A covariance is not symmetric.")
     triangle, failed = torch.linalg.cholesky_ex(cov)
-    if not failed and triangle.diagonal().min() ** 2 > 1e-6 * cov.diagonal().max():  # quick, and safe from singularity
+    if not failed and triangle.diagonal().min() ** 2 > 1e-6 * cov.diagonal().max():  # fast, and far from singular
         return triangle
     values, vectors = torch.linalg.eigh(cov)
     if values[0] < -1e-10 * values.abs().max():
@@ -292,7 +292,7 @@ def _root(cov: Tensor) -> Tensor:
             f"A covariance has the negative eigenvalue {float(values[0]):.3g}; expected a positive "
             "semi-definite matrix."
         )
-    return vectors * values.where(values > len(cov) * EPS * values[-1], 0).sqrt()  # what is below is rounding
+    return vectors * values.where(values > len(cov) * EPS * values[-1], 0).sqrt()  # smaller ones are rounding
 
 
 def _nuclear_norm(factor_r: Tensor, factor_g: Tensor) -> float:
@@ -300,8 +300,8 @@ def _nuclear_norm(factor_r: Tensor, factor_g: Tensor) -> float:
 
 
 def _trace_of_few(factor: Tensor, few: Tensor, traces: float) -> float:
-    """The nuclear norm of L'Y (r, M), Y = `few`: by the eigenvalues of its smaller Gram matrix where they are precise
-    enough."""
+    """The nuclear norm of L'Y (r, M), Y = `few`, from the eigenvalues of its smaller Gram matrix if they are precise
+    enough, else from its singular values."""
     if _triangular(factor):
         product = dtrmm(1.0, factor.contiguous().numpy().T, few.T.contiguous().numpy().T)
     else:
@@ -320,15 +320,15 @@ def _triangular(factor: Tensor) -> bool:
 
 
 def _trace_of_root(factor: Tensor, cov: Tensor, traces: float, other_factor) -> float:
-    """tr (L' Sigma L)^(1/2); by singular values where eigenvalues lost in rounding would show in the sum."""
-    if _triangular(factor):  # L' Sigma L with a triangle takes a third of the time
-        product, _ = dsygst(cov.numpy().T, factor.numpy().T, itype=2, lower=0)  # .T for Fortran's order
+    """tr (L' Sigma L)^(1/2); from singular values if rounding of small eigenvalues would show in the sum."""
+    if _triangular(factor):  # takes a third of the time of the general product
+        product, _ = dsygst(cov.numpy().T, factor.numpy().T, itype=2, lower=0)  # .T for Fortran order
         values = torch.linalg.eigvalsh(torch.from_numpy(product), UPLO="U")
     else:
         values = torch.linalg.eigvalsh(factor.T @ cov @ factor)
     rounding = 8 * EPS * float(factor.square().sum() * torch.linalg.matrix_norm(cov))
     if values[0] < -len(values) * rounding:
-        raise FloatingPointError(f"an eigenvalue of a positive semi-definite matrix came out as {float(values[0])}")
+        raise FloatingPointError(f"a positive semi-definite matrix has the eigenvalue {float(values[0])}")
     if int((values < rounding).sum()) * rounding**0.5 > 1e-9 * traces:
         return _nuclear_norm(factor, other_factor())
     return float(values.clamp(min=0).sqrt().sum())

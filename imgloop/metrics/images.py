@@ -1,4 +1,4 @@
-"""Sets of images to be scored, from wherever they are: folders, zips, arrays in .npz, pools in .safetensors."""
+"""Read sets of images to be scored: folders, zip files, arrays in .npz or .npy, pools in .safetensors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from imgloop.data.decode import Broken, TooSmall, decode, reduced
 from imgloop.errors import UserError
 from imgloop.pool import Pool
 
-TOLD = 512  # files between two reports of progress
-POOL = "pool.safetensors"  # of a generation's folder
+EVERY = 512  # files between two calls of progress
+POOL = "pool.safetensors"  # file in the folder of a generation
 ARRAYS = (".npz", ".npy", ".safetensors")
-IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")  # names of arrays, the first that is there
+# Names of arrays; the first one present is used.
+IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 (N, C, S, S), perhaps with labels and the names of their classes; `test` is the set's own test part,
-    of a folder with train/ and test/."""
+    """Images uint8 (N, C, S, S), with labels and the names of their classes if known; `test` is the test part of a
+    folder with train/ and test/."""
 
     pool: Pool
     test: Pool | None = None
@@ -32,14 +33,17 @@ class ImageSet:
 
 
 def read(
-    path: str | Path, size: int | None = None, channels: int | None = None, progress: Callable | None = None
+    path: str | Path,
+    size: int | None = None,
+    channels: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """The images in `path`: a folder or .zip of image files (as conf/data/folder.yaml describes), an .npz or .npy, or a
     pool of a chain, given as .safetensors or as the generation's folder.
 
-    `size` in pixels: what is larger is reduced, what is smaller refused; None takes images as they are, and then all
-    must be of one size. `channels` 1 or 3; None: as stored in arrays, and of image files 1 where all are grey. Raises
-    UserError.
+    `size` in pixels: larger images are reduced, smaller ones are an error; None keeps the images as they are, which
+    must then have one size. `channels` 1 or 3; None: as stored in arrays, and for image files 1 if all are grey. Raises
+    UserError if the set cannot be read, and in these cases.
     """
     path = Path(os.path.expanduser(path))
     if not path.exists():
@@ -62,25 +66,34 @@ def read(
     return ImageSet(pools[0], pools[1] if len(pools) > 1 else None, places.classes)
 
 
-def relabelled(found: ImageSet, classes: Sequence[str] | None) -> np.ndarray | None:
-    """The labels of a set as indices of another's `classes`, int64 (N,); None where it has none or others.
+def relabelled(images: ImageSet, classes: Sequence[str] | None) -> np.ndarray | None:
+    """The labels of a set as indices into the `classes` of another, int64 (N,); None if they do not match.
 
-    Numbered labels stand for the classes of these names, or else for their places in the other's list.
+    Integer labels match classes with these names, or else positions in the list of classes.
     """
-    y = found.pool.y
+    y = images.pool.y
     if y is None or classes is None:
         return None
-    if found.classes is None:
-        names, place = np.unique(y, return_inverse=True)
+    if images.classes is None:
+        names, index = np.unique(y, return_inverse=True)
         if set(map(str, names)) <= set(classes):
-            return np.array([list(classes).index(str(name)) for name in names])[place]
+            return np.array([list(classes).index(str(name)) for name in names])[index]
         return y if y.max() < len(classes) and not all(c.isdecimal() for c in classes) else None
-    if not set(found.classes) <= set(classes):
+    if not set(images.classes) <= set(classes):
         return None
-    return np.array([list(classes).index(c) for c in found.classes])[y]
+    return np.array([list(classes).index(c) for c in images.classes])[y]
 
 
-def _decoded(path, archive: Archive, part: Part, size: int, channels: int, done: int, total: int, progress) -> Pool:
+def _decoded(
+    path: Path,
+    archive: Archive,
+    part: Part,
+    size: int,
+    channels: int,
+    done: int,
+    total: int,
+    progress: Callable[[int, int], None] | None,
+) -> Pool:
     images = np.empty((len(part.members), channels, size, size), np.uint8)
     for i, member in enumerate(part.members):
         try:
@@ -91,24 +104,25 @@ def _decoded(path, archive: Archive, part: Part, size: int, channels: int, done:
             raise UserError(
                 f"{member.name} in {path} is {e} pixels, under --size {size}; images are never enlarged."
             ) from e
-        if progress and ((done + i + 1) % TOLD == 0 or done + i + 1 == total):
+        if progress and ((done + i + 1) % EVERY == 0 or done + i + 1 == total):
             progress(done + i + 1, total)
     return Pool(images, None if part.labels is None else np.asarray(part.labels, np.int64))
 
 
 def _one_size(path: Path, archive: Archive) -> int:
-    """The short side that all images have; raises UserError where it differs."""
+    """The short side of all images, in pixels; raises UserError if they differ."""
     first: tuple[int, Member] | None = None
     for member in archive.members:
         side = archive.short_side(member)
         if side is None:
-            raise UserError(f"{member.name} in {path} is no image that can be read; replace or remove it.")
+            raise UserError(f"{member.name} in {path} cannot be read as an image; replace or remove it.")
         if first is not None and side != first[0]:
             raise UserError(
                 f"{path} holds images of different sizes ({first[1].name} {first[0]} pixels, {member.name} {side}): "
-                "give --size S, to which all are reduced."
+                "give --size S to reduce them all."
             )
         first = first or (side, member)
+    assert first is not None, "an archive without images is refused when it is opened"
     return first[0]
 
 
@@ -122,10 +136,10 @@ def _arrays(path: Path) -> ImageSet:
         else:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in file.files}
-    except Exception as e:  # zip, header and pickle errors, each of its own kind
+    except Exception as e:  # errors of zip files, headers and pickles have many types
         raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
     names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
-    x = arrays[names[0]] if names else np.empty(0)
+    x: np.ndarray = arrays[names[0]] if names else np.empty(0)
     if x.dtype.kind == "f" and x.ndim in (3, 4):
         raise UserError(
             f"{path}: the array {names[0]} is {x.dtype} of unknown range; scale it to 0..255, round it and "
@@ -146,16 +160,16 @@ def _arrays(path: Path) -> ImageSet:
     if y is not None and (y.shape != (len(x),) or y.dtype.kind not in "iu"):
         raise UserError(f"{path}: the labels {label} are {y.dtype} {y.shape}; expected integers ({len(x)},).")
     if y is not None and y.min() < 0:
-        raise UserError(f"{path}: the labels {label} go down to {y.min()}; expected integers from 0.")
+        raise UserError(f"{path}: the labels {label} contain {y.min()}; expected integers of at least 0.")
     return ImageSet(Pool(x, None if y is None else y.astype(np.int64)))
 
 
-def _resized(found: ImageSet, path: Path, size: int | None, channels: int | None) -> ImageSet:
-    x = found.pool.x
-    size, channels = size or x.shape[-1], channels or x.shape[1]
-    if size > x.shape[-1]:
-        raise UserError(f"{path} holds images of {x.shape[-1]} pixels, under --size {size}; images are never enlarged.")
-    if (channels, size) == (x.shape[1], x.shape[-1]):
-        return found
-    x = np.stack([reduced(np.broadcast_to(image, (3, *image.shape[1:])), size, channels) for image in x])
-    return ImageSet(Pool(x, found.pool.y), None, found.classes)
+def _resized(images: ImageSet, path: Path, size: int | None, channels: int | None) -> ImageSet:
+    x = images.pool.x
+    s, c = size or x.shape[-1], channels or x.shape[1]
+    if s > x.shape[-1]:
+        raise UserError(f"{path} holds images of {x.shape[-1]} pixels, under --size {s}; images are never enlarged.")
+    if (c, s) == (x.shape[1], x.shape[-1]):
+        return images
+    x = np.stack([reduced(np.broadcast_to(image, (3, *image.shape[1:])), s, c) for image in x])
+    return ImageSet(Pool(x, images.pool.y), None, images.classes)

@@ -1,4 +1,5 @@
-"""Precision, recall, density, coverage and authenticity, in blocks; equal to brute force in float64, ties included."""
+"""Precision, recall, density, coverage and authenticity, computed in blocks; equal to brute force in float64, including
+ties."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from imgloop.metrics.neighbours import blocks, nearest2
 
 @dataclass(frozen=True)
 class ManifoldScores:
-    """Precision, recall and coverage in [0, 1]; density from 0 up, 1 in expectation where nothing differs.
+    """Precision, recall and coverage in [0, 1]; density of at least 0, expected to be 1 for equal distributions.
 
-    `authenticity` in [0, 1], None without training features; what it reads for real data depends on the dimension.
+    `authenticity` in [0, 1], None without training features; its value for real data depends on the dimension.
     """
 
     precision: float
@@ -38,26 +39,29 @@ class RealManifold:
 
     @classmethod
     def of(cls, features, k: int = 5, *, device: str = "cpu", progress: Callable | None = None) -> RealManifold:
-        """The real side for every neighbourhood up to `k`; `progress(done, total)` is told of samples. Raises UserError
-        where there are not more than k samples."""
+        """The real side for every neighbourhood up to `k`; `progress(done, total)` counts samples. Raises UserError if
+        there are k samples or fewer."""
         x = as_features(features, "real", at_least=k + 1)
         on_device = x.to(device)
         return cls(x, nearest2(on_device, on_device, k, leave_one_out=True, progress=progress)[0])
 
     @cached_property
     def other2(self) -> np.ndarray:
-        """Squared distance of each sample to the nearest other that is no exact copy of it, float64 (N,); 0 where all
-        are copies. An image that the data hold twice would else be 0 from another, and nothing too near to it."""
-        found = np.where(self.neighbours2 > 0, self.neighbours2, np.inf).min(1)
-        if np.isinf(found).any():
+        """Squared distance of each sample to the nearest other that is not an exact copy of it, float64 (N,); 0 if all
+        are copies. With copies, an image that occurs twice would have distance 0, and no sample could be closer."""
+        distances2 = np.where(self.neighbours2 > 0, self.neighbours2, np.inf).min(1)
+        if np.isinf(distances2).any():
             different = self.features[self.different]
-            rows = torch.from_numpy(np.isinf(found))
-            found[rows] = nearest2(self.features[rows], different, 2)[0][:, 1] if len(different) > 1 else 0.0
-        return found
+            rows = np.isinf(distances2)
+            nearest = (
+                nearest2(self.features[torch.from_numpy(rows)], different, 2)[0][:, 1] if len(different) > 1 else 0.0
+            )
+            distances2[rows] = nearest
+        return distances2
 
     @cached_property
     def different(self) -> np.ndarray:
-        """The first of each set of equal rows, int64 indices."""
+        """Indices of the first of each set of equal rows, int64."""
         if (self.neighbours2 > 0).all():
             return np.arange(len(self.features))
         first: dict[bytes, int] = {}
@@ -66,12 +70,12 @@ class RealManifold:
         return np.array(list(first.values()))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The distances, without the features, to be cached."""
+        """The distances, without the features, for the cache."""
         return {"neighbours2": self.neighbours2}
 
     @classmethod
     def from_arrays(cls, features, arrays: Mapping[str, np.ndarray]) -> RealManifold:
-        """Undoes `to_arrays`, with the features that it was made of."""
+        """Reads `to_arrays`, given the features that it was computed from."""
         neighbours2 = np.array(arrays["neighbours2"])
         x = as_features(features, "real", at_least=neighbours2.shape[1] + 1)
         if len(x) != len(neighbours2):
@@ -84,15 +88,15 @@ def manifold_scores(
 ) -> ManifoldScores:
     """Precision, recall, density and coverage of `generated` (M, D) against `real` (N, D), or a `RealManifold`.
 
-    Density and coverage take the balls to the `k`-th neighbour without their surface (`<`). Precision and recall take
-    the same balls by default, as the prdc package does; with `k_precision` (3 in their paper) the balls to that
-    neighbour with their surface (`<=`). With `train`, the training features (T, D) or a `RealManifold` of them, also
-    `authenticity`: the share of samples farther from their nearest training sample than that one is from the nearest
-    other that is no exact copy of it. It falls with copying, and also where samples keep to the dense parts of the
-    data, copies or not: read it beside recall and the variance ratio. No matrix of N x M is held; products are taken on
-    `device`, with the same result on any. Raises UserError where the real side has not more than max(k, k_precision)
-    samples or the generated side not more than its k, and on different widths, wrong shape, NaN or infinity.
-    Source: Kynkaanniemi et al. 2019, section 2; Naeem et al. 2020, section 3; Alaa et al. 2022, section 3.
+    Density and coverage use open balls (`<`) that reach to the `k`-th neighbour. Precision and recall use the same
+    balls by default, as the prdc package does; with `k_precision` (3 in their paper), closed balls (`<=`) that reach to
+    that neighbour. `train`, the training features (T, D) or a `RealManifold` of them, adds `authenticity`: the share of
+    samples that are farther from their nearest training sample than that one is from its nearest other that is not an
+    exact copy. It falls with copying, and also if samples stay in the dense parts of the data: read it beside recall
+    and the variance ratio. No N x M matrix is stored; products are computed on `device`, with the same result on any.
+    Raises UserError if the real side has max(k, k_precision) samples or fewer, or the generated side its k or fewer,
+    and on different widths, wrong shape, NaN or infinity. Source: Kynkaanniemi et al. 2019, section 2; Naeem et al.
+    2020, section 3; Alaa et al. 2022, section 3.
     """
     return neighbour_scores(real, generated, k, k_precision=k_precision, train=train, device=device)[0]
 
@@ -107,44 +111,46 @@ def neighbour_scores(
     among: np.ndarray | None = None,
     device: str = "cpu",
 ) -> tuple[ManifoldScores, np.ndarray | None]:
-    """`manifold_scores`, and from the same distances the squared ones of each generated sample to its `k`-th nearest of
-    the real rows `among`, float64 (M,): what tail mass and off-support rate are made of. None without `among`."""
+    """`manifold_scores`, and the squared distance of each generated sample to its `k`-th nearest among the real rows
+    `among`, float64 (M,), from which tail mass and off-support rate are computed; None without `among`."""
     kp = k if k_precision is None else k_precision
     if min(k, kp) < 1:
-        raise UserError(f"k is {k} and k_precision {k_precision}; neighbourhoods need at least 1.")
+        raise UserError(f"k is {k} and k_precision {k_precision}; both must be at least 1.")
     real = real if isinstance(real, RealManifold) else RealManifold.of(real, max(k, kp), device=device)
     if real.neighbours2.shape[1] < max(k, kp):
-        raise UserError(f"The real manifold holds {real.neighbours2.shape[1]} neighbours; k = {max(k, kp)} needs more.")
+        raise UserError(
+            f"The real manifold holds {real.neighbours2.shape[1]} neighbours; k = {max(k, kp)} needs as many."
+        )
     if among is not None and len(among) < k:
         raise UserError(f"There are {len(among)} real samples to measure distances to; k = {k} needs as many.")
     x, closed = real.features.to(device), k_precision is not None
     y = as_features(generated, "generated", at_least=kp + 1, width=x.shape[1]).to(device)
-    ball, ball_p = real.neighbours2[None, :, k - 1], real.neighbours2[None, :, kp - 1]
-    ball_g = nearest2(y, y, kp, leave_one_out=True)[0][:, kp - 1 :]
+    radius, radius_p = real.neighbours2[None, :, k - 1], real.neighbours2[None, :, kp - 1]
+    radius_g = nearest2(y, y, kp, leave_one_out=True)[0][:, kp - 1 :]
 
     inside, precise = 0, np.zeros(len(y), bool)
     far2, certain = np.empty(len(y)), np.ones(len(y), bool)
     columns = None if among is None else torch.from_numpy(among).to(device)
     recalled, covered = (torch.zeros(len(x), dtype=torch.bool, device=device) for _ in range(2))
     for block in blocks(y, x):
-        within = block.within(ball, closed=False)
+        within = block.within(radius, closed=False)
         inside, covered = inside + int(within.count_nonzero()), covered | within.any(0)
-        within = within if not closed else block.within(ball_p, closed=True)
+        within = within if not closed else block.within(radius_p, closed=True)
         precise[block.rows] = within.any(1).cpu().numpy()
-        recalled |= block.within(ball_g[block.rows], closed=closed).any(0)
+        recalled |= block.within(radius_g[block.rows], closed=closed).any(0)
         if columns is not None:
             nearest, certain[block.rows] = block.nearest2(columns, k)
             far2[block.rows] = nearest[:, -1]
-    if not certain.all():
+    if columns is not None and not certain.all():
         far2[~certain] = nearest2(y[torch.from_numpy(~certain)], x[columns], k)[0][:, -1]
-    found = ManifoldScores(
+    scores = ManifoldScores(
         float(precise.mean()),
         int(recalled.count_nonzero()) / len(x),
         inside / (k * len(y)),
         int(covered.count_nonzero()) / len(x),
         None if train is None else _authenticity(train, y),
     )
-    return found, None if among is None else far2
+    return scores, None if among is None else far2
 
 
 def _authenticity(train, y: Tensor) -> float:
@@ -158,18 +164,18 @@ def _authenticity(train, y: Tensor) -> float:
 def nearest_distances(features, reference=None, k: int = 1) -> np.ndarray:
     """Distances of `features` (N, D) to their `k` nearest rows of `reference` (M, D), ascending, float64 (N, k).
 
-    Without a reference: to the nearest other rows of `features`. In units of the features; exact to float64.
-    Raises UserError where there are fewer than k rows to compare with, and as `manifold_scores`.
+    Without a reference: to the nearest other rows of `features`. In units of the features, to float64 precision.
+    Raises UserError if there are fewer than k rows to compare with, and as `manifold_scores`.
     """
     x = as_features(features, "generated" if reference is not None else "real", at_least=1)
     y = x if reference is None else as_features(reference, "real", at_least=k)
     if (y is x and len(x) <= k) or y.shape[1] != x.shape[1] or k < 1:
-        raise UserError(f"Features of shape {tuple(x.shape)} have no {k} neighbours among {tuple(y.shape)}.")
+        raise UserError(f"Features of shape {tuple(x.shape)} do not have {k} neighbours among {tuple(y.shape)}.")
     return np.sqrt(nearest2(x, y, k, leave_one_out=reference is None)[0])
 
 
 def expected_coverage(real: int, generated: int, k: int = 5) -> float:
-    """Expected coverage with `real` (N) and `generated` (M) samples of one distribution: 1 - prod_j (N-j)/(N+M-j).
+    """Expected coverage of `real` (N) by `generated` (M) samples of one distribution: 1 - prod_j (N-j)/(N+M-j).
 
     j runs from 1 to k. Source: Naeem et al. 2020, section 3.
     """

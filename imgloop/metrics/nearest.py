@@ -1,4 +1,4 @@
-"""The figure that shows copying: samples beside the training images that are nearest to them."""
+"""A figure of possible copies: samples beside their nearest training images."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from imgloop.data.decode import reduced
 from imgloop.figures import INK, MUTED, PAPER, png, tile
 from imgloop.metrics.scoring import NEAR, Report
 
-GAP, PIXELS = 12, 56  # between groups; of an image, about
+GAP, PIXELS = 12, 56  # pixels between groups; approximate width of an image
 ACROSS = 6  # groups in a row
-SEED = 0  # of the samples taken at random
+SEED = 0  # of the random samples
 
 
 def figure(report: Report, pairs: int = 24) -> bytes:
-    """PNG: the `pairs` samples that are closest to a training image for where they lie, and as many of the others, at
-    random.
+    """PNG of the `pairs` samples that are relatively closest to a training image, and as many random other samples.
 
-    Each group is a sample and, framed, its two nearest training images; below it the distance to the nearest over that
-    image's own distance to its nearest other training image: near 0 is a copy, about 1 is what real images have.
+    Each group is a sample and, framed, its two nearest training images. The number below is the distance to the nearest
+    one, divided by that image's distance to its nearest other training image: near 0 for a copy, about 1 for real
+    images.
     """
     closer = report.nearest.closer
-    drawn = np.random.default_rng(SEED).permutation(len(closer))  # a folder is sorted by class: so are equal ones
-    closest = drawn[np.argsort(closer[drawn], kind="stable")[:pairs]]
-    some = drawn[~np.isin(drawn, closest)][:pairs]
+    order = np.random.default_rng(SEED).permutation(len(closer))  # breaks ties at random: folders are sorted by class
+    closest = order[np.argsort(closer[order], kind="stable")[:pairs]]
+    others = order[~np.isin(order, closest)][:pairs]
     parts = [("closest to the training images", closest)]
-    if len(some):
-        parts.append(("of the others, at random", some[np.argsort(closer[some], kind="stable")]))
+    if len(others):
+        parts.append(("random others", others[np.argsort(closer[others], kind="stable")]))
     sheets = [(title, _groups(report, rows)) for title, rows in parts]
     font, small = ImageFont.load_default(16), ImageFont.load_default(12)
     head, title_height = 50, 34
     width = max(s.width for _, s in sheets) + 2 * GAP
     page = Image.new("RGB", (width, head + sum(s.height + title_height for _, s in sheets)), PAPER)
-    draw, down = ImageDraw.Draw(page), head
-    below = report.scores["near_copies"]
+    draw, top = ImageDraw.Draw(page), head
+    copies = report.scores["near_copies"]
     draw.text((GAP, 8), f"{report.name}: samples, each with its two nearest training images (framed)", INK, font)
     draw.text(
         (GAP, 30),
-        f"below: distance over the training image's own to its nearest other; {below:.1%} of {len(closer):,} samples "
-        f"are under {NEAR} ({report.protocol['features']} features)",
+        f"below: distance over that of the training image to its nearest other; {copies:.1%} of {len(closer):,} "
+        f"samples are below {NEAR} ({report.protocol['features']} features)",
         MUTED,
         small,
     )
     for title, sheet in sheets:
-        draw.text((GAP, down + 8), title, INK, font)
-        page.paste(sheet, (GAP, down + title_height))
-        down += sheet.height + title_height
+        draw.text((GAP, top + 8), title, INK, font)
+        page.paste(sheet, (GAP, top + title_height))
+        top += sheet.height + title_height
     return png(page)
 
 
 def _groups(report: Report, rows: np.ndarray) -> Image.Image:
-    """The groups of samples `rows`, six in a row, each with its ratio below."""
+    """The groups of the samples `rows`, six side by side, each with its ratio below."""
     nearest, closer = report.nearest, report.nearest.closer
     cells = []
     for row in rows:
-        sample = tile(_shown(report.samples.x[row : row + 1]), 1, PIXELS)
-        beside = tile(_shown(report.train.x[nearest.index[row]]), nearest.index.shape[1], PIXELS)
+        sample = tile(_reduced(report.samples.x[row : row + 1]), 1, PIXELS)
+        beside = tile(_reduced(report.train.x[nearest.index[row]]), nearest.index.shape[1], PIXELS)
         cell = Image.new("RGB", (sample.width + beside.width + 8, beside.height + 18), PAPER)
         cell.paste(sample, (0, 2))
         cell.paste(beside, (sample.width + 4, 2))
@@ -71,8 +71,8 @@ def _groups(report: Report, rows: np.ndarray) -> Image.Image:
     return sheet
 
 
-def _shown(x: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, C, S, S), large ones reduced to what the figure has room for."""
+def _reduced(x: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, C, S, S); large ones are reduced to PIXELS."""
     x = np.asarray(x)
     if x.shape[-1] < 2 * PIXELS:
         return x

@@ -1,4 +1,4 @@
-"""Networks trained by others on large data: Inception, whose Frechet distance is the FID, and DINOv2."""
+"""Published networks: Inception, whose Frechet distance is the FID, and DINOv2."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from imgloop.errors import UserError
 from imgloop.metrics.features import Extractor
 
 CHUNK = 32  # images a forward pass, at 224 to 299 pixels
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without a response
 BLOCK = 1 << 20  # bytes read at a time
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which DINOv2 expects
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as DINOv2 expects
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ DINOV2 = {
 
 
 def inception(real, shared: Path, device: str, progress=None, *, weights: str | None = None) -> Extractor:
-    """The 2048 features of Inception V3 (2015) in torch-fidelity's own class, with its own resizing to 299 pixels.
+    """The 2048 features of Inception V3 (2015) in torch-fidelity's class, with its resizing to 299 pixels.
 
-    `weights` is a local file, or None for the published one, which is downloaded once and checked. Facts: the file's
-    `weights` hash, `resize`, and `fid`: only with the published weights is a Frechet distance of these features an FID.
-    Raises UserError without torch-fidelity, and where the weights cannot be had or are none.
+    `weights` is a local file, or None for the published one, which is downloaded once and checked. Facts: the hash of
+    the `weights` file, `resize`, and `fid`: only with the published weights is a Frechet distance of these features an
+    FID. Raises UserError without torch-fidelity, and if the weights cannot be downloaded or read.
     Source: Heusel et al. 2017; Obukhov et al. 2020, torch-fidelity.
     """
     with _extra("torch-fidelity", "inception"):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path, digest = obtained(INCEPTION, weights, progress)
-    with tempfile.TemporaryDirectory() as tmp:  # torch-fidelity unpickles what it is given: give it plain tensors
+    with tempfile.TemporaryDirectory() as tmp:  # torch-fidelity unpickles the file: pass it plain tensors
         torch.save(tensors(path), Path(tmp) / "plain.pth")
         try:
             network = FeatureExtractorInceptionV3(
@@ -81,14 +81,16 @@ def inception(real, shared: Path, device: str, progress=None, *, weights: str | 
             )
         except RuntimeError as e:
             raise UserError(
-                f"{path} holds no weights of this Inception ({_first(e)}); expected {INCEPTION.file}."
+                f"{path} does not hold the weights of this Inception ({_first(e)}); expected {INCEPTION.file}.",
+                "features.weights",
             ) from e
     facts = {
         "weights": digest,
         "resize": "299 px, bilinear as in TensorFlow 1",
         "fid": digest == INCEPTION.sha256,
     }
-    return Extractor("inception", _Coloured(network, first=True), device, facts, chunk=CHUNK, scaled=False)
+    network = _Coloured(network, first=True)
+    return Extractor("inception", network, device, facts, chunk=CHUNK, scaled=False, progress=progress)
 
 
 def dinov2(
@@ -96,12 +98,12 @@ def dinov2(
 ) -> Extractor:
     """The class token of DINOv2, ViT-S, -B or -L/14 without registers (`model` small, base, large), by timm.
 
-    Images are resized to 224 pixels, bicubic and antialiased. `weights` as for `inception`, a .pth of the authors' or
-    a .pth or .safetensors of timm's. Raises UserError without timm, for another model, and as `inception`.
-    Source: Oquab et al. 2023; as a Frechet distance, Stein et al. 2023.
+    Images are resized to 224 pixels, bicubic with antialiasing. `weights` as for `inception`, a .pth by the authors or
+    a .pth or .safetensors by timm. Raises UserError without timm, for another model, and as `inception`. Source: Oquab
+    et al. 2023; as a Frechet distance, Stein et al. 2023.
     """
     if model not in DINOV2:
-        raise UserError(f"features.model={model!r} is not possible; use one of {', '.join(DINOV2)}.")
+        raise UserError(f"features.model={model}: give one of {', '.join(DINOV2)}.", "features.model")
     with _extra("timm", "dinov2"):
         import timm
         from timm.models.vision_transformer import checkpoint_filter_fn
@@ -112,15 +114,19 @@ def dinov2(
     try:
         network.load_state_dict(checkpoint_filter_fn(tensors(path), network))
     except (RuntimeError, KeyError, AttributeError) as e:
-        raise UserError(f"{path} holds no weights of DINOv2 {model} ({_first(e)}); expected {published.file}.") from e
+        raise UserError(
+            f"{path} does not hold the weights of DINOv2 {model} ({_first(e)}); expected {published.file}.",
+            "features.weights",
+        ) from e
     facts = {"weights": digest, "model": model, "resize": "224 px, bicubic, antialiased"}
     if digest != published.sha256:
         facts["warning"] = f"the weights are not the published {published.file}."
-    return Extractor("dinov2", _Coloured(_Resized(network)), device, facts, chunk=CHUNK, scaled=False)
+    network = _Coloured(_Resized(network))
+    return Extractor("dinov2", network, device, facts, chunk=CHUNK, scaled=False, progress=progress)
 
 
 class _Coloured(nn.Module):
-    """Images uint8, grey ones as three equal channels, to a network; of several outputs the first."""
+    """Passes uint8 images to a network, grey ones as three equal channels; with `first`, returns its first output."""
 
     def __init__(self, network: nn.Module, first: bool = False):
         super().__init__()
@@ -132,7 +138,7 @@ class _Coloured(nn.Module):
 
 
 class _Resized(nn.Module):
-    """Images uint8 at 224 pixels, normalised as on ImageNet, to a network."""
+    """Passes uint8 images to a network, resized to 224 pixels and normalised as for ImageNet."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -145,18 +151,20 @@ class _Resized(nn.Module):
         return self.network((x - self.mean) / self.std)
 
 
-# -- files of weights --
+# -- Files of weights --
 
 
 def obtained(published: Weights, given: str | None, progress: Callable | None = None) -> tuple[Path, str]:
-    """A file of weights and its SHA-256: the `given` one as it is, or the published one, downloaded once and checked.
+    """A file of weights and its SHA-256: the `given` one, or the published one, which is downloaded once and checked.
 
-    Raises UserError, naming the file, its hash and `features.weights`, where it is not there and cannot be downloaded.
+    Raises UserError, naming the file, its hash and `features.weights`, if it cannot be downloaded.
     """
     if given is not None:
         path = Path(os.path.expanduser(given))
         if not path.is_file():
-            raise UserError(f"features.weights={given} is no file; give the path of {published.file}.")
+            raise UserError(
+                f"features.weights={given} is no file; give the path of {published.file}.", "features.weights"
+            )
         return path, sha256(path)
     path = store.cache_folder() / "weights" / published.sha256[:16] / published.file
     try:
@@ -170,7 +178,7 @@ def obtained(published: Weights, given: str | None, progress: Callable | None = 
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex, as publishers give it."""
+    """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,38 +188,40 @@ def _download(published: Weights, path: Path, progress: Callable | None) -> None
 
     digest = hashlib.sha256()
     try:
-        with urlopen(published.url, timeout=TIMEOUT) as answer, open(path, "wb") as file:
-            while block := answer.read(BLOCK):
+        with urlopen(published.url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+            while block := response.read(BLOCK):
                 file.write(block)
                 digest.update(block)
                 if progress:
                     progress(min(file.tell(), published.bytes), published.bytes)
-    except (OSError, ValueError) as e:  # urllib's errors are OSErrors; ValueError: a proxy's nonsense
+    except (OSError, ValueError) as e:  # urllib raises OSErrors, and ValueError for an invalid response of a proxy
         raise _absent(published, _first(getattr(e, "reason", None) or e)) from e
     if digest.hexdigest() != published.sha256:
-        raise _absent(published, f"what came has the SHA-256 {digest.hexdigest()}")
+        raise _absent(published, f"the downloaded file has the SHA-256 {digest.hexdigest()}")
 
 
 def _absent(published: Weights, reason: str) -> UserError:
     return UserError(
-        f"{published.file} could not be downloaded ({reason}): get {published.url} elsewhere (SHA-256 "
-        f"{published.sha256}), and give features.weights=PATH/{published.file}."
+        f"{published.file} could not be downloaded ({reason}): download {published.url} on another machine (SHA-256 "
+        f"{published.sha256}), and give features.weights=PATH/{published.file}.",
+        "features.weights",
     )
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a .safetensors or PyTorch file, without running code that it may hold; raises UserError."""
+    """The named tensors of a .safetensors or PyTorch file; code that the file may contain is not run. Raises
+    UserError if it holds anything else."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # damaged files raise nearly anything; PyTorch's own advice would be to trust the file
-        raise UserError(f"{path} cannot be read as weights: it is damaged, or holds more than tensors.") from e
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise UserError(f"{path} holds something else than named tensors; expected a state dict.")
-    return dict(found)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged files raise many types; PyTorch's message would advise to trust the file
+        raise UserError(f"{path} cannot be read as weights: it is damaged, or contains more than tensors.") from e
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} does not contain named tensors; expected a state dict.")
+    return dict(state)
 
 
 def _first(e) -> str:
@@ -220,7 +230,7 @@ def _first(e) -> str:
 
 
 class _extra:
-    """Say which extra is missing where an import inside fails."""
+    """Context manager that turns a failed import into a UserError that names the extra to install."""
 
     def __init__(self, package: str, extra: str):
         self.package, self.extra = package, extra
@@ -232,6 +242,7 @@ class _extra:
         if kind is not None and issubclass(kind, ImportError):
             raise UserError(
                 f"features={self.extra} needs {self.package}, which is not installed: pip install "
-                f"'imgloop[{self.extra}]'."
+                f"'imgloop[{self.extra}]'.",
+                "features",
             ) from error
         return False

@@ -1,4 +1,4 @@
-"""torchmetrics `Metric`s of what can be computed batch by batch: they run in a training loop and across processes."""
+"""torchmetrics `Metric`s that are computed batch by batch, for training loops and several processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance
 
 
 class _TwoSided(Metric):
-    """Moments of real and of generated features, (B, D) a batch, in float64; with `features`, of images.
+    """Moments, in float64, of batches of real and of generated features (B, D).
 
-    `features` turns a batch, such as uint8 images, into features (B, D). `width` is D.
+    `features`, if given, maps a batch, such as uint8 images, to features (B, D). `width` is D.
     """
 
     is_differentiable = False
@@ -26,13 +26,13 @@ class _TwoSided(Metric):
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise UserError(f"width={width!r}: give the number of features, a whole number of at least 1.")
         self.width, self.features = width, features
-        for side in ("real", "generated"):  # None: gathered side by side, and merged in compute
+        for side in ("real", "generated"):  # None: stacked over processes, and merged in compute
             self.add_state(f"{side}_n", torch.zeros(1, dtype=torch.int64), dist_reduce_fx=None)
             self.add_state(f"{side}_mean", torch.zeros(width, dtype=torch.float64), dist_reduce_fx=None)
             self.add_state(f"{side}_sums", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx=None)
 
     def update(self, batch: Tensor, real: bool) -> None:
-        """Add a batch of real or generated features (B, D), or of what `features` takes."""
+        """Add a batch of real or generated features (B, D), or of inputs of `features`."""
         side = "real" if real else "generated"
         moments = self._side(side).update(batch if self.features is None else self.features(batch))
         if len(moments.mean) != self.width:
@@ -42,23 +42,23 @@ class _TwoSided(Metric):
             setattr(self, f"{side}_{name}", torch.from_numpy(array).to(state.device, state.dtype))
 
     def forward(self, *args, **kwargs):
-        """Raises UserError: a call would compute from one batch, which is of one side; what was added stays."""
+        """Raises UserError: a call would compute from a single batch, which has one side only. Added batches remain."""
         raise UserError(
             f"A call of {type(self).__name__} would compute from one batch, of one side: call update(batch, real=True "
-            "or False) for each batch, and compute() at the end."
+            "or real=False) for each batch, and compute() at the end."
         )
 
     def _side(self, side: str) -> Moments:
         """The moments of one side, merged over processes."""
         n, mean, sums = (getattr(self, f"{side}_{name}").cpu().numpy() for name in ("n", "mean", "sums"))
         moments = Moments()
-        for one in zip(n.reshape(-1, 1), mean.reshape(-1, self.width), sums.reshape(-1, self.width, self.width)):
-            if one[0][0]:
-                moments.merge(Moments.from_arrays(dict(zip(("n", "mean", "sums"), one))))
+        for part in zip(n.reshape(-1, 1), mean.reshape(-1, self.width), sums.reshape(-1, self.width, self.width)):
+            if part[0][0]:
+                moments.merge(Moments.from_arrays(dict(zip(("n", "mean", "sums"), part))))
         return moments
 
     def _sides(self) -> tuple[Moments, Moments]:
-        """Real and generated, two samples each at least."""
+        """Moments of the real and the generated side; raises UserError if one has fewer than two samples."""
         sides = self._side("real"), self._side("generated")
         for name, moments in zip(("real", "generated"), sides):
             if moments.n < 2:
@@ -69,7 +69,7 @@ class _TwoSided(Metric):
         return sides
 
     def set_dtype(self, dst_type) -> Metric:
-        """States stay in float64 whatever precision the model around them takes."""
+        """Returns self: states stay in float64, whatever the precision of the surrounding model."""
         return self
 
 
@@ -80,7 +80,7 @@ class FrechetDistance(_TwoSided):
         distance.update(real_features, real=True); distance.update(samples, real=False)
         distance.compute()
 
-    Memory: two matrices (D, D) in float64 a side. Raises UserError on under two samples a side.
+    Memory: two float64 matrices (D, D) per side. Raises UserError if a side has fewer than two samples.
     """
 
     higher_is_better = False
@@ -98,5 +98,5 @@ class VarianceRatio(_TwoSided):
     def compute(self) -> Tensor:
         real, generated = (float(side.covariance.trace()) for side in self._sides())
         if not real > 0:
-            raise UserError("The real features do not vary, so there is nothing to compare a variance with.")
+            raise UserError("The real features do not vary, so their variance cannot be compared.")
         return torch.tensor(generated / real, dtype=torch.float64)

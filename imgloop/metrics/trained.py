@@ -1,4 +1,4 @@
-"""Which classifier measures a data set: one that comes with the package where it provably fits, else one trained."""
+"""Choose the classifier for a data set: a shipped one if it provably fits, else one trained on the data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from imgloop.provenance import machine, versions
 
 FOLDER = Path(__file__).parent.parent / "weights"
 SHIPPED = ("digits", "cifar10")
-RECURRING = 0.005  # share of held-out images that may equal a training image: published sets hold some duplicates
-FEWEST, MOST, EPOCHS = 64_000, 240_000, 10  # training images seen: each ten times, within these bounds
-EPOCHS_MOST = 100  # of a small set
+RECURRING = 0.005  # share of held-out images that may equal a training image: published sets contain some duplicates
+FEWEST, MOST, EPOCHS = 64_000, 240_000, 10  # training images seen: ten epochs within these bounds
+EPOCHS_MOST = 100  # for small sets
 REQUIRED = {"digits": 0.97}  # held-out accuracy, by the name of the data
 ELSE_REQUIRED = 0.8
-FORMAT = 2  # raise it when equal settings give another network
-MANY = 20_000  # stacked images that the digits are taken from
+FORMAT = 2  # increase it when equal settings give another network
+MANY = 20_000  # stacked images from which single digits are taken, at most
 
 
 class ChannelsApart(nn.Module):
@@ -42,10 +42,10 @@ class ChannelsApart(nn.Module):
 def fitted(real, shared: Path, images: int | None, progress: Callable | None = None) -> tuple[nn.Module, dict]:
     """The network for real data with classes, and its facts.
 
-    Facts: `heldout_accuracy`, measured on the held-out images of these very data; `required_accuracy`, and a `warning`
-    in words where it is not reached; `training_data` and the number `trained_on`; `shipped`, whether the network came
-    with the package. Stacked digits are read by a classifier of single digits on each channel: `channels_apart` is
-    True, `heldout_accuracy` is that of the mode, all three digits right, and `digit_accuracy` that of one digit.
+    Facts: `heldout_accuracy` on the held-out images of these data; `required_accuracy`, and a `warning` if it is not
+    reached; `training_data` and their number `trained_on`; `shipped`, whether the network comes with the package.
+    Stacked digits are read by a classifier of single digits on each channel: then `channels_apart` is True,
+    `heldout_accuracy` requires all three digits to be right, and `digit_accuracy` is that of a single digit.
     """
     apart = real.facts.set == "stacked digits"
     train, heldout, classes = real.train, real.heldout, tuple(real.classes)
@@ -62,7 +62,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
         network = ChannelsApart(network)
         facts |= {"channels_apart": True, "digit_accuracy": reached, "heldout_accuracy": _modes(network, real.heldout)}
     facts["required_accuracy"] = required
-    if reached < required:
+    if reached < required:  # the words are part of the protocol, and so of the names of score files
         facts["warning"] = (
             f"the classifier is right about {reached:.1%} of the held-out {'digits' if apart else 'images'}, and "
             f"{required:.0%} is required: its features and class counts are a weak measure. Give it more training "
@@ -72,12 +72,12 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
 
 
 def required_accuracy(real) -> float:
-    """The held-out accuracy under which a protocol carries a warning: .97 for digits, else .8."""
+    """The held-out accuracy below which the protocol contains a warning: .97 for digits, else .8."""
     return REQUIRED.get(real.facts.set or "", ELSE_REQUIRED)
 
 
 def digits_of(stacked: Pool) -> Pool:
-    """The different single digits in the channels of stacked ones: uint8 (M, 1, S, S) and labels int64 (M,)."""
+    """The distinct single digits in the channels of stacked ones: uint8 (M, 1, S, S) and labels int64 (M,)."""
     x, y = np.asarray(stacked.x[:MANY]), np.asarray(stacked.y[:MANY])
     flat = x.reshape(-1, x.shape[-2] * x.shape[-1])
     _, first = np.unique(np.ascontiguousarray(flat).view(f"V{flat.shape[1]}").ravel(), return_index=True)
@@ -86,28 +86,28 @@ def digits_of(stacked: Pool) -> Pool:
     return Pool(flat[first].reshape(-1, 1, *x.shape[-2:]), labels[first].astype(np.int64))
 
 
-# -- classifiers that come with the package, made by scripts/train_classifiers.py --
+# -- Shipped classifiers, trained by scripts/train_classifiers.py --
 
 
 def fingerprints(x: np.ndarray) -> np.ndarray:
-    """Four bytes of the SHA-256 of each image uint8 (N, C, H, W), as uint32 (N,)."""
+    """The first four bytes of the SHA-256 of each image uint8 (N, C, H, W), as uint32 (N,)."""
     shape = str(x.shape[1:]).encode()
     digests = (hashlib.sha256(shape + np.ascontiguousarray(image).data).digest()[:4] for image in x)
     return np.frombuffer(b"".join(digests), "<u4")
 
 
 def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: Facts) -> str | None:
-    """The name of the shipped classifier that may measure these data; None where there is none.
+    """The name of the shipped classifier that may be used for these data, or None.
 
-    Classes and shape must be those that it was made for, and either every training image is one that it was trained on
-    and no held-out image is (but for the few duplicates that published data hold), by fingerprints; or the data are
-    the official CIFAR-10, whose files were checked, so that held-out images are of its test part.
+    Classes and shape must be those of its training data. In addition, either, by fingerprints, it was trained on every
+    training image and on no held-out image (except for the few duplicates in published data); or the data are the
+    official CIFAR-10, whose files are checked, so that held-out images are from its test part.
     """
     for name in SHIPPED:
         if not (FOLDER / f"{name}.json").exists():
             continue
-        about = store.read_json(FOLDER / f"{name}.json")
-        if about["classes"] != list(classes) or about["shape"] != list(train.x.shape[1:]):
+        info = store.read_json(FOLDER / f"{name}.json")
+        if info["classes"] != list(classes) or info["shape"] != list(train.x.shape[1:]):
             continue
         if name == "cifar10" and facts.set == "CIFAR-10":
             return name
@@ -120,18 +120,18 @@ def fitting(train: Pool, heldout: Pool, classes: tuple[str, ...], facts: Facts) 
 def _shipped(name: str, heldout: Pool, shared: Path) -> Path:
     """A folder in `shared` with a copy of the shipped network and its facts on these held-out images."""
     source = FOLDER / f"{name}.safetensors"
-    about, weights = store.read_json(FOLDER / f"{name}.json"), store.file_hash(source)
+    info, weights = store.read_json(FOLDER / f"{name}.json"), store.file_hash(source)
 
     def make(part: Path) -> None:
         arrays = {k: np.array(v) for k, v in store.open_arrays(source).items() if k != "trained_on"}
-        network = Classifier(*heldout.x.shape[1:3], len(about["classes"]))
+        network = Classifier(*heldout.x.shape[1:3], len(info["classes"]))
         network.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
         store.write_arrays(part / "network.safetensors", arrays)
         facts = {
             "heldout_accuracy": accuracy(network.eval(), heldout),
-            "training_data": about["data"],
-            "trained_on": about["n_train"],
-            "trained_images": about["images"],
+            "training_data": info["data"],
+            "trained_on": info["n_train"],
+            "trained_images": info["images"],
             "shipped": True,
         }
         store.write_json(part / "facts.json", facts)
@@ -140,11 +140,11 @@ def _shipped(name: str, heldout: Pool, shared: Path) -> Path:
     return store.once(shared / f"classifier-{key}", make)
 
 
-# -- classifiers that are trained --
+# -- Classifiers trained on the data --
 
 
 def _own(train: Pool, heldout: Pool, classes, shared: Path, images: int | None, progress) -> Path:
-    """A folder in `shared` with a network trained on these very images."""
+    """A folder in `shared` with a network trained on these images."""
     if images is None:
         images = min(int(np.clip(EPOCHS * len(train), FEWEST, MOST)), EPOCHS_MOST * len(train))
 

@@ -1,16 +1,18 @@
-"""The GAN's two players: small residual networks without normalisation, mirror images of each other.
+"""The networks of the GAN: a small residual generator and discriminator without normalisation, mirror images of each
+other.
 
-After R3GAN (Huang et al. 2024, arXiv 2501.05441, section 3): residual blocks that begin as in Fixup (Zhang et al. 2019)
-take the place of normalisation, resolutions change by linear resampling, and there are no styles, injected noise or
-batch statistics. Unlike there, blocks are two plain 3x3 convolutions (at these widths a step on a CPU costs as much as
-with grouped ones of half the weights), and dense layers follow the latents and precede the logit: without them,
-networks this small do not learn that what is drawn in one place must not be drawn in another.
+After R3GAN (Huang et al. 2024, arXiv 2501.05441, section 3): residual blocks with an initialisation as in Fixup (Zhang
+et al. 2019) replace normalisation, resolutions change by linear resampling, and there are no styles, injected noise or
+batch statistics. Two things differ from R3GAN. Blocks are two plain 3x3 convolutions: at these widths a step on a CPU
+costs as much as with grouped convolutions of half the weights. Dense layers follow the latents and precede the logit:
+without them, networks this small do not learn how distant parts of an image depend on each other.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,44 +20,48 @@ from torch.nn import functional as F
 
 from imgloop.errors import UserError
 
-# Channels a resolution level by image size, full resolution first; each further level halves the resolution.
+# Channels of each resolution level, by image size, full resolution first; each further level halves the resolution.
 PRESETS = {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)}
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 HIDDEN = 128  # width of the dense layers between latents and images, and between images and logits
-SLOPE = 0.2  # of every leaky rectifier
+SLOPE = 0.2  # negative slope of every leaky ReLU
 
 
 def check_widths(size: int, widths: list[int] | tuple[int, ...] | None) -> tuple[int, ...]:
-    """The widths for `size`-pixel images, None meaning the preset; raises UserError where they do not fit."""
+    """The widths for `size`-pixel images, None meaning the preset; raises UserError if they are invalid for this
+    size."""
     if widths is None:
         if size not in PRESETS:
             raise UserError(
                 f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS))}); "
-                "set data.size to one of them, or give model.widths, for example model.widths=[32,64]."
+                "set data.size to one of them, or give model.widths, for example model.widths=[32,64].",
+                "model.widths",
             )
         widths = PRESETS[size]
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
-            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
-            "number of pixels (2 at least): give fewer widths, or another data.size."
+            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
+            "number of pixels, at least 2: give fewer widths, or another data.size.",
+            "model.widths",
         )
     return tuple(widths)
 
 
 class Block(nn.Module):
-    """x + conv(act(conv(act(x)))): the second convolution starts at zero, the first is scaled down by the depth."""
+    """x + conv(act(conv(act(x)))); at initialisation the second convolution is zero, the first scaled by the depth."""
 
     def __init__(self, width: int, depth: int):
         super().__init__()
         self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        start(self.conv1, gain=depth**-0.5)  # Fixup with m = 2 layers a branch: depth^(-1 / (2m - 2))
+        start(self.conv1, gain=depth**-0.5)  # Fixup with m = 2 layers per branch: depth^(-1 / (2m - 2))
         start(self.conv2, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, SLOPE)), SLOPE))
 
 
-def start(layer: nn.Module, gain: float) -> nn.Module:
-    """`layer` with weights of standard deviation gain * sqrt(2 / (1 + SLOPE^2) / fan_in) and no bias."""
+def start(layer: Layer, gain: float) -> Layer:
+    """`layer`, initialised with weights of standard deviation gain * sqrt(2 / (1 + SLOPE^2) / fan_in) and zero bias."""
     if gain:
         nn.init.kaiming_normal_(layer.weight, SLOPE)
     with torch.no_grad():
@@ -66,19 +72,21 @@ def start(layer: nn.Module, gain: float) -> nn.Module:
 
 
 def dense(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths, each followed by the rectifier."""
+    """Linear layers of these widths, each followed by a leaky ReLU."""
     layers = (start(nn.Linear(a, b), 1.0) for a, b in pairwise(widths))
     return nn.Sequential(*(m for layer in layers for m in (layer, nn.LeakyReLU(SLOPE))))
 
 
 def change(inside: int, outside: int) -> nn.Module:
-    """A 1x1 convolution where the width changes."""
+    """A 1x1 convolution if the width changes, else the identity."""
     return nn.Identity() if inside == outside else start(nn.Conv2d(inside, outside, 1, bias=False), math.sqrt(0.5))
 
 
 class Generator(nn.Module):
-    """Latents z (B, latent), with labels y int64 (B,) where classes > 0, to images (B, channels, size, size), of which
-    [-1, 1] is the range of data (not enforced)."""
+    """Latents z (B, latent), with labels y int64 (B,) if classes > 0, to images (B, channels, size, size).
+
+    The data range is [-1, 1]; outputs are not clamped to it.
+    """
 
     def __init__(self, size: int, channels: int, widths: tuple[int, ...], latent: int, blocks: int, classes: int = 0):
         super().__init__()
@@ -105,7 +113,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, size, size), with labels y int64 (B,) where classes > 0, to logits float32 (B,).
+    """Images (B, channels, size, size), with labels y int64 (B,) if classes > 0, to logits float32 (B,).
 
     With classes the logit is the projection <features, embedding of y> / sqrt(width) (Miyato & Koyama 2018, without
     its unconditional term).
@@ -129,7 +137,7 @@ class Discriminator(nn.Module):
             if i:
                 h = F.avg_pool2d(h, 2)
             h = level(h)
-        with torch.autocast(x.device.type, enabled=False):  # the loss is of small differences between logits
+        with torch.autocast(x.device.type, enabled=False):  # the loss needs small differences of logits
             h = self.leave(self.dense(F.leaky_relu(h, SLOPE).flatten(1).to(self.leave.weight.dtype)))
             if self.label is None:
                 return h.squeeze(1)

@@ -1,4 +1,4 @@
-"""The two networks: a compact residual U-Net for CPU tiers, and UNet2DModel, which diffusers loads by itself."""
+"""The two networks of diffusion models: a compact residual U-Net for CPUs, and UNet2DModel of diffusers."""
 
 from __future__ import annotations
 
@@ -10,41 +10,46 @@ from torch.nn import functional as F
 
 from imgloop.errors import UserError
 
-# Channels a resolution level by image size; each further level halves the resolution.
+# Channels of each resolution level, by image size; each further level halves the resolution.
 PRESETS = {
     "compact": {8: (16, 32), 16: (32, 64, 64), 32: (32, 64, 96), 64: (32, 64, 96, 128)},
     "unet2d": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 128), 64: (32, 64, 128, 128)},
 }
-GROUPS = 8  # of every GroupNorm
+GROUPS = 8  # groups of every GroupNorm
 
 
 def build_network(kind: str, size: int, channels: int, widths: tuple[int, ...] | None, classes: int = 0) -> nn.Module:
-    """A network that maps (x, time, label) to an image of x's shape; see `forward` of CompactUNet for the arguments.
+    """A network that maps (x, timestep, label) to an image of the shape of x; see `CompactUNet.forward`.
 
-    `widths` None takes the preset for `size`. `classes` 0 is unconditional. Raises UserError where they do not fit.
+    `widths` None means the preset for `size`; `classes` 0 means unconditional. Raises UserError if `kind` or `widths`
+    are invalid for this size.
     """
     if kind not in PRESETS:
-        raise UserError(f"model.network={kind}: choose one of {', '.join(PRESETS)}.")
+        raise UserError(f"model.network={kind}: give one of {', '.join(PRESETS)}.", "model.network")
     if widths is None:
         if size not in PRESETS[kind]:
             raise UserError(
                 f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
-                "set data.size to one of them, or give model.widths, for example model.widths=[32,64]."
+                "set data.size to one of them, or give model.widths, for example model.widths=[32,64].",
+                "model.widths",
             )
         widths = PRESETS[kind][size]
     if not widths or any(w < GROUPS or w % GROUPS for w in widths):
-        raise UserError(f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].")
+        raise UserError(
+            f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].", "model.widths"
+        )
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
-            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which leaves no whole "
-            "number of pixels (2 at least): give fewer widths, or another data.size."
+            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
+            "number of pixels, at least 2: give fewer widths, or another data.size.",
+            "model.widths",
         )
     return (CompactUNet if kind == "compact" else unet2d)(size, channels, tuple(widths), classes)
 
 
 def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) -> nn.Module:
-    """diffusers' UNet2DModel without attention; same forward arguments as CompactUNet, and `.sample` holds the
-    result."""
+    """UNet2DModel of diffusers without attention; `forward` takes the arguments of CompactUNet and returns an object
+    whose `.sample` is the result."""
     from diffusers import UNet2DModel
 
     n = len(widths)
@@ -63,8 +68,9 @@ def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) 
 
 
 class CompactUNet(nn.Module):
-    """A residual U-Net with FiLM time embedding, one block a level and direction: half the parameters of UNet2DModel at
-    equal widths (Ho et al. 2020, with the scale-and-shift norm of Dhariwal & Nichol 2021, appendix A)."""
+    """A residual U-Net with FiLM timestep embedding and one block per level and direction: half the parameters of
+    UNet2DModel at equal widths (Ho et al. 2020, with the scale-and-shift norm of Dhariwal & Nichol 2021, appendix
+    A)."""
 
     def __init__(self, size: int, channels: int, widths: tuple[int, ...], classes: int = 0):
         super().__init__()
@@ -79,16 +85,18 @@ class CompactUNet(nn.Module):
         before = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
         self.middle = Block(widths[-1], widths[-1], embed)
-        self.up = nn.ModuleList(Block(b + b, a, embed) for a, b in zip(before, widths))  # skip of b joins
-        self.leave = nn.Sequential(
-            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], channels, 3, padding=1)
-        )
-        nn.init.zeros_(self.leave[-1].weight)
+        self.up = nn.ModuleList(
+            Block(b + b, a, embed) for a, b in zip(before, widths)
+        )  # b more from the skip connection
+        last = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
 
-    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, size, size) float; time (B,) in [0, 1000], diffusers' scale; label (B,) int64 or None."""
-        e = self.embed(self.sinusoid(time))
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, C, size, size) float; timestep (B,) in [0, 1000], as in diffusers; label (B,) int64 or None."""
+        e = self.embed(self.sinusoid(timestep))
         if self.label is not None:
+            assert label is not None
             e = F.silu(e + self.label(label))
         h, skips = self.enter(x), []
         for level, block in enumerate(self.down):
@@ -101,14 +109,15 @@ class CompactUNet(nn.Module):
                 h = F.interpolate(h, scale_factor=2.0)
         return self.leave(h)
 
-    def sinusoid(self, time: Tensor) -> Tensor:  # (B,) -> (B, 2 frequencies)
-        rates = torch.exp(torch.arange(self.frequencies, device=time.device) * (math.log(1000.0) / self.frequencies))
-        angle = time[:, None] / 1000 * rates
+    def sinusoid(self, timestep: Tensor) -> Tensor:  # (B,) -> (B, 2 frequencies)
+        steps = torch.arange(self.frequencies, device=timestep.device)
+        rates = torch.exp(steps * (math.log(1000.0) / self.frequencies))
+        angle = timestep[:, None] / 1000 * rates
         return torch.cat((angle.sin(), angle.cos()), 1)
 
 
 class Block(nn.Module):
-    """Norm, SiLU, convolution, twice; the second norm is scaled and shifted by the embedding (FiLM)."""
+    """Two times norm, SiLU and convolution; the embedding scales and shifts the second norm (FiLM)."""
 
     def __init__(self, inside: int, outside: int, embed: int):
         super().__init__()

@@ -1,5 +1,5 @@
-"""What a diffusion model learns: how data are noised, what the network is to output, and how a denoised image and a
-sampling step follow from that. Three objectives in one shape; a level is a number that grows with the noise.
+"""Objectives of diffusion models: noising, the target of the network, and from its output the denoised image and the
+derivative for sampling. The three objectives have the same methods; a level is a number that grows with the noise.
 
     flow  x = (1 - s) x_0 + s e, 0 <= s <= 1; the output is v = e - x_0          Lipman et al. 2023, Liu et al. 2023
     edm   x = x_0 + s e, s = sigma up to 80; the preconditioned F of D           Karras et al. 2022, table 1
@@ -15,35 +15,36 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-STEPS = 1000  # noise levels of ddpm, and the scale of the networks' clock
+STEPS = 1000  # noise levels of ddpm, and the range of timesteps
 
 
 def per_image(level: Tensor, x: Tensor) -> Tensor:
-    """Levels (B,) in a shape that multiplies images (B, C, H, W)."""
+    """Levels (B,) in a shape that broadcasts with images (B, C, H, W)."""
     return level.view(-1, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Straight paths from noise to data; `time` says how training draws levels: logit_normal | uniform."""
+    """Straight paths from noise to data; `time` is the distribution of levels in training: logit_normal | uniform."""
 
     time: str = "logit_normal"
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "dpmpp")
-    first_scale: ClassVar[float] = 1.0  # of pure noise, at the first level of the grid
+    first_scale: ClassVar[float] = 1.0  # standard deviation of the noise at the first level of the grid
 
     def levels(self, n: int, like: dict) -> Tensor:
         """Levels (n,) for training."""
         return torch.sigmoid(torch.randn(n, **like)) if self.time == "logit_normal" else torch.rand(n, **like)
 
     def noised(self, x: Tensor, e: Tensor, s: Tensor) -> Tensor:
+        """Images x with noise e at levels s (B,)."""
         return torch.lerp(x, e, per_image(s, x))
 
     def target(self, x: Tensor, e: Tensor, s: Tensor) -> Tensor:
-        """What the network is to output for noised(x, e, s); the loss is the mean squared difference."""
+        """The target of the network for noised(x, e, s); the loss is the mean squared difference."""
         return e - x
 
     def inputs(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is given: the noised image at its scale, and the clock (B,)."""
+        """The inputs of the network: the scaled noised image, and the timestep (B,)."""
         return x, s * STEPS
 
     def denoised(self, x: Tensor, out: Tensor, s: Tensor) -> Tensor:
@@ -59,11 +60,11 @@ class Flow:
         return torch.linspace(1, 0, steps + 1).tolist()
 
     def quantiles(self, n: int) -> Tensor:
-        """n levels at which the held-out loss is measured."""
+        """n levels at which the held-out loss is measured, in float32 (n,)."""
         return (torch.arange(n) + 0.5) / n
 
     def scheduler(self, sampler: str):
-        """diffusers' scheduler of the same path and sampler: what a saved model is sampled with there."""
+        """The scheduler of diffusers for the same path and sampler, which is saved with a model."""
         from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
         if sampler == "dpmpp":
@@ -73,7 +74,8 @@ class Flow:
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance exploding, preconditioned so that input and target have unit variance; symbols of Karras et al. 2022."""
+    """Variance exploding, preconditioned so that input and target have unit variance; symbols as in Karras et al.
+    2022."""
 
     sigma_data: float = 0.5
     p_mean: float = -1.2
@@ -131,8 +133,8 @@ class EDM:
 class DDPM:
     """Variance preserving in 1,000 steps, linear betas; `prediction` v | epsilon.
 
-    v takes betas rescaled to a signal of exactly 0 at the last step (Lin et al. 2024), at which e tells nothing of x_0:
-    epsilon keeps the original betas.
+    v uses betas rescaled to zero signal at the last step (Lin et al. 2024). There e has no information about x_0, so
+    epsilon uses the original betas.
     """
 
     prediction: str = "v"
@@ -140,7 +142,7 @@ class DDPM:
 
     @cached_property
     def alphas(self) -> Tensor:
-        """a_t^2, float32 (1,000,), as diffusers' schedulers have it."""
+        """a_t^2, float32 (1,000,), as in the schedulers of diffusers."""
         return self.scheduler("ddim").alphas_cumprod
 
     def scales(self, s: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
-"""How a trained diffusion model is sampled: Euler and Heun along the objective's path; DDIM and DPM-Solver++ by
-diffusers' schedulers."""
+"""Samplers of diffusion models: Euler and Heun along the path of the objective; DDIM and DPM-Solver++ by the
+schedulers of diffusers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-STEPS = {"heun": 8, "euler": 16, "dpmpp": 12, "ddim": 25}  # where a setting does not say
-Predict = Callable[[Tensor, Tensor], Tensor]  # (image at the network's scale, clock (B,)) -> the network's output
+STEPS = {"heun": 8, "euler": 16, "dpmpp": 12, "ddim": 25}  # defaults
+Predict = Callable[[Tensor, Tensor], Tensor]  # (scaled image, timestep (B,)) -> output of the network
 
 
-def output(network: nn.Module, x: Tensor, clock: Tensor, y: Tensor | None) -> Tensor:
-    """The network's output for x (B, C, H, W), clock (B,), labels y (B,) or None; both networks serve."""
-    out = network(x, clock, y)
+def output(network: nn.Module, x: Tensor, timestep: Tensor, y: Tensor | None) -> Tensor:
+    """The network's output for x (B, C, H, W), timestep (B,), labels y (B,) or None; for either network."""
+    out = network(x, timestep, y)
     return getattr(out, "sample", out)
 
 
 def guided(network: nn.Module, y: Tensor | None, guidance: float, null: int) -> Predict:
-    """Classifier-free guidance (Ho & Salimans 2022): out = out_null + guidance (out_y - out_null); 1 is none."""
+    """Classifier-free guidance (Ho & Salimans 2022): out = out_null + guidance (out_y - out_null); 1 means none."""
 
-    def predict(x: Tensor, clock: Tensor) -> Tensor:
+    def predict(x: Tensor, timestep: Tensor) -> Tensor:
         if guidance == 1 or y is None:
-            return output(network, x, clock, y)
-        both = output(network, x.repeat(2, 1, 1, 1), clock.repeat(2), torch.cat((y, torch.full_like(y, null))))
-        given, free = both.chunk(2)
-        return torch.lerp(free, given, guidance)
+            return output(network, x, timestep, y)
+        both = output(network, x.repeat(2, 1, 1, 1), timestep.repeat(2), torch.cat((y, torch.full_like(y, null))))
+        labelled, unlabelled = both.chunk(2)
+        return torch.lerp(unlabelled, labelled, guidance)
 
     return predict
 
 
 @torch.inference_mode()
 def draw(objective, predict: Predict, latents: Tensor, sampler: str, steps: int) -> Tensor:
-    """Images (B, C, H, W), about -1 to 1, from standard normal latents of that shape."""
+    """Images (B, C, H, W), with values of about -1 to 1, from standard normal latents of that shape."""
     if sampler in ("euler", "heun"):
         return integrate(objective, predict, latents * objective.first_scale, sampler, steps)
     return scheduled(objective.scheduler(sampler), predict, latents, steps)
@@ -42,10 +42,10 @@ def draw(objective, predict: Predict, latents: Tensor, sampler: str, steps: int)
 
 @torch.inference_mode()
 def integrate(objective, predict: Predict, x: Tensor, sampler: str, steps: int) -> Tensor:
-    """Follow dx/ds from the objective's first level to 0 along its grid.
+    """Integrate dx/ds from the first level of the objective's grid to 0.
 
-    `euler` costs `steps` evaluations; `heun` (second order) 2 steps - 1, its last step being an Euler step: Karras et
-    al. 2022, algorithm 1.
+    `euler` needs `steps` evaluations; `heun` (second order) 2 steps - 1, since its last step is an Euler step. Source:
+    Karras et al. 2022, algorithm 1.
     """
 
     def derivative(x: Tensor, s: float) -> Tensor:
@@ -64,7 +64,7 @@ def integrate(objective, predict: Predict, x: Tensor, sampler: str, steps: int) 
 
 @torch.inference_mode()
 def scheduled(scheduler, predict: Predict, latents: Tensor, steps: int) -> Tensor:
-    """The loop of diffusers' pipelines over one of its schedulers."""
+    """The sampling loop of the pipelines of diffusers, for one of its schedulers."""
     scheduler.set_timesteps(steps, device=latents.device)
     x = latents * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -74,5 +74,5 @@ def scheduled(scheduler, predict: Predict, latents: Tensor, steps: int) -> Tenso
 
 
 def evaluations(sampler: str, steps: int, guidance: float = 1.0) -> int:
-    """Network evaluations a sample (NFE)."""
+    """Network evaluations per sample (NFE)."""
     return (2 * steps - 1 if sampler == "heun" else steps) * (1 if guidance == 1 else 2)
