@@ -260,3 +260,6 @@ class RealOnly(Paradigm):
 
     def later(self, sizes, t, rng, replicates):
         return self.real(sizes, t, replicates)
+
+
+NAMES = ("replace", "accumulate", "accumulate_subsample", "augment", "fresh", "edit", "real_only")
