@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
@@ -40,12 +41,11 @@ class Thresholds:
 
     def __post_init__(self):
         for f in fields(self):
-            value: Any = getattr(self, f.name)
-            whole = f.type == "int"
+            value, whole = getattr(self, f.name), f.type == "int"
+            number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
             low, high = LIMITS.get(f.name, (0, 1))
-            number = isinstance(value, Real) and not isinstance(value, bool) and value == value
-            inside = number and (value >= low if whole else value > low) and (high is None or value < high)
-            if not inside or (whole and value != int(value)):
+            inside = (number >= low if whole else number > low) and (high is None or number < high)
+            if not inside or (whole and number % 1):
                 kind = f"a whole number of at least {low}" if whole else f"a number above {low}"
                 allowed = f"{kind} and below {high}" if high else kind
                 raise UserError(f"collapse.{f.name}={value}: give {allowed}.", f"collapse.{f.name}")

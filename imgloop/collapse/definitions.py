@@ -94,7 +94,7 @@ def late(x: np.ndarray, window: int = 3) -> np.ndarray:
 
 
 def read(x: np.ndarray, window: int) -> np.ndarray:
-    """The generations that a change since generation 0 depends on, 0 and the last `window`: (..., G + 1) -> (..., 1 + W)."""
+    """Generation 0 and the last `window`, which a change since generation 0 needs: (..., G + 1) -> (..., 1 + W)."""
     return np.concatenate([x[..., :1], newest(x, window)], -1)
 
 

@@ -256,7 +256,7 @@ def tangents(law: Law, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_step(sizes: np.ndarray, logs: np.ndarray, law: Law) -> np.ndarray:
-    """Each chain's estimate of the floor, (S,), from log risks (S, N): a Gauss-Newton step from `law`, with a, b free."""
+    """Each chain's estimate of the floor, (S,), from log risks (S, N): one Gauss-Newton step from `law` in a, b, c."""
     nuisance, direction = tangents(law, sizes)
     direction = direction - nuisance @ np.linalg.lstsq(nuisance, direction, rcond=None)[0]
     return law.c + (logs - np.log(law(sizes))) @ direction / (direction @ direction)
