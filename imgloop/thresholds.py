@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
+from typing import Any
 
 from imgloop.errors import UserError
+
+# Lower and upper limits; a whole number may equal its lower limit. Those not named here: 0 and 1.
+LIMITS: dict[str, tuple[float, float | None]] = {
+    "chains": (2, None),
+    "window": (1, None),
+    "sizes": (3, None),
+    "scaling_margin": (1, None),
+    "risk_margin": (0, None),
+}
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a number must pass to be detected or excluded; conf/collapse/default.yaml says what each is.
+    """The values above or below which a definition is detected or excluded; conf/collapse/default.yaml explains each.
 
     Raises UserError for a value outside its range.
     """
@@ -31,41 +42,39 @@ class Thresholds:
     def __post_init__(self):
         for f in fields(self):
             value, whole = getattr(self, f.name), f.type == "int"
-            low, high = {"chains": (2, None), "window": (1, None), "sizes": (3, None), "scaling_margin": (1, None)}.get(
-                f.name, (0, None if f.name == "risk_margin" else 1)
-            )
-            number = isinstance(value, Real) and not isinstance(value, bool) and value == value
-            inside = number and (value >= low if whole else value > low) and (high is None or value < high)
-            if not inside or (whole and value != int(value)):
+            number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+            low, high = LIMITS.get(f.name, (0, 1))
+            inside = (number >= low if whole else number > low) and (high is None or number < high)
+            if not inside or (whole and number % 1):
                 kind = f"a whole number of at least {low}" if whole else f"a number above {low}"
-                span = f"{kind} and below {high}" if high else kind
-                raise UserError(f"collapse.{f.name}={value}: give {span}.")
+                allowed = f"{kind} and below {high}" if high else kind
+                raise UserError(f"collapse.{f.name}={value}: give {allowed}.", f"collapse.{f.name}")
 
     @classmethod
     def of(cls, values: Thresholds | Mapping | None = None) -> Thresholds:
-        """Thresholds from a mapping of those that differ from conf/collapse/default.yaml; raises UserError for one that
-        is none of them."""
+        """Thresholds from a mapping of those that differ from the defaults; raises UserError for an unknown name."""
         if isinstance(values, Thresholds):
             return values
         if values is not None and not isinstance(values, Mapping):
-            raise UserError(f"thresholds are a mapping of names to numbers, not {type(values).__name__}.")
+            raise UserError(f"Thresholds are {type(values).__name__}: give a mapping of names to numbers.", "collapse")
         given = dict(values or {})
         names = [f.name for f in fields(cls)]
-        wrong = [k for k in given if k not in names]
-        if wrong:
-            raise UserError(f"collapse.{wrong[0]} is no threshold; they are {', '.join(names)}.")
+        unknown = [k for k in given if k not in names]
+        if unknown:
+            name = f"collapse.{unknown[0]}"
+            raise UserError(f"{name} is not a threshold: choose from {', '.join(names)}.", name)
         return cls(**given)
 
     def changes(self, other: Thresholds) -> list[str]:
-        """What `other` has different, one line each."""
-        mine, theirs = asdict(self), asdict(other)
-        return [f"{k} was {mine[k]:g} and is {theirs[k]:g}" for k in mine if mine[k] != theirs[k]]
+        """The thresholds that differ in `other`, one line each."""
+        before, after = asdict(self), asdict(other)
+        return [f"{k} was {before[k]:g} and is {after[k]:g}" for k in before if before[k] != after[k]]
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The thresholds that a study began with; `written` is a time stamp, `ended` how many chains had a last generation
-    by then (0 where they were fixed before any result)."""
+    """The thresholds that a study began with. written: time stamp. ended: the number of chains that had ended by then
+    (0: the thresholds were fixed before any result)."""
 
     thresholds: Thresholds
     written: str

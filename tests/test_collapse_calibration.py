@@ -1,5 +1,5 @@
-"""How often the profile errs and hits, counted in simulated studies, against what docs/profile.md promises; and the
-same counts with the rules broken on purpose, which must miss."""
+"""Error rates and power of the profile in simulated studies, against docs/profile.md; and the same with the rules broken
+on purpose, which must fail."""
 
 import sys
 from pathlib import Path
@@ -13,15 +13,15 @@ from imgloop.collapse.definitions import judge
 from imgloop.collapse.power import Plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import calibrate
-from calibrate import H, Simulated, family
+import calibrate  # pyright: ignore[reportMissingImports]
+from calibrate import H, Simulated, family  # pyright: ignore[reportMissingImports]
 
 STUDIES = 2_000
 CASES = [(kind, accumulated, s) for kind in calibrate.NOISES for accumulated in (0.0, 1.0) for s in (4, 5, 8)]
 
 
 def most(p: float, n: int = STUDIES, sure: float = 1 - 1e-5) -> float:
-    """The largest share that a true probability of p leaves to chance."""
+    """The largest share that chance explains at a true probability of p."""
     return float(binom.ppf(sure, n, p)) / n
 
 
@@ -49,7 +49,7 @@ def test_false_exclusions_are_at_most_five_in_a_hundred_each(kind, accumulated, 
 @pytest.mark.parametrize("kind", calibrate.NOISES)
 @pytest.mark.parametrize("effect, least", [(2.0, 0.62), (3.0, 0.89)])
 def test_planted_collapses_are_hit_with_the_stated_power(kind, effect, least):
-    # Docs: four of eight definitions planted, 5 seeds: about .68 at two standard deviations, .94 to .97 at three.
+    # docs/profile.md: four of eight definitions planted, 5 seeds: about .68 at two standard deviations, .94 to .97 at three.
     four = dict.fromkeys((1, 2, 4, 7), effect)
     found = Simulated(13, STUDIES, kind=kind).judged(four)
     hits = np.mean([found[k].detected.mean() for k in four])
@@ -63,7 +63,7 @@ def test_each_definition_alone_is_hit_at_three_standard_deviations(k):
 
 
 @pytest.mark.parametrize("accumulated", [0.0, 1.0])
-def test_definition_3_tells_shapes_apart(accumulated):
+def test_definition_3_distinguishes_shapes(accumulated):
     def shares(name, growth):
         found = calibrate.shaped(name, growth, STUDIES, accumulated)
         return found.detected.mean(), (found.excluded & ~found.detected).mean()
@@ -146,7 +146,7 @@ def test_more_seeds_and_more_definitions_move_power_as_they_must():
 
 
 def test_noise_that_accumulates_costs_generations():
-    # A signal that stays as it is: white noise leaves it as it is, a random walk buries it.
+    # A constant signal: with a random walk the noise grows, with white noise it does not.
     white, walk = (Plan(effect=3.0, shape="constant", accumulated=a) for a in (0.0, 1.0))
     assert power.power(white, 5, 16, 1_000).detected > power.power(walk, 5, 16, 1_000).detected + 0.2
 

@@ -1,5 +1,8 @@
 """The paper's own cases, from simulation: Table 1, the two plateaus, the Gaussian's decomposition."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +10,12 @@ from scipy.stats import norm
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course
-from imgloop.collapse import paper
 from imgloop.collapse.profile import collapse_profile
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "paper_parts")]
+import known_law  # pyright: ignore[reportMissingImports]
+import paper  # pyright: ignore[reportMissingImports]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,7 @@ def test_table_1_is_computed_and_not_copied(table1, monkeypatch):
 
 
 def test_the_law_of_y_is_measured_as_it_is():
-    system = paper.KnownLaw(replicates=1, dimension=2)
+    system = known_law.KnownLaw(replicates=1, dimension=2)
     measured = system.measure(paper_fit(system, system.beta[None]))
     for name in ("variance_ratio", "mode_share_min", "tail_mass"):
         assert measured[name][0] == pytest.approx(1)
@@ -101,6 +108,7 @@ def test_the_walk_of_the_mean_drives_the_risk(gaussian):
     """The mean's part grows as t / n, the covariance's part is bounded: E W2^2 = t / n + 2 (1 - c4^t) (theory.md)."""
     course = Course("replace", 20, (20,) * 20)
     exact = theory.wasserstein(course, 1.0, bias=1.0, unbiased=True)
+    assert exact is not None
     for name, part in (("mean_part", exact[0]), ("covariance_part", exact[1])):
         z = (gaussian.courses[name] - part) / gaussian.courses[f"{name}_sem"]
         assert z.abs().max() < 4, name
@@ -109,7 +117,7 @@ def test_the_walk_of_the_mean_drives_the_risk(gaussian):
     assert gaussian.growth["risk"][0] == pytest.approx(mean[0] + covariance[0])
 
 
-def test_expectation_and_median_are_told_apart(gaussian):
+def test_expectation_and_median_differ(gaussian):
     last = gaussian.courses.iloc[-1]
     assert last["mean_part_median"] < 0.5 * last["mean_part"]
     assert "expectation and median" in "\n".join(gaussian.lines())

@@ -1,4 +1,5 @@
-"""python -m imgloop.collapse STUDY_OR_CSV: the collapse profile; python -m imgloop.collapse power: what it needs."""
+"""python -m imgloop.collapse STUDY_OR_CSV: the collapse profile; python -m imgloop.collapse power: its statistical
+power."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from imgloop.errors import UserError, status
+from imgloop.measures import ROLES
+from imgloop.thresholds import Frozen, Thresholds
 
-EPILOG = """python -m imgloop.collapse power --help: how many seeds and generations a question needs"""
+EPILOG = "python -m imgloop.collapse power --help: how many seeds and generations a definition needs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,42 +27,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def profiled(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse",
-        description="Eight definitions of model collapse, eight verdicts a condition, from a study's folder or a CSV "
-        "table with columns condition, seed, generation and measures.",
+        description="Eight definitions of model collapse, eight verdicts for each condition, from a study's folder or "
+        "a CSV table with columns condition, seed, generation and measures.",
         epilog=EPILOG,
     )
     parser.add_argument("path", metavar="STUDY_OR_CSV", type=Path)
     parser.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
     parser.add_argument("--quarter", help="the condition of a real-only model trained on a quarter of the data")
-    parser.add_argument("--risk", help="the column that is the population risk (risk, else excess, fd)")
+    parser.add_argument("--risk", help="the column of the population risk (default: risk, else excess, fd, kd)")
+    parser.add_argument(
+        "--subject",
+        action="append",
+        default=[],
+        metavar="ROLE=COLUMN",
+        help=f"the column to judge for a role ({', '.join(ROLES)}); can be repeated",
+    )
     parser.add_argument("--generation", type=int, help="the last generation to read (the one at which most chains end)")
     parser.add_argument("--noise-risk", type=float, help="the risk of a model of pure noise, for the severity")
     parser.add_argument(
-        "--threshold", nargs="+", default=[], metavar="NAME=VALUE", help="those that differ from conf/collapse"
+        "--threshold", nargs="+", default=[], metavar="NAME=VALUE", help="thresholds that differ from conf/collapse"
     )
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
     a = parser.parse_args(arguments)
 
     from imgloop import store
-    from imgloop.collapse import show, tables
+    from imgloop.collapse import show
     from imgloop.collapse.profile import collapse_profile
-    from imgloop.study import tables as study
     from imgloop.study.frozen import frozen
+    from imgloop.study.plain import read_table
+    from imgloop.study.tables import csv
 
-    told = frozen(a.path) if a.path.is_dir() else None
+    stored = frozen(a.path) if a.path.is_dir() else None
     profile = collapse_profile(
-        tables.read(a.path, told=lambda fault: print(f"imgloop.collapse: left out: {fault}", file=sys.stderr)),
+        read_table(a.path, lambda fault: print(f"imgloop.collapse: left out: {fault}", file=sys.stderr)),
         a.control,
-        thresholds=overridden(a.threshold, told),
+        thresholds=overridden(a.threshold, stored),
         quarter=a.quarter,
         risk=a.risk,
         generation=a.generation,
         noise_risk=a.noise_risk,
-        frozen=told,
+        frozen=stored,
+        subjects=by_role(a.subject),
     )
     if a.csv:
-        store.write_text(a.csv, study.csv_text(profile.to_frame()))
+        store.write_text(a.csv, csv(profile.to_frame()))
     if a.json:
         print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
     else:
@@ -68,34 +81,39 @@ def profiled(arguments: list[str]) -> None:
         show.page(profile, console if console.is_terminal else Console(width=120, highlight=False))
 
 
-def overridden(given: list[str], told):
-    """Thresholds written NAME=VALUE over those that the study was begun with, or those of conf/collapse."""
-    from dataclasses import asdict
+def by_role(texts: Sequence[str]) -> dict[str, str]:
+    """Columns to judge by role, written ROLE=COLUMN; raises UserError for another form, or a role given twice."""
+    subjects: dict[str, str] = {}
+    for text in texts:
+        role, _, column = text.partition("=")
+        if not column:
+            raise UserError(f"--subject {text}: write ROLE=COLUMN, for example variance=my_ratio.", "subjects")
+        if subjects.setdefault(role, column) != column:
+            raise UserError(f"--subject {text}: {role} is already {subjects[role]}; give a role once.", "subjects")
+    return subjects
 
-    from imgloop.thresholds import Thresholds
 
-    values = asdict(told.thresholds) if told else {}
-    for text in given:
+def overridden(texts: Sequence[str], stored: Frozen | None) -> Thresholds:
+    """The stored thresholds of a study, else those of conf/collapse, with changes written NAME=VALUE."""
+    values = asdict(stored.thresholds) if stored else {}
+    for text in texts:
         name, _, value = text.partition("=")
         try:
             number = float(value)
         except ValueError as e:
-            raise UserError(f"--threshold {text}: write NAME=VALUE, for example tail_kept=0.7.") from e
+            raise UserError(f"--threshold {text}: write NAME=VALUE, for example tail_kept=0.7.", "collapse") from e
         values[name] = int(number) if number.is_integer() else number
     return Thresholds.of(values)
 
 
 def planned(arguments: list[str]) -> None:
-    from dataclasses import asdict
-
     from imgloop.collapse import power
     from imgloop.collapse.definitions import TITLES
-    from imgloop.thresholds import Thresholds
 
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse power",
-        description="How many seeds and generations a question needs: the share of simulated studies in which a "
-        "definition is detected and excluded. Errors accumulate along a chain.",
+        description="How many seeds and generations a definition needs: the share of simulated studies in which it is "
+        "detected, and excluded. Errors accumulate along a chain.",
         epilog="; ".join(f"{k} {title}" for k, title in TITLES.items()),
     )
     parser.add_argument("--definition", type=int, default=2, help="1 to 8 (2)")
@@ -106,19 +124,23 @@ def planned(arguments: list[str]) -> None:
         help="mean over threshold at generation --at, in standard deviations between chains; negative: below (2)",
     )
     parser.add_argument("--shape", default="linear", help=f"over generations: {', '.join(power.SHAPES)} (linear)")
-    parser.add_argument("--at", type=int, default=4, help="the generation of the pilot that showed the effect (4)")
-    parser.add_argument("--accumulated", type=float, default=0.5, help="share of the noise that adds up (0.5)")
+    parser.add_argument(
+        "--at", type=int, default=4, help="the last generation of the pilot that estimated the effect (4)"
+    )
+    parser.add_argument(
+        "--accumulated", type=float, default=0.5, help="share of the noise variance that accumulates (0.5)"
+    )
     parser.add_argument("--noise", default="normal", help=f"{', '.join(power.NOISES)} (normal)")
     parser.add_argument("--measured", type=int, default=8, help="definitions that Holm corrects for (8)")
     parser.add_argument(
         "--spread",
         type=float,
-        help="one such standard deviation in the number's own units: for definitions 4, 6, 7, 8, of thresholds above 0",
+        help="that standard deviation in the number's own units: for definitions 4, 6, 7, 8 (thresholds above 0)",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 8, 12, 16])
     parser.add_argument("--generations", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--wanted", type=float, default=0.8, help="probability of a verdict to reach (0.8)")
-    parser.add_argument("--studies", type=int, default=2_000, help="simulated studies a row (2000)")
+    parser.add_argument("--studies", type=int, default=2_000, help="simulated studies for each row (2000)")
     a = parser.parse_args(arguments)
     if a.studies < 1 or not 0 < a.wanted < 1:
         raise UserError("Give --studies of at least 1 and --wanted between 0 and 1.")

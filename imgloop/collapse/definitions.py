@@ -1,19 +1,22 @@
-"""The eight definitions of model collapse as rules: how a chain becomes one number, and what the number must pass.
+"""The eight definitions of model collapse as rules: the number that a chain gives, and the thresholds for it.
 
-A series is float (..., S, G + 1): a value a chain and generation 0..G. Every number is a difference between a chain and
-the control chain of the same seed, fixed before anything is seen: the mean over the last generations, or the contrast
-of definition 3; never a maximum over generations. Definitions: section 2 of Schaeffer et al. 2025.
+A series is float (..., S, G + 1): one value for each chain and generation 0..G. Every number is a difference between a
+chain and the control chain of the same seed, and is fixed in advance: the mean over the last generations, or the
+contrast of definition 3; never a maximum over generations. Definitions: section 2 of Schaeffer et al. 2025.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from imgloop.collapse import statistics
 from imgloop.collapse.statistics import Moments
+from imgloop.collapse.subjects import FLOOR, RATIO_ROLES, ROLE_OF
+from imgloop.measures import MEASURES, MeasureInfo, of_role
 from imgloop.thresholds import Thresholds
 
 SHORT = {
@@ -36,14 +39,15 @@ TITLES = {
     7: "disappearance of real tails",
     8: "appearance of hallucinated data",
 }
-RATIOS = {4: "variance_ratio", 6: "mode_share_min", 7: "tail_mass"}  # whose log is tested
-RATES = ("off_support", "ambiguity", "rule_violations")  # of definition 8: any of them
-# A ratio below its floor counts as the floor, since 0 has no log: the effect of a total loss is a lower bound. A chain
-# that lost all is so far from chains that lost much that their mean would have no significance: where it makes the test
-# of detection sharper, it counts there as the largest loss of chains that kept something, of two thresholds at least.
-FLOORS = {"variance_ratio": 1e-6, "mode_share_min": 1e-3, "tail_mass": 1e-2}
-FARTHEST = 3  # times the generations that were run: an extrapolation beyond says nothing
-LEAST_G = {3: 3}  # generations after 0 that a contrast needs; 1 elsewhere
+# Our measures of definitions 4, 6 and 7, whose logarithm is tested, and of definition 8.
+RATIOS = {k: of_role(role)[0] for k, role in ROLE_OF.items() if role in RATIO_ROLES}
+RATES = of_role("hallucination")
+# A ratio below its floor counts as the floor, since 0 has no logarithm: the effect of a total loss is a lower bound. A
+# chain that lost everything lies so far from the others that their mean would not be significant. Where it makes the
+# test of detection sharper, it counts there as the largest loss of the other chains, and as two thresholds at least.
+FLOORS = {name: cast(float, MEASURES[name].floor) for name in RATIOS.values()}
+FARTHEST = 3  # limit of extrapolation, in multiples of the last generation
+LEAST_G = {3: 3}  # smallest number of generations after 0; 1 for the other definitions
 
 
 def rules(thresholds: Thresholds | None = None) -> dict[int, str]:
@@ -56,22 +60,22 @@ def rules(thresholds: Thresholds | None = None) -> dict[int, str]:
         "below 0",
         2: f"risk over control, {late}: detected above 0, excluded below {h.risk_margin:.0%} of the risk at "
         "generation 0",
-        3: "growth of the risk over control, then C = (R_G - R_h) - q (R_h - R_0), which is 0 for logarithmic growth: "
-        "detected where both are above 0, and C over the last two thirds; excluded where C is below 0",
+        3: "growth of the risk over control, and C = (R_G - R_h) - q (R_h - R_0), which is 0 for logarithmic growth: "
+        "detected where both are above 0, and C over the last two thirds is too; excluded where C is below 0",
         4: f"-log variance ratio over control, {late}: detected above, excluded below {at[4]:.3f} "
         f"({h.variance_kept:.0%} kept)",
         5: f"log(R_t / R_0) over control, mean over at least {h.sizes} sizes, {late}: detected above 0, excluded below "
-        f"log {h.scaling_margin:g}, and not where a size is significantly above it",
+        f"log {h.scaling_margin:g}, unless one size is significantly above it",
         6: f"-log(smallest corrected mode share / its real share) over control, {late}: detected above, excluded below "
         f"{at[6]:.3f} ({h.mode_kept:.0%} kept)",
         7: f"-log tail mass over control, {late}: detected above, excluded below {at[7]:.3f} ({h.tail_kept:.0%} kept)",
-        8: f"off-support, ambiguity or rule-violation rate over control, {late}: detected where any is above, excluded "
-        f"where all are below {h.hallucinated:g}",
+        8: f"each rate of hallucination over control, {late}: detected where any is above, excluded where all are "
+        f"below {h.hallucinated:g}",
     }
 
 
 def marks(h: Thresholds) -> dict[int, float]:
-    """What numbers of definitions 4, 6, 7 and 8 are detected above and excluded below; others are detected above 0."""
+    """The threshold of definitions 4, 6, 7 and 8 for detection (above) and exclusion (below); others: 0."""
     kept = {4: h.variance_kept, 6: h.mode_kept, 7: h.tail_kept}
     return {k: float(-np.log(share)) for k, share in kept.items()} | {8: h.hallucinated}
 
@@ -90,39 +94,41 @@ def late(x: np.ndarray, window: int = 3) -> np.ndarray:
 
 
 def read(x: np.ndarray, window: int) -> np.ndarray:
-    """What a change since generation 0 is made of, generation 0 and the last `window`: (..., G + 1) -> (..., 1 + W)."""
+    """Generation 0 and the last `window`, which a change since generation 0 needs: (..., G + 1) -> (..., 1 + W)."""
     return np.concatenate([x[..., :1], newest(x, window)], -1)
 
 
 def contrast(x: np.ndarray, first: int = 0) -> np.ndarray:
     """C = (x_G - x_h) - q (x_h - x_first), h halfway from `first` to G: (..., S, G + 1) -> (..., S).
 
-    q is the gain of the harmonic sum 1 + 1/2 + ... + 1/(t + 1) after h over that before, so that C is 0 for logarithmic
-    growth, positive for faster and negative for slower. Only three generations are read.
+    q is the gain of the harmonic sum 1 + 1/2 + ... + 1/(t + 1) after h, divided by its gain before h: C is 0 for
+    logarithmic growth, positive for faster and negative for slower growth. Only three generations enter.
     """
     last = x.shape[-1] - 1
     half = first + (last - first) // 2
-    gain = 1 / np.arange(1, last + 2)  # from generation t - 1 to t the harmonic sum gains 1 / (t + 1)
+    gain = 1 / np.arange(1, last + 2)  # gain of the harmonic sum from generation t - 1 to t: 1 / (t + 1)
     q = gain[half + 1 :].sum() / gain[first + 1 : half + 1].sum()
     after, before = x[..., last] - x[..., half], x[..., half] - x[..., first]
-    found, scale = after - q * before, np.abs(after) + np.abs(q * before) + np.abs(x[..., [first, half, last]]).max(-1)
-    return np.where(np.abs(found) <= statistics.ROUNDING * scale, 0.0, found)
+    c, scale = after - q * before, np.abs(after) + np.abs(q * before) + np.abs(x[..., [first, half, last]]).max(-1)
+    return np.where(np.abs(c) <= statistics.ROUNDING * scale, 0.0, c)
 
 
 def last_two_thirds(generations: int) -> int:
-    """The generation at which the last two thirds of 0..G begin."""
+    """The first generation of the last two thirds of 0..G."""
     return -(-generations // 3)
 
 
-def losses(x: np.ndarray, measure: str) -> np.ndarray:
-    """-log of a ratio that is 1 where nothing is lost."""
-    return -np.log(np.maximum(x, FLOORS[measure]))  # NaN stays NaN
+def losses(x: np.ndarray, floor: float) -> np.ndarray:
+    """-log of a ratio that is 1 where nothing is lost; values below `floor` count as the floor."""
+    return -np.log(np.maximum(x, floor))  # NaN stays NaN
 
 
 def crossing(course: np.ndarray, threshold: float) -> float | None:
-    """The generation from which a course (G + 1,) stays above a threshold, by linear interpolation; beyond G by the
-    mean slope of its second half, an extrapolation, as far as FARTHEST times G. None where it does not. (The first
-    crossing would be a maximum over generations: noise finds one.)"""
+    """The generation from which a course (G + 1,) stays above a threshold, by linear interpolation; None if never.
+
+    Beyond G it is extrapolated by the mean slope of the second half, up to FARTHEST times G. (The first crossing would
+    depend on a maximum over generations, and noise alone can cause one.)
+    """
     if not np.isfinite(course).all():
         return None
     last, below = len(course) - 1, np.flatnonzero(course < threshold)
@@ -140,14 +146,18 @@ def crossing(course: np.ndarray, threshold: float) -> float | None:
 
 @dataclass(frozen=True)
 class Number:
-    """One number a chain, x (..., S), detected above `above` and excluded below `below` (a float, or (..., S) a chain);
-    `below` None: it excludes nothing. `tested` (..., S): what the test of detection reads in place of x."""
+    """One number for each chain, x (..., S): detected above `above`, excluded below `below`.
+
+    below: a float, or (..., S), one for each chain; None: this number excludes nothing. tested (..., S): replaces x in
+    the test of detection. measure: the column that the number comes from, "" for the risk.
+    """
 
     name: str
     x: np.ndarray
     above: float = 0.0
     below: float | np.ndarray | None = None
     tested: np.ndarray | None = None
+    measure: str = ""
 
     @property
     def test(self) -> np.ndarray:
@@ -156,9 +166,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Question:
-    """A definition's numbers. `every`: all must be detected (their largest p counts); else any (Bonferroni), and then
-    all must be excluded. Where `gate` (...) is False nothing is detected, where `bar` (...) is True nothing is
-    excluded."""
+    """The numbers of one definition and how their tests are combined.
+
+    every: the definition is detected where all numbers are (their largest p counts); otherwise where any number is
+    (Bonferroni), and it is then excluded where all are. gate (...): False prevents a detection. bar (...): True
+    prevents an exclusion.
+    """
 
     definition: int
     numbers: tuple[Number, ...]
@@ -176,66 +189,74 @@ def catastrophic(risk: np.ndarray, quarter: np.ndarray) -> Question:
 
 
 def increase(risk: Pair, h: Thresholds) -> Question:
-    """Definition 2. Its margin is a share of each chain's own risk at generation 0: the bound carries its error."""
+    """Definition 2. The margin is a share of each chain's own risk at generation 0: the bound includes its error."""
     treated, control = risk
     number = late(treated - control, h.window)
     start = np.where(np.isnan(number), np.nan, treated[..., 0])
-    margin = np.where(Moments.of(start).mean[..., None] > 0, h.risk_margin * start, -np.inf)  # of a negative risk: none
+    margin = np.where(Moments.of(start).mean[..., None] > 0, h.risk_margin * start, -np.inf)  # none for a negative risk
     bar = passed(treated - control, Moments.of(margin).mean)
     return Question(2, (Number("risk over control", number, 0.0, margin),), bar=bar)
 
 
 def divergence(risk: Pair, h: Thresholds) -> Question:
-    """Definition 3: growth, then the contrast. Detected also needs the contrast of the last two thirds positive.
-    Excluded is not what began with a jump and goes on: where that contrast and the growth in the second half of
-    these are both significantly positive."""
+    """Definition 3: the contrast C and the growth. A detection also needs a positive contrast of the last two thirds.
+
+    A course that starts with a jump and goes on growing is not excluded: one whose contrast of the last two thirds and
+    growth in their second half are both significantly positive.
+    """
     d, last = risk[0] - risk[1], risk[0].shape[-1] - 1
     growth, first = late(d, h.window) - d[..., 0], last_two_thirds(last)
     recent, gain = contrast(d, first), d[..., last] - d[..., first + (last - first) // 2]
     numbers = Number("C", contrast(d), 0.0, 0.0), Number("growth over control", growth)
-    going_on = (statistics.greater(recent) <= h.exclusion) & (statistics.greater(gain) <= h.exclusion)
-    return Question(3, numbers, every=True, gate=Moments.of(recent).mean > 0, bar=going_on)
+    still_growing = (statistics.greater(recent) <= h.exclusion) & (statistics.greater(gain) <= h.exclusion)
+    return Question(3, numbers, every=True, gate=Moments.of(recent).mean > 0, bar=still_growing)
 
 
-def loss(definition: int, ratio: Pair, h: Thresholds) -> Question:
-    """Definitions 4, 6 and 7: a ratio that falls."""
-    measure = RATIOS[definition]
+def loss(definition: int, ratio: Pair, h: Thresholds, measure: MeasureInfo | None = None) -> Question:
+    """Definitions 4, 6 and 7: a ratio that falls; `measure`, by default ours, gives its name and floor."""
+    info = MEASURES[RATIOS[definition]] if measure is None else measure
+    floor = FLOOR if info.floor is None else info.floor
     margin = marks(h)[definition]
-    series = losses(ratio[0], measure) - losses(ratio[1], measure)
-    gone, theirs = (newest(r < FLOORS[measure], h.window).any(-1) for r in ratio)
+    series = losses(ratio[0], floor) - losses(ratio[1], floor)
+    lost, control_lost = (newest(r < floor, h.window).any(-1) for r in ratio)
     x = late(series, h.window)
-    others = np.where(gone | np.isnan(x), -np.inf, x).max(-1, keepdims=True)
-    capped = np.where(gone & ~theirs, np.minimum(x, np.maximum(others, 2 * margin)), x)
+    others = np.where(lost | np.isnan(x), -np.inf, x).max(-1, keepdims=True)
+    capped = np.where(lost & ~control_lost, np.minimum(x, np.maximum(others, 2 * margin)), x)
     sharper = statistics.greater(capped, margin) < statistics.greater(x, margin)
-    number = Number(f"-log {measure} over control", x, margin, margin, np.where(sharper[..., None], capped, x))
-    return Question(definition, (number,), bar=passed(series, margin) | theirs.any(-1))
+    tested = np.where(sharper[..., None], capped, x)
+    number = Number(f"-log {info.name} over control", x, margin, margin, tested, info.name)
+    return Question(definition, (number,), bar=passed(series, margin) | control_lost.any(-1))
 
 
 def scaling(risk: Pair, h: Thresholds) -> Question:
-    """Definition 5, from risks (..., S, N, G + 1) at N sizes; risks that are not positive have no log (NaN)."""
+    """Definition 5, from risks (..., S, N, G + 1) at N sizes; risks that are not positive give NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = [np.where(r > 0, np.log(r), np.nan) for r in risk]
-    change = [late(r, h.window) - r[..., 0] for r in logs]
-    change, margin = change[0] - change[1], np.log(h.scaling_margin)
-    beyond = statistics.greater(np.moveaxis(change, -1, 0), margin) <= h.exclusion  # (N, ...): a mean can hide a slope
-    return Question(5, (Number("log(R_t / R_0) over control", change.mean(-1), 0.0, margin),), bar=beyond.any(0))
-
-
-def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:
-    """Definition 8, from one or several of RATES."""
+    changes = [late(r, h.window) - r[..., 0] for r in logs]
+    change, margin = changes[0] - changes[1], np.log(h.scaling_margin)
+    beyond = (
+        statistics.greater(np.moveaxis(change, -1, 0), margin) <= h.exclusion
+    )  # (N, ...): the mean over sizes can hide a slope
     return Question(
-        8,
-        tuple(
-            Number(f"{name} over control", late(r[0] - r[1], h.window), h.hallucinated, h.hallucinated)
-            for name, r in rates.items()
-        ),
-        bar=np.logical_or.reduce([passed(r[0] - r[1], h.hallucinated) for r in rates.values()]),
+        5, (Number("log(R_t / R_0) over control", change.mean(-1), 0.0, margin),), bar=np.asarray(beyond.any(0))
     )
 
 
+def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:
+    """Definition 8, from one rate or several."""
+    numbers = [
+        Number(f"{name} over control", late(r[0] - r[1], h.window), h.hallucinated, h.hallucinated, measure=name)
+        for name, r in rates.items()
+    ]
+    bar = np.logical_or.reduce([passed(r[0] - r[1], h.hallucinated) for r in rates.values()])
+    return Question(8, tuple(numbers), bar=bar)
+
+
 def passed(series: np.ndarray, margin) -> np.ndarray:
-    """Whether the mean over chains has passed the margin at generation G, of a series over control (..., S, G + 1):
-    then nothing is excluded, even where the mean of the last generations has not."""
+    """Whether the mean over chains is beyond the margin at generation G, for a series over control (..., S, G + 1).
+
+    Then nothing is excluded, even where the mean over the last generations is below the margin.
+    """
     return Moments.of(series[..., -1]).mean > margin
 
 
@@ -244,9 +265,12 @@ def passed(series: np.ndarray, margin) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the numbers of one definition say, each (...). `lead`: the number that decides, an index; `chains` that it
-    has; effect and 95 % interval of it; `bound` its one-sided bound against `margin`; p of the t-test alone, after
-    Holm, and the step-down sign-flip p."""
+    """The tests of one definition, each (...).
+
+    lead: index of the deciding number. chains, effect, low, high: its number of chains, mean and 95 % interval. bound:
+    its one-sided bound, to be compared with `margin`. p, p_holm, p_exact: of the t-test alone, after Holm, and of the
+    step-down sign flips.
+    """
 
     lead: np.ndarray
     chains: np.ndarray
@@ -263,9 +287,9 @@ class Judged:
 
 
 def judge(questions: list[Question], h: Thresholds, exact: bool = True) -> list[Judged]:
-    """The verdicts on one profile's questions, together: Holm and the sign flips run over all of them.
+    """Test the questions of one profile together: Holm's correction and the sign flips cover all of them.
 
-    Numbers of fewer than h.chains chains are not tested (p NaN). Without `exact` the sign flips are left out (NaN).
+    Numbers with fewer than h.chains chains are not tested (p NaN). Without `exact` there are no sign flips (NaN).
     """
     with np.errstate(invalid="ignore"):
         tested = [_tested(q, h) for q in questions]
@@ -277,8 +301,8 @@ def judge(questions: list[Question], h: Thresholds, exact: bool = True) -> list[
             flips = statistics.signs(questions[0].numbers[0].x.shape[-1])
             for part in range(max(len(q.numbers) if q.every else 1 for q in questions)):
                 t = np.stack([_flipped(q, flips, part) for q in questions], -2)
-                found = statistics.sign_flip_p(np.where(np.isnan(p)[..., None], np.nan, t), chains)
-                p_exact = np.fmax(p_exact, found)
+                p_part = statistics.sign_flip_p(np.where(np.isnan(p)[..., None], np.nan, t), chains)
+                p_exact = np.fmax(p_exact, p_part)
         return [
             Judged(**t, p_holm=p_holm[..., i], p_exact=p_exact[..., i], detected=p_holm[..., i] <= h.alpha)
             for i, t in enumerate(tested)
@@ -286,10 +310,10 @@ def judge(questions: list[Question], h: Thresholds, exact: bool = True) -> list[
 
 
 def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
-    """One definition before its neighbours are known."""
-    found = [Moments.of(n.x) for n in q.numbers]
+    """The tests of one definition alone, before Holm's correction."""
+    moments = [Moments.of(n.x) for n in q.numbers]
     p = np.stack(
-        [np.where(m.n >= h.chains, statistics.greater(n.test, n.above), np.nan) for n, m in zip(q.numbers, found)]
+        [np.where(m.n >= h.chains, statistics.greater(n.test, n.above), np.nan) for n, m in zip(q.numbers, moments)]
     )
     measured = (~np.isnan(p)).sum(0)
     if q.every:
@@ -300,21 +324,21 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
     if q.gate is not None:
         combined = np.where(q.gate | np.isnan(combined), combined, 1.0)
     outside, bounds, margins = [], [], []
-    for n, m in zip(q.numbers, found):
+    for n, m in zip(q.numbers, moments):
         if n.below is None:
             continue
         below = np.asarray(n.below, float)
-        over = n.x - below if below.ndim else n.x  # a margin that each chain has of its own carries its error
+        over = n.x - below if below.ndim else n.x  # a margin for each chain adds its error to the bound
         centre = Moments.of(np.broadcast_to(below, n.x.shape)).mean if below.ndim else below
-        held = Moments.of(over)
-        bound = held.bound(1 - h.exclusion) + (centre if below.ndim else 0.0)
+        excess = Moments.of(over)
+        bound = excess.bound(1 - h.exclusion) + (centre if below.ndim else 0.0)
         margins.append(np.broadcast_to(centre, m.mean.shape))
         bounds.append(bound)
-        unmeasured = (m.n == 0) & (measured > 0) & (not q.every)  # another number of the definition speaks for it
-        outside.append(np.where(held.n >= h.chains, bound < centre, unmeasured))
+        unmeasured = (m.n == 0) & (measured > 0) & (not q.every)  # another number of the definition has chains
+        outside.append(np.where(excess.n >= h.chains, bound < centre, unmeasured))
     pick = [np.stack(np.broadcast_arrays(*values)) for values in (bounds, margins)]
-    of_lead = {"chains": np.stack([m.n for m in found]), "effect": np.stack([m.mean for m in found])}
-    of_lead |= {side: np.stack([m.bound(0.975, s) for m in found]) for side, s in (("low", -1), ("high", 1))}
+    of_lead = {"chains": np.stack([m.n for m in moments]), "effect": np.stack([m.mean for m in moments])}
+    of_lead |= {side: np.stack([m.bound(0.975, s) for m in moments]) for side, s in (("low", -1), ("high", 1))}
     return {
         "lead": lead,
         **{k: np.take_along_axis(v, lead[None], 0)[0] for k, v in of_lead.items()},
@@ -325,8 +349,11 @@ def _tested(q: Question, h: Thresholds) -> dict[str, np.ndarray]:
 
 
 def _flipped(q: Question, flips: np.ndarray, part: int) -> np.ndarray:
-    """The definition's statistic under each sign pattern, (..., F). Where every number must be detected, that of number
-    `part`: each is tested with its own signs, since one that is large and real would shrink the others' reference."""
+    """The definition's statistic under each sign pattern, (..., F).
+
+    Where every number must be detected, it is the statistic of number `part`: each is tested with its own signs, since
+    a large true effect in one number would shrink the reference distribution of the others.
+    """
     t = np.stack([statistics.flipped_t(n.test - n.above, flips) for n in q.numbers])
     combined = t[min(part, len(t) - 1)] if q.every else np.where(np.isnan(t), -np.inf, t).max(0)
     if q.gate is not None:

@@ -1,8 +1,8 @@
-"""How many seeds and generations a question needs: verdicts on simulated chains whose errors accumulate.
+"""How many seeds and generations a definition needs: verdicts on simulated chains whose errors accumulate.
 
-A course of paired differences is a signal that grows in a given shape, plus noise: a random walk along the chain
-(errors that the next generation is trained on) and an error of each generation alone. It is zero at generation 0, which
-a chain shares with its control.
+A simulated series of paired differences is a signal of a given shape plus noise: a random walk along the chain (errors
+that are passed on to the next generation), and an independent error at each generation. It is zero at generation 0,
+which a chain shares with its control.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imgloop.collapse.definitions import Number, Question
 from imgloop.errors import UserError
 from imgloop.thresholds import Thresholds
 
-SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a signal over generations t = 0..G, 0 at 0
+SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # signals over generations t = 0..G, 0 at t = 0
     "constant": lambda t: (t > 0) * 1.0,
     "linear": lambda t: t * 1.0,
     "quadratic": lambda t: t**2.0,
@@ -26,10 +26,12 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of a signal over ge
     "natural_log": lambda t: np.log1p(t),
     "square_root": lambda t: np.sqrt(t),
     "fourth_root": lambda t: t**0.25,
-    "inverse_square": lambda t: np.cumsum(1.0 / (t + 1) ** 2) - 1,  # as accumulating regression
+    "inverse_square": lambda t: np.cumsum(1.0 / (t + 1) ** 2) - 1,  # as regression under accumulate
     "plateau": lambda t: np.minimum(t / 5, 1.0),  # rises to generation 5, then stays
 }
-NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {  # differences of two chains' errors
+NOISES: dict[
+    str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+] = {  # differences between the errors of two chains
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "lognormal": lambda rng, shape: (
         (np.exp(rng.standard_normal(shape)) - np.exp(rng.standard_normal(shape))) / np.sqrt(2 * (np.e - 1) * np.e)
@@ -38,20 +40,24 @@ NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] 
 }
 
 
-MARGINLESS = {  # definitions whose margin of exclusion is no number of standard deviations, and what it is
-    2: "excluded is counted below 0; the rule excludes below {risk_margin:.0%} of the risk at generation 0, which is "
-    "reached sooner",
-    5: "excluded is counted below 0; the rule excludes below ln {scaling_margin:g}, which is reached sooner",
+# Definitions whose margin of exclusion cannot be expressed in standard deviations.
+MARGINLESS = {
+    2: "exclusions are counted for a margin of 0; the rule's margin is {risk_margin:.0%} of the risk at generation 0, "
+    "which excludes more often",
+    5: "exclusions are counted for a margin of 0; the rule's margin is ln {scaling_margin:g}, which excludes more "
+    "often",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A question to chains: `definition`; `effect`, the paired number's mean over threshold at generation `at`, in
-    standard deviations between chains, as a pilot of `at` generations shows it; its `shape` over generations;
-    `accumulated`, the share of the noise's variance at `at` that is a random walk; `measured`, how many definitions
-    Holm corrects for; `spread`, one such standard deviation in the number's own units, which definitions with a
-    threshold above 0 (4, 6, 7, 8) need to know how far from 0 it is.
+    """A simulated study of one definition.
+
+    effect: mean of the paired number over its threshold at generation `at`, in standard deviations between chains, as
+    a pilot of `at` generations estimates it. shape: of the signal over generations (SHAPES). accumulated: share of the
+    noise variance at `at` that is a random walk. noise: its distribution (NOISES). measured: number of definitions that
+    Holm corrects for. spread: that standard deviation in the number's own units, needed by the definitions whose
+    threshold is above 0 (4, 6, 7, 8).
 
     Raises UserError for a value outside its range.
     """
@@ -68,17 +74,17 @@ class Plan:
     def __post_init__(self):
         for name, allowed in (("definition", list(definitions.TITLES)), ("shape", SHAPES), ("noise", NOISES)):
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(map(str, allowed))}.")
+                raise UserError(f"{name}={getattr(self, name)}: choose one of {', '.join(map(str, allowed))}.", name)
         least = definitions.LEAST_G.get(self.definition, 1)
         if not np.isfinite(self.effect):
-            raise UserError(f"effect={self.effect}: give a finite number of standard deviations between chains.")
+            raise UserError(f"effect={self.effect}: give a finite number of standard deviations.", "effect")
         for name, low, high in (("at", 1, 10**4), ("accumulated", 0, 1), ("measured", 1, 100)):
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)}: give a number from {low} to {high}.")
+                raise UserError(f"{name}={getattr(self, name)}: give a number from {low} to {high}.", name)
         if self.spread is not None and not 0 < self.spread < np.inf:
-            raise UserError(f"spread={self.spread}: give a number above 0.")
+            raise UserError(f"spread={self.spread}: give a number above 0.", "spread")
         if self.at < least:
-            raise UserError(f"at={self.at}: definition {self.definition} needs {least} generations after 0.")
+            raise UserError(f"at={self.at}: definition {self.definition} needs at least {least} generations.", "at")
 
 
 @dataclass(frozen=True)
@@ -93,29 +99,35 @@ class Outcome:
 
     @property
     def sem(self) -> tuple[float, float]:
-        return tuple(np.sqrt(p * (1 - p) / self.studies) for p in (self.detected, self.excluded))
+        detected, excluded = (float(np.sqrt(p * (1 - p) / self.studies)) for p in (self.detected, self.excluded))
+        return detected, excluded
 
 
-def courses(plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, h: Thresholds):
-    """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units; and the threshold of
-    detection in these units. Raises UserError where a threshold above 0 has no known distance from it."""
-    drawn = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
-    window = 1 if plan.definition == 1 else h.window  # its number is that of the last generation alone
-    sd = float(definitions.late(drawn, window).std())
+def courses(
+    plan: Plan, seeds: int, generations: int, studies: int, rng: np.random.Generator, h: Thresholds
+) -> tuple[np.ndarray, float]:
+    """Simulated paired differences, float (studies, seeds, generations + 1), in arbitrary units, and the threshold of
+    detection in these units. Raises UserError if plan.spread is needed and missing."""
+    errors = noise(plan, 2_000, 1, plan.at, np.random.default_rng(0))
+    window = 1 if plan.definition == 1 else h.window  # definition 1 reads the last generation alone
+    sd = float(definitions.late(errors, window).std())
     mark = definitions.marks(h).get(plan.definition, 0.0)
-    if mark and plan.spread is None:
-        raise UserError(
-            f"Definition {plan.definition} has a threshold of {mark:.3g}: give the standard deviation between chains "
-            "of the pilot's number in its own units (--spread), which says how far above 0 that is."
-        )
-    threshold = sd * mark / plan.spread if mark else 0.0
+    threshold = 0.0
+    if mark:
+        if plan.spread is None:
+            raise UserError(
+                f"Definition {plan.definition} has a threshold of {mark:.3g}: give the standard deviation between "
+                "chains of the pilot's number, in the number's own units (--spread).",
+                "spread",
+            )
+        threshold = sd * mark / plan.spread
     unit = float(definitions.late(SHAPES[plan.shape](np.arange(plan.at + 1)), window))
     signal = (threshold + plan.effect * sd) * SHAPES[plan.shape](np.arange(generations + 1)) / unit
     return signal + noise(plan, studies, seeds, generations, rng), threshold
 
 
 def noise(plan: Plan, studies: int, seeds: int, generations: int, rng: np.random.Generator) -> np.ndarray:
-    """(studies, seeds, generations + 1), of variance 1 at generation plan.at, 0 at generation 0."""
+    """Errors, float (studies, seeds, generations + 1), with variance 1 at generation plan.at and 0 at generation 0."""
     shape, draw = (studies, seeds, generations), NOISES[plan.noise]
     walk = np.cumsum(draw(rng, shape), -1) * np.sqrt(plan.accumulated / plan.at)
     own = draw(rng, shape) * np.sqrt(1 - plan.accumulated)
@@ -125,17 +137,19 @@ def noise(plan: Plan, studies: int, seeds: int, generations: int, rng: np.random
 def power(
     plan: Plan, seeds: int, generations: int, studies: int = 2_000, seed: int = 0, thresholds: Thresholds | None = None
 ) -> Outcome:
-    """How often a plan is detected and excluded with so many seeds and generations after 0.
+    """How often a plan is detected and excluded with this number of seeds and of generations after 0.
 
-    Other definitions that are measured hold no effect: their p values are uniform. The margins of definitions 2 and 5
-    have no size in standard deviations: they are excluded here below 0 (MARGINLESS says so to the user). Raises
-    UserError for fewer seeds or generations than the rules need.
+    The other measured definitions have no effect: their p values are uniform. The margins of definitions 2 and 5 cannot
+    be expressed in standard deviations, and are 0 here (MARGINLESS). Raises UserError for fewer seeds or generations
+    than the rules need.
     """
     h = thresholds or Thresholds.of()
     if seeds < h.chains:
-        raise UserError(f"seeds={seeds}: under {h.chains} there is no verdict.")
+        raise UserError(f"seeds={seeds}: with fewer than {h.chains} there is no verdict.", "seeds")
     if generations < (least := definitions.LEAST_G.get(plan.definition, 1)):
-        raise UserError(f"generations={generations}: definition {plan.definition} needs {least} after generation 0.")
+        raise UserError(
+            f"generations={generations}: definition {plan.definition} needs {least} after generation 0.", "generations"
+        )
     rng = np.random.default_rng([seed, seeds, generations])
     d, threshold = courses(plan, seeds, generations, studies, rng, h)
     if plan.definition == 3:
@@ -152,7 +166,7 @@ def power(
 
 
 def needed(outcomes: list[Outcome], wanted: float) -> list[str]:
-    """The smallest number of seeds that reaches the wanted probability of a verdict, a line for each number of
+    """The smallest number of seeds that reaches the wanted probability of a verdict, one line for each number of
     generations."""
     lines = []
     for g in sorted({o.generations for o in outcomes}):
@@ -168,6 +182,6 @@ def needed(outcomes: list[Outcome], wanted: float) -> list[str]:
 
 
 def t_power(effect: float, seeds: int, level: float) -> float:
-    """The power of one one-sided t-test (noncentral t): what `power` meets with one definition and normal noise."""
+    """The power of a one-sided t-test (noncentral t); `power` equals it for one definition and normal noise."""
     df = seeds - 1
     return float(stats.nct.sf(stats.t.isf(level, df), df, effect * np.sqrt(seeds)))

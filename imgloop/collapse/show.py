@@ -1,4 +1,4 @@
-"""The profile on a page: tables that read the same without colour."""
+"""The profile as text: tables that are complete without colour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 
 
 def page(profile, console: Console) -> None:
-    """Print a profile: a table a condition, then its remarks, and the rules once."""
+    """Print a profile: for each condition a table and remarks, and at the end the rules."""
     for condition in profile.conditions:
         verdicts = list(profile[condition].values())
         seeds, last = max(v.seeds for v in verdicts), verdicts[0].generations
@@ -46,36 +46,36 @@ def page(profile, console: Console) -> None:
 
 
 def table(verdicts, single: bool = False) -> Table:
-    """The verdicts of one condition; without verdicts (one seed) their effects alone."""
-    found = Table(box=None, pad_edge=False, header_style="bold")
+    """The verdicts of one condition; for a single seed, which has none, the effects alone."""
+    result = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "definition", "effect"):
-        found.add_column(name, justify="right" if name == "" else "left")
+        result.add_column(name, justify="right" if name == "" else "left")
     if not single:
         for name in ("95 % interval", "p (Holm)", "p (signs)", "chains"):
-            found.add_column(name, justify="right", no_wrap=True)
-        found.add_column("verdict", no_wrap=True)
-    found.add_column("in its own terms")
+            result.add_column(name, justify="right", no_wrap=True)
+        result.add_column("verdict", no_wrap=True)
+    result.add_column("in its own units")
     for v in verdicts:
-        cells = [str(v.definition), SHORT[v.definition], number(v.effect)]
+        cells: list[str | Text] = [str(v.definition), SHORT[v.definition], number(v.effect)]
         if not single:
             interval = "" if np.isnan(v.low) else f"[{number(v.low)}, {number(v.high)}]"
-            said = MARKS[v.verdict] + v.verdict + (", exact" if v.exact else "")
+            label = MARKS[v.verdict] + v.verdict + (", exact" if v.exact else "")
             cells += [interval, chance(v.p_holm), chance(v.p_exact), f"{v.seeds:,}" if v.seeds else ""]
-            cells.append(Text(said, STYLES.get(v.verdict, "")))
+            cells.append(Text(label, STYLES.get(v.verdict, "")))
         reading = v.reading or ("not measured" if single and v.verdict == "not measured" else "")
-        found.add_row(*cells, Text(reading))
-    return found
+        result.add_row(*cells, Text(reading))
+    return result
 
 
 def effective(law) -> Table:
     """N_eff / N by size."""
-    found = Table(box=None, pad_edge=False, header_style="bold", title="N_eff / N", title_justify="left")
+    result = Table(box=None, pad_edge=False, header_style="bold", title="N_eff / N", title_justify="left")
     for name in ("real samples", "N_eff / N", "95 % interval", ""):
-        found.add_column(name, justify="left" if name == "" else "right")
+        result.add_column(name, justify="left" if name == "" else "right")
     for row in law.to_frame().itertuples():
         interval = "" if np.isnan(row.low) else f"[{number(row.low)}, {number(row.high)}]"
-        found.add_row(f"{row.size:g}", number(row.effective), interval, "extrapolated" if row.extrapolated else "")
-    return found
+        result.add_row(f"{row.size:g}", number(row.effective), interval, "extrapolated" if row.extrapolated else "")
+    return result
 
 
 def number(x: float) -> str:

@@ -1,7 +1,7 @@
-"""What the verdicts rest on: t-tests of chains' numbers, Holm's correction, the step-down sign-flip test.
+"""The tests behind the verdicts: paired t-tests over chains, Holm's correction, the step-down sign-flip test.
 
-Arrays are float (..., S), a number a chain along the last axis, with any axes before it: one study, or thousands of
-simulated ones. A chain that has no number is NaN and is left out.
+Arrays are float (..., S), one number for each chain along the last axis; the axes before it are arbitrary: one study,
+or thousands of simulated ones. NaN marks a chain without a number, which is left out.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-ENUMERATED = 12  # chains up to which every one of the 2^S sign patterns is tried; beyond, DRAWS of them
+ENUMERATED = 12  # largest number of chains for which all 2^S sign patterns are used; above it, DRAWS random ones
 DRAWS = 9_999
-ROUNDING = 1e-12  # of the largest number: a spread below it is that of arithmetic
+ROUNDING = 1e-12  # relative to the largest number: a smaller spread is rounding error
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Moments:
     sem: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray) -> Moments:
+    def of(cls, x: Sequence[float] | np.ndarray) -> Moments:
         x = np.asarray(x, float)
-        there = np.isfinite(x)
-        n, filled = there.sum(-1), np.where(there, x, 0.0)
+        finite = np.isfinite(x)
+        n, filled = finite.sum(-1), np.where(finite, x, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = filled.sum(-1) / n
-            spread = np.where(there, filled - mean[..., None], 0.0)
+            spread = np.where(finite, filled - mean[..., None], 0.0)
             sem = np.sqrt((spread**2).sum(-1) / (n - 1) / n)
         sem = np.where(sem <= ROUNDING * np.abs(filled).max(-1, initial=0), 0.0, sem)
         return cls(n, mean, np.where(n > 1, sem, np.nan))
 
-    def t(self, threshold=0.0) -> np.ndarray:
-        """Student's t of the mean against a threshold; infinite where chains are equal, NaN under two of them."""
+    def t(self, threshold: float | np.ndarray = 0.0) -> np.ndarray:
+        """Student's t of the mean against a threshold; infinite where all chains are equal, NaN for fewer than two."""
         gap = self.mean - threshold
         gap = np.where(np.abs(gap) <= ROUNDING * np.maximum(np.abs(self.mean), np.abs(threshold)), 0.0, gap)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -46,22 +46,24 @@ class Moments:
         return np.where(self.n > 1, t, np.nan)
 
     def bound(self, level: float, side: int = 1) -> np.ndarray:
-        """The one-sided t-bound of the mean, above (side 1) or below it (-1), that holds with probability `level`."""
+        """One-sided t-bound of the mean at a confidence level: the upper one for side 1, the lower one for side -1."""
         return self.mean + side * stats.t.ppf(level, np.maximum(self.n - 1, 1)) * self.sem
 
 
 def greater(x: np.ndarray, threshold: float | np.ndarray = 0.0) -> np.ndarray:
-    """One-sided p values that the mean over chains is no greater than `threshold`, (...): the paired t-test, x being
-    differences to the control. As scipy.stats.ttest_1samp(alternative="greater"); chains that are all equal give p = 0
-    above the threshold and 1 elsewhere."""
-    found = Moments.of(x)
-    t = found.t(threshold)
-    p = stats.t.sf(t, np.maximum(found.n - 1, 1))
-    return np.where((found.sem == 0) & (t <= 0), 1.0, p)
+    """One-sided p values of the null hypothesis that the mean over chains is at most `threshold`, (...).
+
+    The paired t-test, for x that are differences from the control; as scipy.stats.ttest_1samp(alternative="greater").
+    Chains that are all equal give p = 0 above the threshold and 1 elsewhere.
+    """
+    moments = Moments.of(x)
+    t = moments.t(threshold)
+    p = stats.t.sf(t, np.maximum(moments.n - 1, 1))
+    return np.where((moments.sem == 0) & (t <= 0), 1.0, p)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p values along the last axis, (..., m); NaN, of what was not measured, is left out and stays."""
+    """Holm's adjusted p values along the last axis, (..., m); NaN (not measured) is left out and stays NaN."""
     p = np.asarray(p, float)
     order = np.argsort(p, axis=-1)  # NaN last
     ranked = np.take_along_axis(p, order, -1)
@@ -73,7 +75,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def signs(chains: int, seed: int = 0) -> np.ndarray:
-    """Sign patterns (F, S), the identity first: all 2^S, or that many drawn where chains are many."""
+    """Sign patterns (F, S), the identity first: all 2^S, or DRAWS random ones for many chains."""
     if chains <= ENUMERATED:
         bits = np.arange(2**chains)[:, None] >> np.arange(chains) & 1
         return 1.0 - 2.0 * bits
@@ -84,11 +86,11 @@ def signs(chains: int, seed: int = 0) -> np.ndarray:
 def flipped_t(x: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """t of the mean against 0 under each sign pattern, (..., F), for x (..., S)."""
     x = np.asarray(x, float)
-    there = np.isfinite(x)
-    n, filled = there.sum(-1)[..., None], np.where(there, x, 0.0)
+    finite = np.isfinite(x)
+    n, filled = finite.sum(-1)[..., None], np.where(finite, x, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = filled @ flips.T / n
-        variance = ((filled**2).sum(-1)[..., None] - n * mean**2) / (n - 1)  # the sum of squares has no sign
+        variance = ((filled**2).sum(-1)[..., None] - n * mean**2) / (n - 1)  # flips do not change the sum of squares
         scale = ROUNDING * np.abs(filled).max(-1, initial=0)[..., None]
         sd = np.sqrt(np.maximum(variance, 0))
         equal = sd <= np.sqrt(ROUNDING) * np.abs(mean)
@@ -97,16 +99,20 @@ def flipped_t(x: np.ndarray, flips: np.ndarray) -> np.ndarray:
 
 
 def step_down(t: np.ndarray) -> np.ndarray:
-    """Step-down max-T p values (Westfall & Young 1993), (..., m), from the statistics of m hypotheses under each sign
-    pattern, (..., m, F), the identity being pattern 0. Exact where each hypothesis's numbers are symmetric about its
-    threshold: then signs are exchangeable. NaN statistics, of what was not measured, stay NaN."""
+    """Step-down max-T p values (Westfall & Young 1993), (..., m).
+
+    t: statistics of m hypotheses under F sign patterns, (..., m, F); pattern 0 is the identity. Exact where the numbers
+    of each hypothesis are symmetric about its threshold, so that signs are exchangeable. NaN (not measured) stays NaN.
+    """
     observed = t[..., 0]
     missing = np.isnan(observed)
     order = np.argsort(np.where(missing, np.inf, -observed), axis=-1, kind="stable")
     ranked = np.take_along_axis(np.where(np.isnan(t), -np.inf, t), order[..., None], -2)
-    largest = np.flip(np.maximum.accumulate(np.flip(ranked, -2), axis=-2), -2)  # over this hypothesis and later ones
+    largest = np.flip(
+        np.maximum.accumulate(np.flip(ranked, -2), axis=-2), -2
+    )  # over this hypothesis and those after it
     first = ranked[..., :1]
-    near = np.where(np.isfinite(first), 1e-9 * np.maximum(1, np.abs(first)), 0.0)  # equal patterns round differently
+    near = np.where(np.isfinite(first), 1e-9 * np.maximum(1, np.abs(first)), 0.0)  # rounding error of equal patterns
     with np.errstate(invalid="ignore"):
         p = (largest >= first - near).mean(-1)
     p = np.maximum.accumulate(p, axis=-1)
@@ -116,26 +122,30 @@ def step_down(t: np.ndarray) -> np.ndarray:
 
 
 def sign_flip_p(t: np.ndarray, chains: np.ndarray, level: float = 0.99) -> np.ndarray:
-    """Step-down p values as `step_down`, among the hypotheses that the data leave open.
+    """Step-down p values as in `step_down`, without the hypotheses that are clearly below their thresholds.
 
-    A number that lies far below its threshold turns, with all signs flipped, into the largest statistic of all, and at
-    five chains alone lifts every other p above .05. So a hypothesis whose one-sided t-bound (`level`) lies below its
-    threshold takes no part and gets p = 1 (moment selection, Andrews & Soares 2010). The test is then no longer exact
-    in the strict sense; scripts/calibrate.py measures its size. `chains` (..., m).
+    With all signs flipped, a number far below its threshold becomes the largest statistic of all; at five chains this
+    alone raises every other p above .05. So a hypothesis whose one-sided t-bound (`level`) is below its threshold is
+    left out and gets p = 1 (moment selection, Andrews & Soares 2010). The test is then not strictly exact;
+    scripts/calibrate.py measures its size. chains: int (..., m).
     """
     settled = t[..., 0] < -stats.t.ppf(level, np.maximum(chains - 1, 1))
     return step_down(np.where(settled[..., None], -np.inf, t))
 
 
 def interval(x: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over chains and its two-sided t interval, each (...). (A percentile bootstrap over five chains that promises
-    95 % covers 83.)"""
-    found, tail = Moments.of(x), (1 + level) / 2
-    return found.mean, found.bound(tail, -1), found.bound(tail)
+    """Mean over chains and its two-sided t interval, each (...).
+
+    (The coverage of a nominal 95 % percentile bootstrap interval over five chains is 83 %.)
+    """
+    moments, tail = Moments.of(x), (1 + level) / 2
+    return moments.mean, moments.bound(tail, -1), moments.bound(tail)
 
 
 def jackknifed(whole: np.ndarray, left_out: np.ndarray, level: float = 0.95):
-    """Bias-corrected estimate and t interval of a statistic from its values without one chain each (Tukey 1958), whole
-    (...), left_out (..., S)."""
+    """Jackknife estimate and t interval of a statistic (Tukey 1958).
+
+    whole (...): its value on all chains. left_out (..., S): its values without one chain each.
+    """
     n = left_out.shape[-1]
     return interval(n * np.asarray(whole)[..., None] - (n - 1) * left_out, level)

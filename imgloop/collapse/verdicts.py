@@ -1,10 +1,11 @@
-"""A profile: one verdict a condition and definition, as values, a table, JSON or a page."""
+"""A profile: one verdict for each condition and definition, as values, a table, JSON or a page."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,13 @@ NOT_MEASURED, NO_VERDICT = "not measured", "no verdict"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One definition's verdict on one condition, within `generations` generations after 0.
+    """One definition's verdict on one condition, up to generation `generations`.
 
-    `number` is what a chain was reduced to, `effect` its mean over `seeds` chains, [low, high] its 95 % t interval, and
-    `bound` the one-sided bound that must lie below `margin` for an exclusion. `p` is the paired one-sided t-test's,
-    `p_holm` that after Holm over the definitions measured, `p_exact` the step-down sign-flip's; `exact`: it confirms a
-    detection. `missing`: how many more chains a verdict needs. `reason`: why there is none, or what to know of it.
+    number: name of the number that a chain gives. effect: its mean over `seeds` chains, with the 95 % t interval low to
+    high. bound: one-sided bound, below `margin` for an exclusion. p: of the paired one-sided t-test; p_holm: after Holm
+    over the definitions measured; p_exact: of the step-down sign-flip test; exact: it confirms a detection. missing:
+    how many more chains a verdict needs. rule: of the definition. reading: the effect in the measure's own units.
+    reason: why there is no verdict, or remarks on it. left_out: chains without a number, and why.
     """
 
     condition: str
@@ -51,7 +53,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Profile:
-    """The verdicts of a study, eight a condition; `notes` by condition ("" for all): what to know of them."""
+    """The verdicts of a study, eight for each condition.
+
+    notes: remarks by condition, "" for all of them. laws: scaling laws by condition (definition 5). frozen: the
+    thresholds that the study stored before its chains ended.
+    """
 
     control: str
     verdicts: tuple[Verdict, ...]
@@ -66,20 +72,20 @@ class Profile:
 
     def __getitem__(self, condition: str) -> dict[int, Verdict]:
         """One condition's verdicts by definition; raises UserError for a condition that was not profiled."""
-        found = {v.definition: v for v in self.verdicts if v.condition == condition}
-        if not found:
-            raise UserError(f"{condition} was not profiled; these were: {', '.join(self.conditions)}.")
-        return found
+        verdicts = {v.definition: v for v in self.verdicts if v.condition == condition}
+        if not verdicts:
+            raise UserError(f"{condition} was not profiled: choose from {', '.join(self.conditions)}.")
+        return verdicts
 
-    def to_frame(self):
-        """The verdicts as a pandas table, one row a condition and definition."""
+    def to_frame(self) -> Any:
+        """The verdicts as a pandas table, one row for each condition and definition."""
         import pandas as pd
 
         rows = [asdict(v) | {"left_out": "; ".join(v.left_out)} for v in self.verdicts]
         return pd.DataFrame(rows, columns=[f.name for f in fields(Verdict)])
 
     def to_dict(self) -> dict:
-        """All of it as JSON can hold it: what is not a number is None."""
+        """The profile as JSON-able values; NaN and infinity become None."""
         conditions = {}
         for name in self.conditions:
             rows = [{k: _plain(x) for k, x in asdict(v).items() if k != "condition"} for v in self[name].values()]
@@ -108,7 +114,7 @@ class Profile:
 
 
 def _plain(x):
-    """A value as JSON has it."""
+    """A JSON-able value."""
     if isinstance(x, tuple):
         return list(x)
     return None if isinstance(x, float) and not np.isfinite(x) else x

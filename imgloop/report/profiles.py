@@ -32,11 +32,11 @@ class Question:
 
 def profiled(study_: Study, asked: Question) -> Profile | str:
     """The study's profile; or, in a sentence, why there is none."""
-    from imgloop.collapse import tables
+    from imgloop.study import plain
 
     try:
         began = None if study_.is_csv else frozen(study_.root)
-        frame = tables.systems(study_.path) if study_.solvable and not study_.single else study_.table
+        frame = plain.systems(study_.path) if study_.solvable and not study_.single else study_.table
         return collapse_profile(
             frame,
             asked.control,

@@ -1,0 +1,132 @@
+"""Thresholds, and the commands: python -m imgloop.collapse, with and without `power`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from planted import T, table, verdicts
+from scipy import stats
+
+import imgloop
+from imgloop.collapse import definitions
+from imgloop.collapse.__main__ import main
+from imgloop.collapse.power import Plan, power
+from imgloop.collapse.profile import collapse_profile
+from imgloop.errors import UserError
+from imgloop.study import plain
+from imgloop.study.frozen import FILE, freeze, frozen
+from imgloop.thresholds import Thresholds
+
+REPO = Path(__file__).parent.parent
+DIGITS = REPO / "docs" / "studies" / "collapse-digits.csv"
+
+
+def test_thresholds_in_the_code_are_those_of_conf():
+    stored = yaml.safe_load((REPO / "conf" / "collapse" / "default.yaml").read_text())
+    assert stored == asdict(Thresholds()) == asdict(Thresholds.of())
+
+
+def test_thresholds_are_frozen_once_and_a_change_is_shown(tmp_path):
+    first = freeze(tmp_path, {"tail_kept": 0.7})
+    assert first.thresholds.tail_kept == 0.7 and first.ended == 0
+    assert freeze(tmp_path, {"tail_kept": 0.5}) == first == frozen(tmp_path)
+    same = collapse_profile(table(), frozen=first)
+    assert same.thresholds.tail_kept == 0.7 and "before the first chain ended" in same.notes[""][1]
+    other = collapse_profile(table(), frozen=first, thresholds={"tail_kept": 0.5})
+    assert "Changed since: tail_kept was 0.7 and is 0.5." in other.notes[""]
+    (tmp_path / FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"collapse.json"):
+        frozen(tmp_path)
+
+
+def test_thresholds_written_after_results_say_so(tmp_path):
+    (tmp_path / "replace" / "seed0").mkdir(parents=True)
+    (tmp_path / "replace" / "seed0" / "metrics.csv").write_text("generation\n")
+    assert "after 1 chains had ended" in collapse_profile(table(), frozen=freeze(tmp_path)).notes[""][1]
+
+
+def test_a_threshold_decides():
+    frame = table({"tail_mass": 0.97**T})
+    assert verdicts(frame)[7] != verdicts(frame, thresholds={"tail_kept": 0.95})[7] == "detected"
+
+
+def test_the_digits_study():
+    profile = imgloop.collapse_profile(pd.read_csv(DIGITS))
+    assert profile.conditions == ["accumulate", "accumulate_subsample", "replace"]
+    found = profile["replace"]
+    assert found[2].verdict == "detected" and found[2].exact and found[2].seeds == 8 and found[4].verdict == "excluded"
+    assert found[1].verdict == "detected" and "one size" in found[5].reason
+    without = pd.read_csv(DIGITS).query("condition != 'real_only,n_initial=349'").drop(columns="mode_share_min")
+    less = imgloop.collapse_profile(without)["replace"]
+    assert "n_initial=349" in less[1].reason and less[6].reason == "no column mode_share_min"
+    frame = pd.read_csv(DIGITS).query("generation >= 5").groupby(["condition", "seed"])["risk"].mean()
+    assert found[2].effect == pytest.approx((frame["replace"] - frame["real_only"]).mean())
+
+
+def test_the_command_reads_a_table(tmp_path, capsys):
+    assert main([str(DIGITS), "--csv", str(tmp_path / "verdicts.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "replace over real_only: 8 chains, generations 0..7" in out and "detected, exact" in out
+    assert len(pd.read_csv(tmp_path / "verdicts.csv")) == 24
+    assert main([str(DIGITS), "--json", "--threshold", "risk_margin=0.2", "--subject", "variance=coverage"]) == 0
+    profile = json.loads(capsys.readouterr().out)
+    assert profile["thresholds"]["risk_margin"] == 0.2
+    numbers = [v["number"] for v in profile["conditions"]["replace"]["verdicts"]]
+    assert "-log coverage over control" in numbers
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["nowhere.csv"], "does not exist"),
+        ([str(REPO / "docs")], "holds no finished generation"),
+        ([str(DIGITS), "--control", "base"], "no condition base"),
+        ([str(DIGITS), "--threshold", "alpha"], "NAME=VALUE"),
+        ([str(DIGITS), "--subject", "variance"], "ROLE=COLUMN"),
+        ([str(DIGITS), "--subject", "tail=a", "--subject", "tail=b"], "already"),
+        ([str(DIGITS), "--subject", "tail=a"], "subjects.tail=a"),
+        (["power", "--shape", "cubic"], "shape=cubic"),
+        (["power", "--definition", "9"], "definition=9"),
+        (["power", "--definition", "3", "--generations", "2"], "needs 3"),
+        (["power", "--seeds", "3"], "no verdict"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, says, capsys):
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
+def test_power_answers(capsys):
+    assert main(["power", "--seeds", "5", "8", "--generations", "4", "--studies", "400", "--effect", "3"]) == 0
+    assert "4 generations: 5 seeds (detected in" in capsys.readouterr().out
+    assert main(["power", "--definition", "4"]) == 1
+    assert "--spread" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("definition, spread", [(4, 0.1), (7, 0.05), (8, 0.002)])
+def test_power_counts_from_0_and_not_from_the_threshold(definition, spread):
+    """Half of the threshold at generation 4 is well below it there and, growing linearly, well above at 16."""
+    mark = definitions.marks(Thresholds())[definition]
+    plan = Plan(definition, effect=-mark / 2 / spread, shape="linear", at=4, accumulated=0.0, measured=1, spread=spread)
+    early, late = (power(plan, 8, g, 500) for g in (4, 16))
+    assert early.excluded > 0.8 and early.detected == 0 and late.detected > 0.99
+    x = np.random.default_rng(0).normal(mark / 2, spread, (4000, 8))  # the same by SciPy, of the number itself
+    p = stats.ttest_1samp(x, mark, axis=-1, alternative="less").pvalue
+    assert early.excluded == pytest.approx((p < 0.05).mean(), abs=0.06)
+
+
+def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):
+    for paradigm in ("replace", "real_only"):
+        system = ["model=gaussian", "model.unbiased=true", "model.replicates=60", "data.n=10", "generations=9"]
+        imgloop.run([*system, f"paradigm={paradigm}", f"out={tmp_path}", "study=g", "display=none"])
+    frame = plain.read_table(tmp_path / "g")
+    assert len(frame) == 2 * 60 * 9 and {"risk", "variance_ratio"} <= set(frame)
+    first = frame[frame["generation"] == 0].pivot(index="seed", columns="condition", values="risk")
+    assert (first.iloc[:, 0] == first.iloc[:, 1]).all()  # chain and control share generation 0
+    assert main([str(tmp_path / "g")]) == 0
+    assert "60 chains, generations 0..8" in " ".join(capsys.readouterr().out.split())
