@@ -81,7 +81,9 @@ def write(a: argparse.Namespace, console) -> None:
     terminal.profile(report, console)
     for fault in report.study.damaged:
         print(f"left out: {fault}", file=sys.stderr)
-    console.print(f"look at {path}; tables and figures are in {path.parent / page.BESIDE}", markup=False, soft_wrap=True)
+    console.print(
+        f"look at {path}; tables and figures are in {path.parent / page.BESIDE}", markup=False, soft_wrap=True
+    )
 
 
 def subjects(options: Iterable[str]) -> dict[str, str]:
@@ -135,7 +137,7 @@ def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.
         unfinished = [p for p in progress(a.study) if not p.ended]
         idle = idle + 1 if unfinished and all(p.running is False for p in unfinished) else 0
         if idle == 2:  # once could be the moment between two chains of a multirun
-            message = f"no process runs {a.study}: {len(unfinished)} unfinished chains; the command that started "
+            message = f"no process runs {a.study}: {len(unfinished)} chains unfinished; the command that started "
             console.print(f"{message}them continues them; still watching (Ctrl-C ends)", markup=False, soft_wrap=True)
         sleep(a.every)
 

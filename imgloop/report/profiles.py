@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from imgloop import store
 from imgloop.collapse.definitions import SHORT
@@ -102,7 +103,9 @@ def unknown(
     lines = [f"Left out: {fault}" for fault in study.damaged]
     unfinished = [p for p in chains if not p.ended and not p.fault]
     if unfinished:
-        states = [f"{p.chain.parent.name}/{p.chain.name} ({p.done} of {p.planned or '?'}, {p.state})" for p in unfinished]
+        states = [
+            f"{p.chain.parent.name}/{p.chain.name} ({p.done} of {p.planned or '?'}, {p.state})" for p in unfinished
+        ]
         lines.append(f"Not finished: {listed(states, 8)}.")
     lines += [f"No profile: {reason}"] if profile is None else _verdicts(profile, names)
     seeds = {c: study.seeds(c) for c in names}
@@ -114,7 +117,9 @@ def unknown(
     if any(t.extrapolated for t in times):
         lines.append("Timescales marked as extrapolated lie beyond the generations that were run.")
     if study.solvable:
-        lines.append("A solvable system's numbers hold for that system; they do not show that image models do the same.")
+        lines.append(
+            "A solvable system's numbers hold for that system; they do not show that image models do the same."
+        )
     elif not study.is_csv:
         lines += _scores(study)
     return lines
@@ -163,7 +168,8 @@ def _scores(study: Study) -> list[str]:
             "The Frechet distance uses other features than Inception's: it is not FID and cannot be compared with FID. "
             "Finite samples bias it upwards, equally for all conditions of equal size."
         )
-    gaps = [info.label for info in displayed(study) if study.table[info.name].isna().to_numpy().any()]
+    table: Any = study.table
+    gaps = [info.label for info in displayed(study) if table[info.name].isna().any()]
     if gaps:
         lines.append(f"Not measured in every generation: {'; '.join(gaps)}.")
     return lines

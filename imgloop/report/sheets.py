@@ -61,9 +61,7 @@ def sheet(x: np.ndarray, alt: str, caption: str) -> Sheet:
     return Sheet(uri, page.shape[1] * factor, alt, caption)
 
 
-def evolution(
-    study: Study, names: Mapping[str, str], seed: int | None = None, budget: int = BUDGET
-) -> Evolution | str:
+def evolution(study: Study, names: Mapping[str, str], seed: int | None = None, budget: int = BUDGET) -> Evolution | str:
     """The same latents in every generation of every condition, for one seed (the smallest that most conditions have);
     or, in a sentence, why there are no images. Raises UserError if no chain has the seed."""
     if study.is_csv or study.solvable:

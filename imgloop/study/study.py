@@ -12,6 +12,7 @@ import yaml
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables as study
 
 
@@ -106,6 +107,11 @@ class Study:
 
             return tables.checked(tables.read(self.path))
         return study.joined(list(self.chains), self.shown_protocol).dropna(axis=1, how="all")
+
+    @property
+    def measures(self) -> Mapping[str, MeasureInfo]:
+        """The list of measures."""
+        return MEASURES
 
     @cached_property
     def shown_protocol(self) -> str | None:
