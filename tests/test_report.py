@@ -26,9 +26,10 @@ from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
+from imgloop.measures import MEASURES
 from imgloop.report import archive, files, page, pdf, reproduce, sheets, svg, text
 from imgloop.report.__main__ import main, parser, watch
-from imgloop.report.panels import MEASURES, Line, Panel, panels, split
+from imgloop.report.panels import Line, Panel, panels, split
 from imgloop.report.progress import fingerprint, locked, progress, size
 from imgloop.report.timescales import Timescale, timed
 from imgloop.study.study import Study
@@ -126,8 +127,8 @@ def test_no_more_than_three_significant_digits():
     """On axes, in titles, verdicts and timescales; counts of images are exact."""
     r = page.report(TABLE)
     found = Page(page.html(r))
-    kinds = (("text", "tick"), ("text", "note"), ("p", "moved"), ("span", "effect"), ("td", "n"), ("title", None))
-    said = [text for kind in kinds for text in found.said(*kind)] + [t.said for t in r.times]
+    kinds = (("text", "tick"), ("text", "note"), ("p", "changes"), ("span", "effect"), ("td", "n"), ("title", None))
+    said = [text for kind in kinds for text in found.said(*kind)] + [t.text for t in r.times]
     said = [text for text in said if "1,397" not in text]  # a training set's rows are counted
     numbers = [n for text in said for n in re.findall(r"(?<![\w.])\d[\d,]*\.?\d*", text)]
     assert len(numbers) > 500
@@ -144,7 +145,7 @@ def test_the_matrix_says_in_words_what_the_profile_says():
     rows = [(name.replace("<wbr>", ""), row) for name, row in rows]
     assert [name for name, _ in rows] == expected.conditions
     for name, row in rows:
-        words = [re.sub(r"<.*?>", "", w).split(None, 1)[1] for w in re.findall(r'"said">(.*?)</span><span', row)]
+        words = [re.sub(r"<.*?>", "", w).split(None, 1)[1] for w in re.findall(r'"verdict">(.*?)</span><span', row)]
         told = [v.verdict + (", exact" if v.exact else "") for v in expected[name].values()]
         assert words == told and len(told) == 8
     assert len({page.MARKS[v] for v in ("detected", "excluded", "undetermined", "not measured")}) == 4
@@ -217,24 +218,26 @@ def test_a_sheet_shows_the_images_themselves(channels):
 def test_ages_show_the_stored_latents_of_every_generation(made):
     s = Study(made)
     names, _ = text.short_names(s.conditions)
-    ages = sheets.ages(s, names)
-    assert [t for t, _ in ages.generations] == [0, 1, 2] and len(ages.real) == 2 and ages.left_out == ""
-    for t, row in ages.generations:
+    shown = sheets.evolution(s, names)
+    assert [t for t, _ in shown.generations] == [0, 1, 2] and len(shown.real) == 2 and shown.left_out == ""
+    for t, row in shown.generations:
         for condition, (name, sheet) in zip(s.conditions, row):
             assert name == names[condition] and f"generation {t}" in sheet.alt
             same = sheets.sheet(np.asarray(s.latents(condition, 0, t)), "", "")
             assert sheet.uri == same.uri
-    assert ages.generations[0][1][0][1].uri == ages.generations[0][1][1][1].uri  # generation 0 is shared
-    assert ages.generations[2][1][0][1].uri != ages.generations[2][1][1][1].uri
+    assert shown.generations[0][1][0][1].uri == shown.generations[0][1][1][1].uri  # generation 0 is shared
+    assert shown.generations[2][1][0][1].uri != shown.generations[2][1][1][1].uri
 
 
 def test_many_large_images_stay_within_the_budget(study):
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
     for folder in study.glob("*/seed0/gen*"):
         store.write_arrays(folder / "evolution.safetensors", {"x": noise})
-    whole = page.report(study).ages
+    whole = page.report(study).evolution
+    assert isinstance(whole, sheets.Evolution)
     names = {c: c for c in Study(study).conditions}
-    less = sheets.ages(Study(study), names, budget=300_000)
+    less = sheets.evolution(Study(study), names, budget=300_000)
+    assert isinstance(less, sheets.Evolution)
     assert sum(len(s.uri) for _, row in less.generations for _, s in row) <= 300_000
     assert whole.samples == 16 and less.samples < 16 and "of 16 latents" in less.left_out
 
@@ -302,7 +305,7 @@ def test_linear_growth_doubles_when_it_should(start, slope, last):
     assume(min(abs(expected - last), abs(expected - 3 * last)) > 1e-6)
     assert found.at == pytest.approx(expected if expected <= 3 * last else np.inf)  # extrapolated; too far to tell
     assert (found.seen, found.extrapolated) == (expected <= last, last < expected <= 3 * last)
-    assert ("extrapolated" in found.said) == found.extrapolated and (f"within {last}" in found.said) != found.seen
+    assert ("extrapolated" in found.text) == found.extrapolated and (f"within {last}" in found.text) != found.seen
     if found.seen:
         assert (found.low, found.high) == (pytest.approx(expected), pytest.approx(expected))
     assert told(factors * start * (1 - t / (4 * last)), "halved").at == pytest.approx(2 * last)
@@ -313,15 +316,15 @@ def test_timescales_of_courses_that_tell_nothing():
     assert timed(np.array([[1.0]]), "halved") is None and timed(np.array([[0.0, 1.0]]), "doubled") is None
     assert timed(np.empty((0, 3)), "doubled") is None
     back = told([[8, 4, 8], [8, 3.9, 8]], "halved")  # below half, and up again
-    assert back.at == np.inf and back.said == "no halving seen within 2 generations"
+    assert back.at == np.inf and back.text == "no halving within 2 generations"
     assert told([[1, 3, 1, 3], [2, 6, 2, 6.1]], "doubled").at == pytest.approx(2.5, abs=0.02)  # the last time
     again = told([[1, 3, 1, 1, 1.5], [1, 3, 1, 1, 1.51]], "doubled")
     assert again.significant and not again.extrapolated  # it rises, but where it was before
     slow = told([[1, 2, 4], [1, 1.2, 1.6], [1, 2, 4], [1, 2, 4]], "doubled")  # one chain has not yet
-    assert (slow.low, slow.high) == (1, np.inf) and slow.said.endswith("[1, > 2]")
+    assert (slow.low, slow.high) == (1, np.inf) and slow.text.endswith("[1, > 2]")
     alone = told([1, 3], "doubled")  # one chain cannot tell change from noise, nor be extrapolated
-    assert alone.said == "0.5 (1 chain: not tested)" and not told([1, 1.9], "doubled").extrapolated
-    assert told([[1, 3], [1, 0.5], [1, 9]], "doubled").said == "no doubling told from noise within 1 generation"
+    assert alone.text == "0.5 (1 chain: not tested)" and not told([1, 1.9], "doubled").extrapolated
+    assert told([[1, 3], [1, 0.5], [1, 9]], "doubled").text == "no doubling beyond noise within 1 generation"
 
 
 @pytest.mark.parametrize("change", ["doubled", "halved"])
@@ -346,7 +349,7 @@ def test_timescales_of_the_real_table():
     found = next(k for k in times if (k.condition, k.measure) == ("replace", "fd"))
     assert found.at == pytest.approx(np.interp(2, ratio[t : t + 2], [t, t + 1]))
     assert found.low <= found.at <= found.high and found.chains == 8 and found.significant
-    assert not [k.said for k in times if k.condition == "real_only" and (k.seen or k.extrapolated)]
+    assert not [k.text for k in times if k.condition == "real_only" and (k.seen or k.extrapolated)]
 
 
 def test_the_timescales_of_a_solvable_system_are_those_of_its_replicates(solved):
@@ -357,7 +360,7 @@ def test_the_timescales_of_a_solvable_system_are_those_of_its_replicates(solved)
     t = int(np.flatnonzero(ratio < 2)[-1])
     at = np.interp(2, ratio[t : t + 2], [t, t + 1])  # of six digits
     assert times["replace", "w2"].at == pytest.approx(at, rel=1e-4)
-    assert "[" not in times["replace", "w2"].said and not times["real_only", "w2"].seen
+    assert "[" not in times["replace", "w2"].text and not times["real_only", "w2"].seen
 
 
 # -- Several numbers of real samples ----------------------------------------------------------------------------------
@@ -388,13 +391,13 @@ def test_curves_numbers_and_times_are_of_the_size_that_is_judged(sized):
     times = {t.condition: t for t in r.times}
     assert times["loop"].at == pytest.approx(1 / 0.3, abs=0.3) and times["loop"].seen and not times["real_only"].seen
     html = page.html(r)
-    assert "at 800 real samples, as the verdicts, of 50, 100, 200, 400, 800" in html
+    assert "at 800 real samples, as in the verdicts (sizes run: 50, 100, 200, 400, 800)" in html
     assert "5 seeds at 800 real samples, generations 0 to 6" in html
     law = html[html.index("Scaling law: loop at 5 numbers of real samples, 5 chains each") :]
     assert [re.search(rf'"n">{n}</td>', law) is not None for n in (50, 100, 200, 400, 800)] == [True] * 5
     frame[(frame["size"] < 800) | (frame["condition"] != "loop")].to_csv(sized, index=False)
     assert (
-        "at each condition's largest number of real samples (loop 400, real_only 800)"
+        "at each condition's largest number of real samples (loop 400, real_only 800; "
         in page.report(sized).panels[0].band
     )
     frame[frame["size"] == 800].to_csv(sized, index=False)
@@ -405,11 +408,11 @@ def test_a_table_that_cannot_tell_how_fast_says_why(tmp_path):
     path = tmp_path / "few.csv"
     rows = [("loop", 0, 0, 1.0), ("real_only", 0, 0, 1.0)]
     pd.DataFrame(rows, columns=["condition", "seed", "generation", "risk"]).to_csv(path, index=False)
-    assert "generation 0 alone" in page.html(page.report(path))
+    assert "only generation 0" in page.html(page.report(path))
     rows += [("loop", 0, 1, 1.0)]
     rows = [(*row[:3], row[3] - 1) for row in rows]  # nothing to double
     pd.DataFrame(rows, columns=["condition", "seed", "generation", "risk"]).to_csv(path, index=False)
-    assert "one in every later generation" in page.html(page.report(path))
+    assert "value in every later generation" in page.html(page.report(path))
 
 
 # -- Bands ------------------------------------------------------------------------------------------------------------
@@ -429,17 +432,17 @@ def test_bands_end_where_a_measure_does(theory):
     line = Line("c", "c", 0, x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
     kind, bottom = "band" if theory is None else "error", svg.HEIGHT - svg.BOTTOM
     for measure, below in (("off_support", False), ("kd", True), ("variance_ratio", False)):
-        p = Panel(measure, measure, "", (line,), "")
+        p = Panel(MEASURES[measure], (line,))
         assert (p.edges(line)[0] == (mean - 0.05 if below else 0)).all() and (p.limits[0] < 0) == below
         axis = bottom if not below else svg.TOP + (bottom - svg.TOP) * p.limits[1] / (p.limits[1] - p.limits[0])
         assert (lowest(svg.panel(p, 0), kind) > axis + 0.1) == below
-    assert line.said(0) == "c, generation 0: 0.01 ± 0.05 (5 seeds)"  # the numbers stay
+    assert line.point(0) == "c, generation 0: 0.01 ± 0.05 (5 seeds)"  # the numbers stay
     signed = dataclasses.replace(line, mean=mean - 0.02)
-    assert Panel("off_support", "", "", (signed,), "").edges(signed)[0] is not None
-    assert (Panel("off_support", "", "", (signed,), "").edges(signed)[0] == line.low).all()  # evidently it can
-    log = Panel("excess", "", "", (line,), "", log=True)
+    assert Panel(MEASURES["off_support"], (signed,)).edges(signed)[0] is not None
+    assert (Panel(MEASURES["off_support"], (signed,)).edges(signed)[0] == line.low).all()  # evidently it can
+    log = Panel(MEASURES["excess"], (line,), log=True)
     assert lowest(svg.panel(log, 0), kind) == pytest.approx(bottom, abs=0.1)  # to the end of the axis, not left out
-    assert pdf.curve(log).startswith(b"%PDF") and pdf.curve(Panel("recall", "", "", (line,), "")).startswith(b"%PDF")
+    assert pdf.curve(log).startswith(b"%PDF") and pdf.curve(Panel(MEASURES["recall"], (line,))).startswith(b"%PDF")
 
 
 def test_a_pdf_band_is_that_of_the_page(monkeypatch):
@@ -447,21 +450,21 @@ def test_a_pdf_band_is_that_of_the_page(monkeypatch):
     line = Line("c", "c", 0, np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
     drawn = []
     monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **more: drawn.append((low, high)))
-    pdf.curve(Panel("recall", "Recall", "", (line,), ""))
+    pdf.curve(Panel(MEASURES["recall"], (line,)))
     assert (drawn[0][0] == 0).all() and (drawn[0][1] == mean + 0.05).all()
     bars = []
     monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, error, **more: bars.append(error))
-    pdf.curve(Panel("recall", "Recall", "", (dataclasses.replace(line, theory=mean),), ""))
+    pdf.curve(Panel(MEASURES["recall"], (dataclasses.replace(line, theory=mean),)))
     assert bars[0] == pytest.approx(np.stack([mean, [0.05, 0.05]]))
 
 
 def test_units_are_written_as_large_as_ticks():
     """And the longest has room, a letter being about half as wide as it is high."""
     line = panels(Study(TABLE), {"replace": "replace"})[0].lines[0]
-    for measure, (label, unit) in MEASURES.items():
-        drawing = str(svg.panel(Panel(measure, label, unit, (line,), "", log=True), 0))
-        assert f'<text class="label" x="2" y="10">{unit} (log)</text>' in drawing and "font-size" not in drawing
-        assert len(f"{unit} (log)") * 0.56 * 10.5 <= svg.WIDTH, unit
+    for info in MEASURES.values():
+        drawing = str(svg.panel(Panel(info, (line,), log=True), 0))
+        assert f'<text class="label" x="2" y="10">{info.unit} (log)</text>' in drawing and "font-size" not in drawing
+        assert len(f"{info.unit} (log)") * 0.56 * 10.5 <= svg.WIDTH, info.unit
 
 
 # -- How to reproduce -------------------------------------------------------------------------------------------------
@@ -476,7 +479,7 @@ def test_units_are_written_as_large_as_ticks():
         ["paradigm=fresh", "n_initial=250", "n_samples=200", "n_synthetic=100", "model.objective=edm"],
         ["experiment=analytic/gaussian", "paradigm=replace", "model.replicates=30"],
         ["model=gan", "data=shapes", "data.n=4000", "generations=7", "collapse.tail_kept=0.7"],
-        ["tier=gpu", "paradigm=edit", "edit_fraction=0.3", "keep_models=2"],
+        ["trainer=gpu", "paradigm=edit", "edit_fraction=0.3", "keep_models=2"],
         ["data=folder", "data.root='/a folder/of \"images\".zip'", "data.classes=[cat,'7']"],
     ],
 )
@@ -534,7 +537,7 @@ def test_commands_for_several_seeds(made):
     told = s.config(s.chains[0])
     assert reproduce.command(told, [0, 1, 2]).endswith("'seed=range(0,3)'")
     assert reproduce.command(told, [0, 2]).endswith("seed=0,2") and " -m paradigm" in reproduce.command(told, [0, 2])
-    with pytest.raises(UserError, match="no option"):
+    with pytest.raises(UserError, match="not an option"):
         reproduce.command({**told, "choices": {"data": "../../etc/passwd"}}, [0])
 
 
@@ -585,7 +588,7 @@ def test_what_is_written_beside_the_page(tmp_path, capsys):
     keys = re.findall(r"^@\w+\{(\w+),$", (beside / "references.bib").read_text(), re.M)
     assert len(keys) == len(set(keys)) and {"schaeffer2025position", "heusel2017gans", "holm1979simple"} <= set(keys)
     drawn = {p.stem: p.read_bytes() for p in (beside / "figures").glob("*.pdf")}
-    measured = {p.measure for p in page.report(TABLE).panels}
+    measured = {p.info.name for p in page.report(TABLE).panels}
     assert set(drawn) == measured and all(d.startswith(b"%PDF") for d in drawn.values())
 
 
@@ -654,7 +657,7 @@ def test_an_archive_has_no_weights_and_all_that_a_report_needs(study, tmp_path):
     from imgloop import measure
 
     assert measure.measure(other, ["features=random"]).startswith("random")  # and it can be measured anew
-    with pytest.raises(UserError, match="outside of it"):
+    with pytest.raises(UserError, match="outside"):
         archive.archive(study, study / "a.tar.gz")
     assert not list(tmp_path.rglob("*.part"))
 
@@ -680,7 +683,7 @@ def test_watch_follows_a_study_until_it_has_ended(study, capsys):
     told = capsys.readouterr().out
     assert "5 of 6 generations" in told
     if locked() is not None:  # nobody runs it: said once
-        assert told.count("no process runs") == 1 and "1 of its chains wait for the command" in told
+        assert told.count("no process runs") == 1 and "1 chains unfinished" in told
 
 
 def test_a_fingerprint_changes_with_what_there_is_to_show(study):
@@ -696,14 +699,16 @@ def test_a_fingerprint_changes_with_what_there_is_to_show(study):
 
 def test_one_seed_has_no_verdicts(made, tmp_path, capsys):
     r = page.report(next(made.glob("replace*/seed0")))
-    assert r.profile.startswith("1 seed: no verdicts") and r.study.single and len(r.chains) == 1
+    assert r.profile is None and r.reason.startswith("1 seed: no verdicts") and r.study.single and len(r.chains) == 1
     html = page.html(r)
     assert "1 seed: no verdicts" in html and "real, held out" in html
     both = page.report(made)
-    assert both.unjudged and {v.verdict for v in both.profile.verdicts} == {"no verdict", "not measured"}
+    assert (
+        both.profile and both.unjudged and {v.verdict for v in both.profile.verdicts} == {"no verdict", "not measured"}
+    )
     found = Page(page.html(both))
     assert any(said.startswith("1 seed: no verdicts.") for said in found.said("p", "notice"))
-    assert "no verdict (of a condition with one seed: its effect alone)" in " ".join(found.said("p"))
+    assert "no verdict (one seed: effect only)" in " ".join(found.said("p"))
     assert main([str(made), "--out", str(tmp_path)]) == 0 and "1 seed: no verdicts" in capsys.readouterr().out
     several = page.html(page.report(TABLE))
     assert "no verdicts" not in several and "no verdict (" not in several
@@ -711,7 +716,7 @@ def test_one_seed_has_no_verdicts(made, tmp_path, capsys):
 
 def test_a_solvable_study_has_verdicts_theory_and_no_images(solved, tmp_path, capsys):
     r = page.report(solved)
-    assert r.ages == "A solvable system keeps no images." and not isinstance(r.profile, str)
+    assert r.evolution == "A solvable system has no images." and r.profile is not None
     judged = r.profile[next(c for c in r.names if c.startswith("replace"))]
     assert judged[2].seeds == 40  # replicates are chains
     assert main([str(solved), "--out", str(tmp_path)]) == 0
@@ -721,7 +726,7 @@ def test_a_solvable_study_has_verdicts_theory_and_no_images(solved, tmp_path, ca
     frame = r.study.table
     for p in drawn:
         for line in p.lines:
-            assert line.mean == pytest.approx(frame[frame["condition"] == line.condition][p.measure])
+            assert line.mean == pytest.approx(frame[frame["condition"] == line.condition][p.info.name])
     assert any(line.theory is not None for p in drawn for line in p.lines)
 
 
@@ -731,11 +736,11 @@ def test_a_running_chain_is_called_that(study):
     chain = next(study.glob("replace*/seed0"))
     shutil.rmtree(chain / "gen002")
     told = {p.chain: p for p in progress(study)}[chain]
-    assert (told.done, told.planned, told.said) == (2, 3, "interrupted")
-    waits = "1 of 2 chains interrupted after 2 of 3 generations; the command that began it continues it."
+    assert (told.done, told.planned, told.state) == (2, 3, "interrupted")
+    waits = "1 of 2 chains interrupted after 2 of 3 generations; the command that started it continues it."
     assert waits in read(study).said("p", "notice")
     with store.lock(chain / ".lock"):
-        assert {p.chain: p.said for p in progress(study)}[chain] == "running"
+        assert {p.chain: p.state for p in progress(study)}[chain] == "running"
         html = page.html(page.report(study))
         assert "1 running" in html and "interrupted" not in html
     shutil.rmtree(next(study.glob("real_only*/seed0")) / "gen002")
@@ -776,24 +781,24 @@ def test_images_that_are_missing_cost_only_the_images(study, name):
     for folder in study.glob("*/seed0/gen001"):
         store.remove((folder / name).resolve()) if (folder / name).exists() else None
     r = page.report(study)
-    said = r.ages if isinstance(r.ages, str) else str(r.ages.real)
+    said = r.evolution if isinstance(r.evolution, str) else str(r.evolution.real)
     assert ("missing" in said) if name.startswith("evo") else said == "()"
     assert "Frechet distance" in page.html(r)
 
 
 def test_thresholds_tell_when_they_were_set_and_what_changed_since(study):
     assert "They were set at 20" in page.report(study).thresholds[0]
-    assert "before the first chain ended" in page.report(study).thresholds[0]
+    assert "before the first chain finished" in page.report(study).thresholds[0]
     for i, chain in enumerate(sorted(study.glob("*/seed0"))):
         told = yaml.safe_load((chain / "config.yaml").read_text())
         told["config"]["collapse"]["tail_kept"] = 0.7
         (chain / "config.yaml").write_text(yaml.safe_dump(told))
         whose = ("some chains", "the chains")[i]
-        said = [f"The configuration of {whose} says otherwise: tail_kept was 0.8 and is 0.7."]
+        said = [f"The configuration of {whose} differs: tail_kept was 0.8 and is 0.7."]
         assert list(page.report(study).thresholds[1:]) == said
     (study / "shared" / "collapse.json").unlink()
     r = page.report(study)
-    assert "today's" in r.thresholds[0] and r.profile.thresholds.tail_kept == 0.7
+    assert "today's" in r.thresholds[0] and r.profile and r.profile.thresholds.tail_kept == 0.7
 
 
 def test_a_damaged_config_costs_only_the_command(study):
@@ -869,7 +874,7 @@ def test_the_slider_shows_one_generation_at_a_time(browser, written):
     assert visible(tab) == [2] and slider.get_attribute("aria-valuetext") == "generation 2 of 2"
     slider.focus()
     tab.keyboard.press("Home")
-    assert visible(tab) == [0] and tab.locator("#generation-said").inner_text() == "generation 0 of 2"
+    assert visible(tab) == [0] and tab.locator("#generation-shown").inner_text() == "generation 0 of 2"
     tab.keyboard.press("ArrowRight")
     assert visible(tab) == [1] and tab.get_by_alt_text("generation 1").count() == 2
     for image in tab.locator(".generation.shown img").all():
@@ -893,7 +898,7 @@ def test_without_scripts_all_generations_are_shown(browser, written):
 def test_the_page_fits_its_window_and_can_be_read(browser, written, width, scheme):
     tab = opened(browser, written, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert float(contrast(tab, "main p")) >= 7 and float(contrast(tab, ".moved")) >= 4.5
+    assert float(contrast(tab, "main p")) >= 7 and float(contrast(tab, ".changes")) >= 4.5
     for i in range(2):
         assert float(contrast(tab, f"main svg .c{i} .line", "stroke")) >= 3
     assert tab.heard == []
@@ -935,12 +940,12 @@ def test_no_word_of_a_table_is_broken(browser, judged, media, width):
     tab = opened(browser, judged, viewport={"width": width, "height": 900})
     tab.emulate_media(media=media)
     assert tab.locator(".matrix td").count() == 24 and "undetermined" in tab.locator(".matrix").inner_text()
-    assert tab.evaluate(BROKEN, ".matrix td, .matrix th[scope=col], .clocks td") == []
+    assert tab.evaluate(BROKEN, ".matrix td, .matrix th[scope=col], .timescales td") == []
     if media == "print":
         assert tab.evaluate(BROKEN, ".verdicts th[scope=row], .verdicts td:nth-child(2)") == []
         scale = "x.closest('svg')?.getScreenCTM().a ?? 1"  # a drawing's pixels are not the page's
         sizes = f"all => all.map(x => parseFloat(getComputedStyle(x).fontSize) * ({scale}))"
-        found = tab.locator(".matrix .said, .matrix .effect, #curves svg text").evaluate_all(sizes)
+        found = tab.locator(".matrix .verdict, .matrix .effect, #curves svg text").evaluate_all(sizes)
         assert len(found) > 100 and min(found) >= 8  # 6 pt
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.close()

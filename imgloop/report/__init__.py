@@ -1,1 +1,1 @@
-"""python -m imgloop.report STUDY: what a study says, as one page, tables and figures; it runs no code of the study."""
+"""python -m imgloop.report STUDY: a study's results as one page, tables and figures; runs no code of the study."""

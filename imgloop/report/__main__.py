@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from imgloop.errors import UserError, status
+from imgloop.measures import ROLES
 
-EVERY = 30  # seconds between two looks at a running study
+EVERY = 30  # seconds between checks of a running study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,24 +23,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m imgloop.report",
-        description="The report of a study: report.html, one page that needs no network, and in report/ the collapse "
-        "profile as JSON, CSV and LaTeX table, the figures as PDF and BibTeX of what was used.",
+        description="Write the report of a study: report.html, one page that needs no network, and in report/ the "
+        "collapse profile as JSON, CSV and LaTeX table, the figures as PDF, and references as BibTeX.",
     )
     p.add_argument(
         "study", nargs="?", type=Path, help="a study's folder, one chain's (CONDITION/seedK), or a CSV table"
     )
-    doing = p.add_mutually_exclusive_group()
-    doing.add_argument("--list", action="store_true", help="list studies and chains in a folder (outputs)")
-    doing.add_argument("--watch", action="store_true", help="write the page anew whenever a running study has more")
-    doing.add_argument("--archive", action="store_true", help="pack the study without weights (STUDY.tar.gz, or --out)")
-    p.add_argument("--out", type=Path, help="where to write instead of the study's folder")
+    mode = p.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="list studies and chains in a folder (outputs)")
+    mode.add_argument("--watch", action="store_true", help="rewrite the page whenever a running study has new results")
+    mode.add_argument("--archive", action="store_true", help="pack the study without weights (STUDY.tar.gz, or --out)")
+    p.add_argument("--out", type=Path, help="where to write, if not the study's folder")
     p.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
     p.add_argument("--quarter", help="the condition of a real-only model trained on a quarter of the data")
     p.add_argument("--risk", help="the column that is the population risk (risk, else excess, fd)")
-    p.add_argument("--generation", type=int, help="the last generation to judge (the one at which most chains end)")
+    p.add_argument(
+        "--subject", action="append", metavar="ROLE=COLUMN", default=[],
+        help=f"the column that a definition is judged by, such as mode=COLUMN; roles: {', '.join(ROLES)}; repeatable",
+    )  # fmt: skip
+    p.add_argument("--generation", type=int, help="the last generation to judge (where most chains end)")
     p.add_argument("--protocol", help="the protocol of the scores to show (a file name in scores/)")
     p.add_argument("--seed", type=int, help="the seed whose images are shown (the smallest that most conditions have)")
-    p.add_argument("--every", type=float, default=EVERY, help=f"seconds between two looks of --watch ({EVERY})")
+    p.add_argument("--every", type=float, default=EVERY, help=f"seconds between checks of --watch ({EVERY})")
     return p
 
 
@@ -54,27 +59,21 @@ def command(arguments: Sequence[str] | None) -> None:
 
         return listing(a.study or Path("outputs"), console)
     if a.study is None:
-        raise UserError(
-            "Give a study's folder, for example outputs/digits-diffusion, or --list to see which there are."
-        )
+        raise UserError("Give a study's folder, for example outputs/digits-diffusion, or --list to see all studies.")
     if a.archive:
         from imgloop.report.archive import archive
-        from imgloop.report.progress import size, weight
+        from imgloop.report.progress import readable, size
 
         path = archive(a.study, a.out)
-        console.print(
-            f"{path}: {weight(path.stat().st_size)}, without weights ({weight(size([a.study]))} before)", markup=False
-        )
-        return None
+        sizes = f"{readable(path.stat().st_size)} without weights (before: {readable(size([a.study]))})"
+        return console.print(f"{path}: {sizes}", markup=False)
     if a.every <= 0:
-        raise UserError(f"--every {a.every:g}: give a number of seconds above 0.")
-    if a.watch:
-        return watch(a, console)
-    return written(a, console)
+        raise UserError(f"--every {a.every:g}: give a number of seconds above 0.", "every")
+    return watch(a, console) if a.watch else write(a, console)
 
 
-def written(a: argparse.Namespace, console) -> None:
-    """One report, its profile in the terminal, and where to look."""
+def write(a: argparse.Namespace, console) -> None:
+    """Write one report; print its profile and where it is."""
     from imgloop.report import files, page, terminal
 
     report = _read(a)
@@ -87,20 +86,34 @@ def written(a: argparse.Namespace, console) -> None:
     )
 
 
+def subjects(options: Iterable[str]) -> dict[str, str]:
+    """Columns by role, from ROLE=COLUMN; raises UserError for another form, an unknown role or one given twice."""
+    columns: dict[str, str] = {}
+    for option in options:
+        role, _, column = option.partition("=")
+        if role not in ROLES or not column or role in columns:
+            raise UserError(
+                f"--subject {option}: give ROLE=COLUMN, each role once, with a role of {', '.join(ROLES)}.", "subject"
+            )
+        columns[role] = column
+    return columns
+
+
 def _read(a: argparse.Namespace):
     from imgloop.report import page
     from imgloop.report.profiles import Question
 
-    return page.report(a.study, Question(a.control, a.quarter, a.risk, a.generation), a.protocol, a.seed)
+    question = Question(a.control, a.quarter, a.risk, a.generation, subjects(a.subject))
+    return page.report(a.study, question, a.protocol, a.seed)
 
 
 def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Keep report.html as fresh as the study, until every chain has ended; then write the whole report."""
+    """Keep report.html up to date until every chain has finished; then write the whole report."""
     from imgloop.report import files
     from imgloop.report.progress import fingerprint, progress
 
     if not a.study.is_dir():
-        raise UserError(f"{a.study} is no folder: --watch follows a study that runs.")
+        raise UserError(f"{a.study} is not a folder: --watch needs the folder of a study.", "watch")
     before, waiting, idle = None, False, 0
     while True:
         now = fingerprint(a.study)
@@ -115,22 +128,17 @@ def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.
                 waiting = True
             else:
                 if report.finished:
-                    return written(a, console)
+                    return write(a, console)
                 path = files.write(report, a.out, refresh=max(int(a.every), 5), whole=False)
                 done = sum(p.done for p in report.chains)
                 planned = sum(p.planned or p.done for p in report.chains)
                 console.print(f"{time.strftime('%H:%M:%S')}  {path}: {done} of {planned} generations", markup=False)
             before = now
         unfinished = [p for p in progress(a.study) if not p.ended]
-        at_rest = bool(unfinished) and all(p.running is False for p in unfinished)
-        idle = idle + 1 if at_rest else 0
-        if idle == 2:  # not between the chains of a multirun
-            console.print(
-                f"no process runs {a.study}: {len(unfinished)} of its chains wait for the command that began them; "
-                "watching on (Ctrl-C ends)",
-                markup=False,
-                soft_wrap=True,
-            )
+        idle = idle + 1 if unfinished and all(p.running is False for p in unfinished) else 0
+        if idle == 2:  # once could be the moment between two chains of a multirun
+            message = f"no process runs {a.study}: {len(unfinished)} chains unfinished; the command that started "
+            console.print(f"{message}them continues them; still watching (Ctrl-C ends)", markup=False, soft_wrap=True)
         sleep(a.every)
 
 

@@ -1,4 +1,4 @@
-"""What a report leaves on disk: report.html, and in report/ the profile as JSON, CSV and LaTeX, figures and BibTeX."""
+"""Writes a report: report.html, and in report/ the profile as JSON, CSV and LaTeX, the figures and BibTeX."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
 from imgloop.report.text import digits
-from imgloop.study import tables as study
+from imgloop.study.tables import csv
 
-# Brackets and stars are braced: at the head of a row they would be options of the line end before it.
+# Brackets and stars are braced: at the start of a row they would be options of the preceding line end.
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
@@ -26,8 +26,9 @@ SYMBOLS = {"detected": r"$\bullet$", "excluded": r"$\circ$", "undetermined": "?"
 
 
 def write(r: Report, out: Path | None = None, refresh: int | None = None, whole: bool = True) -> Path:
-    """Write a report into the study's folder (a CSV table's: beside it, NAME-report/), or into `out`; returns the path
-    of report.html. `whole` False leaves the files beside the page as they are. Raises UserError where it cannot write.
+    """Write a report into the study's folder (for a CSV table: NAME-report/ beside it) or into `out`.
+
+    whole: also the files beside the page. Returns the path of report.html; raises UserError where it cannot write.
     """
     folder = out or (r.study.path.with_name(f"{r.study.path.stem}-report") if r.study.is_csv else r.study.path)
     path = folder / "report.html"
@@ -36,27 +37,27 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
         beside = folder / page.BESIDE
         store.write_text(beside / "profile.json", json.dumps(as_json(r), indent=1, allow_nan=False) + "\n")
         store.write_text(beside / "references.bib", "\n".join(w.bibtex for w in r.works))
-        if isinstance(r.profile, str):
+        if r.profile is None:
             store.remove(beside / "profile.csv", beside / "profile.tex")
         else:
-            store.write_text(beside / "profile.csv", study.csv_text(r.profile.to_frame()))
+            store.write_text(beside / "profile.csv", csv(r.profile.to_frame()))
             store.write_text(beside / "profile.tex", latex(r.profile, r.names))
-        drawn = dict(pdf.figures(r.panels, r.ages, [(r.names[c], b) for c, b in page.shares(r.study, r.names)]))
-        for name, data in drawn.items():
+        bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
+        figures = dict(pdf.figures(r.panels, r.evolution, bars))
+        for name, data in figures.items():
             store.write_bytes(beside / "figures" / name, data)
-        store.remove(*(p for p in (beside / "figures").glob("*.pdf") if p.name not in drawn))
+        store.remove(*(p for p in (beside / "figures").glob("*.pdf") if p.name not in figures))
     return path
 
 
 def as_json(r: Report) -> dict:
-    """The profile (None, with the reason, where there is none), timescales and what is not known."""
-    known = not isinstance(r.profile, str)
+    """The profile (None, with the reason, if there is none), timescales and what is not known."""
     times = [
         {
             "condition": t.condition,
             "measure": t.measure,
             "change": t.change,
-            "told": t.said,
+            "text": t.text,
             **{k: getattr(t, k) if math.isfinite(getattr(t, k)) else None for k in ("at", "low", "high")},
             "chains": t.chains,
             "generations": t.last,
@@ -68,8 +69,8 @@ def as_json(r: Report) -> dict:
     ]
     return {
         "study": r.study.name,
-        "profile": r.profile.to_dict() if known else None,
-        "reason": None if known else r.profile,
+        "profile": r.profile.to_dict() if r.profile else None,
+        "reason": r.reason or None,
         "timescales": times,
         "commands": {recipe.condition: recipe.command for recipe in r.origin.recipes},
         "not_known": list(r.unknown),
@@ -77,47 +78,36 @@ def as_json(r: Report) -> dict:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it, in ASCII, on one line: accents as its macros, other letters by their code point."""
-    found = []
+    """Text for LaTeX in ASCII on one line: accents as macros, other letters as code points."""
+    parts = []
     for c in unicodedata.normalize("NFD", " ".join(text.split())):
-        if c in ACCENTS and found:
-            found[-1] = f"\\{ACCENTS[c]}{{{found[-1]}}}"
+        if c in ACCENTS and parts:
+            parts[-1] = f"\\{ACCENTS[c]}{{{parts[-1]}}}"
         else:
-            found.append(LATEX.get(c, c) if c.isascii() and c.isprintable() else f"U+{ord(c):04X}")
-    return "".join(found)
+            parts.append(LATEX.get(c, c) if c.isascii() and c.isprintable() else f"U+{ord(c):04X}")
+    return "".join(parts)
 
 
 def formula(x) -> str:
-    """A measured number as LaTeX prints it."""
-    said, power = digits(x)
+    """A number as a LaTeX formula."""
+    text, power = digits(x)
     times = rf"\times10^{{{power}}}" if power else ""
-    return f"${said.replace('inf', chr(92) + 'infty').replace(',', '{,}')}{times}$" if said else ""
+    return f"${text.replace('inf', chr(92) + 'infty').replace(',', '{,}')}{times}$" if text else ""
 
 
 def latex(profile: Profile, names) -> str:
-    """The profile as a LaTeX table (package booktabs), in ASCII: a row a condition, a column a definition."""
-    heads = " & ".join(["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
+    """The profile as an ASCII LaTeX table (package booktabs): one row a condition, one column a definition."""
+    import pandas as pd
+
     rows = []
     for condition in profile.conditions:
-        cells = [escaped(names.get(condition, condition))]
-        for v in profile[condition].values():
-            mark = SYMBOLS.get(v.verdict, "--")
-            cells.append(f"{mark} {formula(v.effect)}".strip())
-        rows.append(" & ".join(cells) + r" \\")
-    columns = "l" + "l" * len(SHORT)
+        cells = [f"{SYMBOLS.get(v.verdict, '--')} {formula(v.effect)}".strip() for v in profile[condition].values()]
+        rows.append([escaped(names.get(condition, condition)), *cells])
+    table = pd.DataFrame(rows, columns=["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
     seeds = max((v.seeds for v in profile.verdicts), default=0)
     control = " ".join(profile.control.split()).encode("ascii", "backslashreplace").decode()  # in a comment
-    return "\n".join(
-        [
-            f"% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;",
-            f"% beside it the effect over {control}, of up to {seeds} chains; needs booktabs",
-            f"\\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            heads + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
+    return (
+        f"% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
+        f"% followed by the effect over {control}, from up to {seeds} chains; needs booktabs\n"
+        + table.style.hide(axis="index").to_latex(hrules=True, column_format="l" * table.shape[1])
     )

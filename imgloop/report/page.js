@@ -1,26 +1,26 @@
 "use strict";
-// Without this, every generation's sheets are shown one below the other.
+// Without this script, the sheets of all generations are shown one below the other.
 addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((d) => { d.open = true; }));
 (() => {
-  const ages = document.getElementById("ages"), slider = document.getElementById("generation");
-  if (!ages || !slider) return;
-  const sections = [...ages.querySelectorAll(".generation")], said = document.getElementById("generation-said");
+  const evolution = document.getElementById("evolution"), slider = document.getElementById("generation");
+  if (!evolution || !slider) return;
+  const sections = [...evolution.querySelectorAll(".generation")], output = document.getElementById("generation-shown");
   const show = () => {
     const i = Number(slider.value), t = sections[i].dataset.generation;
     sections.forEach((section, k) => section.classList.toggle("shown", k === i));
-    said.textContent = `generation ${t} of ${sections[sections.length - 1].dataset.generation}`;
-    slider.setAttribute("aria-valuetext", said.textContent);
+    output.textContent = `generation ${t} of ${sections[sections.length - 1].dataset.generation}`;
+    slider.setAttribute("aria-valuetext", output.textContent);
   };
-  const kept = `generation:${document.title}`;
+  const key = `generation:${document.title}`;
   try {
-    const before = sessionStorage.getItem(kept);
-    if (before !== null && Number(before) < sections.length) slider.value = before;
-  } catch { /* a browser that keeps nothing */ }
+    const stored = sessionStorage.getItem(key);
+    if (stored !== null && Number(stored) < sections.length) slider.value = stored;
+  } catch { /* storage is disabled */ }
   slider.addEventListener("input", () => {
     show();
-    try { sessionStorage.setItem(kept, slider.value); } catch { /* as above */ }
+    try { sessionStorage.setItem(key, slider.value); } catch { /* storage is disabled */ }
   });
-  ages.classList.add("sliding");
+  evolution.classList.add("sliding");
   slider.closest(".slider").hidden = false;
   show();
 })();

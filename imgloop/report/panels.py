@@ -1,57 +1,34 @@
-"""Every measure of a study as a panel: its lines over generations, with bands over seeds, and what is seen in it."""
+"""Each measure of a study as a panel: one line a condition over generations, with bands over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from imgloop.measures import SCORES
+from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.report import sizes
 from imgloop.report.text import figure, spread
 from imgloop.study.study import Study
 
-MEASURES = {  # column: title, unit of its axis
-    "fd": ("Frechet distance to held-out images", "squared feature units; lower is closer"),
-    "kd": ("Kernel distance to held-out images", "squared kernel units; lower is closer"),
-    "risk": ("Held-out risk", "denoising loss on real images; lower is better"),
-    "tail_risk": ("Risk on rare real images", "denoising loss; lower is better"),
-    "excess": ("Excess risk", "over the best fit; lower is better"),
-    "precision": ("Precision", "share of samples among real images"),
-    "recall": ("Recall", "share of real images among samples"),
-    "density": ("Density", "1 expected of real images"),
-    "coverage": ("Coverage", "share of real images with a sample near"),
-    "variance_ratio": ("Variance ratio", "generated over real; 1 is equal"),
-    "effective_rank": ("Effective rank", "directions of feature variance"),
-    "vendi": ("Vendi score", "effective number of distinct samples"),
-    "modes_covered": ("Modes covered", "classes that are not lost"),
-    "modes_present": ("Modes present", "classes beyond what confusions explain"),
-    "mode_kl": ("Class mix, divergence from the real one", "nats; 0 is equal"),
-    "mode_share_min": ("Smallest mode share", "over its real share; 1 is equal"),
-    "tail_mass": ("Tail mass", "mass in the real tail over the real one; 1 is equal"),
-    "off_support": ("Off-support rate", "share of samples beyond real images"),
-    "ambiguity": ("Ambiguity rate", "share of samples between classes"),
-    "authenticity": ("Authenticity", "share of samples that are no copies"),
-    "rule_violations": ("Rule violations", "share of samples that break a rule"),
-    "n_train": ("Training set", "images a generation"),
-    "real_share": ("Real share of the training set", "share of images"),
-    "seconds_train": ("Training time", "seconds a generation"),
-}
-PER_PANEL = 8  # conditions beyond this many make lines that cannot be told apart: they go to further panels
-COUNTS = ("n_train", "modes_covered", "modes_present")  # whole numbers, told as such where their mean is one
-SIGNED = ("kd", "risk", "tail_risk", "log_variance", "centre")  # estimates and logs, which may lie below 0
-FULL = ("precision", "recall", "coverage", "authenticity", "real_share")  # shares drawn from 0 to 1
+PER_PANEL = 8  # conditions in one panel: more lines cannot be told apart, and go to further panels
+SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
+ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
 
 
 @dataclass(frozen=True)
 class Line:
-    """One condition in a panel, (G,) each: mean over its seeds, the band's edges (NaN without one), theory (a line to
-    compare points with) and medians where there are any."""
+    """One condition in a panel, arrays (G,): mean over seeds and the band's edges (NaN where there is none).
+
+    index: of the condition in the study; selects colour, dash and marker. theory: drawn as the line, with the means as
+    points. median: drawn as hollow points.
+    """
 
     condition: str
     name: str
-    index: int  # of the condition in the study, which gives it its look
+    index: int
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
@@ -60,8 +37,8 @@ class Line:
     theory: np.ndarray | None = None
     median: np.ndarray | None = None
 
-    def said(self, i: int) -> str:
-        """A point in words."""
+    def point(self, i: int) -> str:
+        """Point `i` in words, for its tooltip."""
         half = (self.high[i] - self.low[i]) / 2
         n = int(self.seeds[i])
         return f"{self.name}, generation {self.x[i]:g}: {spread(self.mean[i], half)} ({n} seed{'s' * (n != 1)})"
@@ -69,52 +46,51 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A measure over generations. `seen`: what its lines do, in words; `band`: what the bands are; `reference`: a level
-    to compare with, and its name."""
+    """A measure over generations.
 
-    measure: str
-    label: str
-    unit: str
+    band: what the bands show, in words. reference: (name, level) of a horizontal line. bound: theory is an upper bound.
+    span: limits of the vertical axis, where several panels share it.
+    """
+
+    info: MeasureInfo
     lines: tuple[Line, ...]
-    band: str
+    band: str = ""
     log: bool = False
     reference: tuple[str, float] | None = None
-    bound: bool = False  # theory is an upper bound
-    span: tuple[float, float] | None = None  # of the vertical axis, where other panels share it
+    bound: bool = False
+    span: tuple[float, float] | None = None
 
     @property
-    def seen(self) -> str:
-        """The panel in a sentence: the measure, and what its lines do."""
-        return f"{self.label}: {', '.join(self.moved)}" if self.moved else self.label
+    def summary(self) -> str:
+        """The panel in one sentence: the label and the changes."""
+        return f"{self.info.label}: {', '.join(self.changes)}" if self.changes else self.info.label
 
     @property
-    def moved(self) -> list[str]:
-        """How far each condition went from its first generation to its last; of many, those that went farthest."""
-        moved = []
+    def changes(self) -> list[str]:
+        """Each condition's first and last value; of more than four conditions, the two extreme ones."""
+        changes = []
         for line in self.lines:
             known = np.flatnonzero(np.isfinite(line.mean))
             if len(known) > 1:
-                moved.append((line, line.mean[known[0]], line.mean[known[-1]]))
-        if len(moved) > 4:
-            moved.sort(key=lambda m: m[2] - m[1])
-            moved = [moved[0], moved[-1]]
-        return [f"{line.name} {self.value(a)} → {self.value(b)}" for line, a, b in moved]
+                changes.append((line, line.mean[known[0]], line.mean[known[-1]]))
+        if len(changes) > 4:
+            changes.sort(key=lambda change: change[2] - change[1])
+            changes = [changes[0], changes[-1]]
+        return [f"{line.name} {self.value(a)} → {self.value(b)}" for line, a, b in changes]
 
     def value(self, x: float) -> str:
-        """A mean as it is told: three digits, of counts every digit where it is whole."""
-        whole = self.measure in COUNTS and float(x).is_integer()
-        return figure(int(x)) if whole else figure(float(x))
+        """A mean as text: three digits; whole means of counts are exact."""
+        return figure(int(x)) if self.info.whole and float(x).is_integer() else figure(float(x))
 
     def edges(self, line: Line) -> tuple[np.ndarray, np.ndarray]:
-        """A line's band as it is drawn, (G,) each: to 0 where the measure cannot be less, on a logarithmic axis to its
-        end."""
-        below = self.measure in SIGNED or any((other.mean < 0).any() for other in self.lines)
-        least = self.limits[0] if self.log else -np.inf if below else 0.0
+        """A line's band as drawn, (G,) each: cut at 0 if the measure cannot be negative, and at a log axis' end."""
+        signed = self.info.low is None or any((other.mean < 0).any() for other in self.lines)
+        least = self.limits[0] if self.log else -np.inf if signed else 0.0
         return np.maximum(line.low, least), line.high
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The vertical axis' span: from 0, unless it is logarithmic or values are negative."""
+        """Limits of the vertical axis: from 0, unless it is logarithmic or values are negative."""
         if self.span:
             return self.span
         bands = [(line.low, line.high) if self.log else self.edges(line) for line in self.lines]
@@ -127,28 +103,45 @@ class Panel:
             low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
             return low / 1.2, high * 1.2
         low, high = (min(float(values.min()), 0.0), max(float(values.max()), 0.0)) if len(values) else (0.0, 1.0)
-        if self.measure in FULL:
+        if self.info.full_axis:
             return 0.0, 1.0
         if high == low:
             high = low + 1.0
         return low - 0.06 * (high - low) * (low < 0), high + 0.06 * (high - low)
 
 
-def split(found: Sequence[Panel], control: str | None = None) -> list[Panel]:
-    """Panels of at most PER_PANEL lines each, since more cannot be told apart; those of one measure have the same axis
-    and the `control` in each."""
+def split(whole: Sequence[Panel], control: str | None = None) -> list[Panel]:
+    """Panels of at most PER_PANEL lines each; parts of one panel share its axis and the `control`'s line."""
     parts = []
-    for p in found:
+    for p in whole:
         if len(p.lines) <= PER_PANEL:
             parts.append(p)
             continue
-        beside = tuple(line for line in p.lines if line.condition == control)
+        shared = tuple(line for line in p.lines if line.condition == control)
         others = [line for line in p.lines if line.condition != control]
-        step = PER_PANEL - len(beside)
+        step = PER_PANEL - len(shared)
         for k, first in enumerate(range(0, len(others), step), 1):
-            lines = (*others[first : first + step], *beside)
-            parts.append(replace(p, lines=lines, label=f"{p.label} ({k})", span=p.limits))
+            info = replace(p.info, label=f"{p.info.label} ({k})")
+            parts.append(replace(p, info=info, lines=(*others[first : first + step], *shared), span=p.limits))
     return parts
+
+
+def displayed(study: Study) -> list[MeasureInfo]:
+    """The measures of a study that have a panel, in the order of the page; users' measures included."""
+    frame: Any = study.table
+    names = {"n_train", "real_share", "seconds_train"}
+    if {"n_drawn", "n_pool"} <= set(frame):
+        counts = frame[["n_drawn", "n_pool"]].dropna()
+        if (counts["n_drawn"] != counts["n_pool"]).any():  # only some samples were released to later generations
+            names |= {"n_drawn", "n_pool"}
+
+    def shown(info: MeasureInfo) -> bool:
+        value = info.name.removesuffix("_sem")
+        error = value != info.name and value in study.measures  # shown by no panel of its own
+        wanted = info.name in names or (info.kind in ("score", "system") and not error)
+        return wanted and info.name in frame and frame[info.name].notna().any()
+
+    return sorted(filter(shown, study.measures.values()), key=lambda info: ORDER.index(info.kind))
 
 
 def panels(study: Study, names: Mapping[str, str], reference: Mapping[str, float] | None = None) -> list[Panel]:
@@ -160,12 +153,11 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
     frame, found = sizes.largest(study.table), []
     several = frame.groupby("condition")["seed"].nunique().max() > 1
     band = "mean over seeds, band of one standard deviation" if several else "one seed, no band"
-    band = "; ".join(filter(None, (band, sizes.said(study.table, names))))
-    for measure, (label, unit) in MEASURES.items():
-        if measure not in frame or not frame[measure].notna().any():
-            continue
-        if study.is_csv:  # whose measures are somebody else's: what a column's name says, and no more
-            label, unit = label.removesuffix(" to held-out images"), f"column {measure}"
+    band = "; ".join(filter(None, (band, sizes.note(study.table, names))))
+    for info in displayed(study):
+        measure = info.name
+        if study.is_csv:  # another program's column: its name says all that is known of it
+            info = replace(info, label=info.label.removesuffix(" to held-out images"), unit=f"column {measure}")
         lines = []
         for i, condition in enumerate(names):
             part = frame[(frame["condition"] == condition) & frame[measure].notna()]
@@ -174,30 +166,35 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
             if len(mean):
                 x, n = np.array(sorted(by.groups), float), by.size().to_numpy()
                 lines.append(Line(condition, names[condition], i, x, mean, mean - sd, mean + sd, n))
-        level = reference.get(measure) if measure in SCORES else None
-        beside = ("real against real", float(level)) if isinstance(level, int | float) else None
-        found.append(Panel(measure, label, unit, tuple(lines), band, reference=beside))
+        level = reference.get(measure) if info.kind == "score" else None
+        found.append(
+            Panel(
+                info,
+                tuple(lines),
+                band,
+                reference=("real against real", float(level)) if isinstance(level, int | float) else None,
+            )
+        )
     return found
 
 
 def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
-    from imgloop.study import solved as results
-    from imgloop.study.tables import load_study
+    from imgloop.study import solved
 
-    quantities = {}
+    quantities: dict[str, Any] = {}
     for chain in study.chains:
-        quantities |= results.record(chain)["quantities"]
-    pooled = study.table if study.single or study.damaged else results.carried(load_study(study.path), study.chains)
-    frame, found = results.pooled(pooled), []
+        quantities |= solved.record(chain)["quantities"]
+    frame: Any = solved.pooled(study.table if study.single or study.damaged else solved.carried(study.path))
+    found = []
     for measure, q in quantities.items():
-        lines = []
+        bound, lines = q["kind"] == "bound", []
         for i, condition in enumerate(names):
             part = frame[(frame["condition"] == condition)]
             if measure not in part or not part[measure].notna().any():
                 continue
             part = part[part[measure].notna()]
             mean, sem = part[measure].to_numpy(float), part[f"{measure}_sem"].to_numpy(float)
-            exact = part.get(f"{measure}_bound" if q["kind"] == "bound" else f"{measure}_theory")
+            exact = part.get(f"{measure}_bound" if bound else f"{measure}_theory")
             lines.append(
                 Line(
                     condition,
@@ -212,11 +209,11 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
                     part[f"{measure}_median"].to_numpy(float) if q["skewed"] else None,
                 )
             )
-        mark = q["mark"] and (str(q["mark"][0]), float(q["mark"][1]))
-        log = bool(q["log"])
         band = "points: mean over replicates with two standard errors; line: theory"
-        band += "; hollow: median" * bool(q["skewed"]) + "; dotted: upper bound" * (q["kind"] == "bound")
+        band += "; hollow: median" * bool(q["skewed"]) + "; dotted: upper bound" * bound
+        info = MEASURES.get(measure) or MeasureInfo(measure, "", low=None if measure in SIGNED else 0.0)
         label, unit = str(q["label"]), f"{measure}, mean over replicates"
-        label, bound = label[:1].upper() + label[1:], q["kind"] == "bound"
-        found.append(Panel(measure, label, unit, tuple(lines), band, log, mark or None, bound))
+        info = replace(info, label=label[:1].upper() + label[1:], unit=unit)
+        mark = (str(q["mark"][0]), float(q["mark"][1])) if q["mark"] else None
+        found.append(Panel(info, tuple(lines), band, bool(q["log"]), mark, bound))
     return [p for p in found if p.lines]

@@ -1,4 +1,4 @@
-"""The page's figures as PDF, each in a file of its own, for papers: text stays text, lines stay lines."""
+"""The page's figures as vector PDF files for papers, with text as text."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import base64
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from imgloop.figures import INK, MUTED, PAPER, look
 from imgloop.report.panels import Line, Panel
-from imgloop.report.sheets import Ages
+from imgloop.report.sheets import Evolution
 
-RC = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-FROM = {"Creator": "imgloop", "Producer": None, "CreationDate": None}  # equal figures are equal files
+RC: Any = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+# Without dates, equal figures are equal files.
+METADATA = {"Creator": "imgloop", "Producer": None, "CreationDate": None}
 
 
-def figures(panels: Sequence[Panel], ages: Ages | str, bars: Sequence[tuple[str, list]]) -> Iterator[tuple[str, bytes]]:
-    """(file name, PDF) of every panel, the training sets and the first, middle and last generation's samples."""
+def figures(
+    panels: Sequence[Panel], evolution: Evolution | str, bars: Sequence[tuple[str, list]]
+) -> Iterator[tuple[str, bytes]]:
+    """(file name, PDF) of each panel, the training sets, and samples of the first, middle and last generation."""
     import matplotlib
 
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every table of every font that it embeds
-    named: dict[str, int] = {}
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # logs each table of each font
+    counts: dict[str, int] = {}
     with matplotlib.rc_context(RC):
         for p in panels:
-            named[p.measure] = named.get(p.measure, 0) + 1
-            stem = p.measure if named[p.measure] == 1 else f"{p.measure}-{named[p.measure]}"
+            name = p.info.name
+            counts[name] = counts.get(name, 0) + 1
+            stem = name if counts[name] == 1 else f"{name}-{counts[name]}"
             yield f"{stem}.pdf", curve(p)
         if bars:
             yield "training.pdf", training(bars)
-        if not isinstance(ages, str):
-            yield "samples.pdf", samples(ages)
+        if not isinstance(evolution, str):
+            yield "samples.pdf", samples(evolution)
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib reads no formulas."""
+    """Text without the signs that matplotlib takes for formulas."""
     return text.replace("$", r"\$")
 
 
@@ -47,7 +52,7 @@ def _page(width: float, height: float):
 
 def _saved(figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="pdf", metadata=FROM)
+    figure.savefig(out, format="pdf", metadata=METADATA)
     return out.getvalue()
 
 
@@ -61,14 +66,20 @@ def curve(p: Panel) -> bytes:
         _draw(axis, line, p)
     if p.reference:
         axis.axhline(p.reference[1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 6, "color": MUTED}
+        place: Any = {
+            "xycoords": ("axes fraction", "data"),
+            "ha": "right",
+            "va": "bottom",
+            "fontsize": 6,
+            "color": MUTED,
+        }
         axis.annotate(plain(p.reference[0]), (1, p.reference[1]), **place)
     if p.log:
         axis.set_yscale("log")
     axis.set_ylim(*p.limits)
-    axis.set_title(plain(p.label), fontsize=8, loc="left", pad=13)
-    above = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 6.5, "color": MUTED}
-    axis.annotate(plain(p.unit), (0, 1), (0, 4), **above)
+    axis.set_title(plain(p.info.label), fontsize=8, loc="left", pad=13)
+    above: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 6.5, "color": MUTED}
+    axis.annotate(plain(p.info.unit), (0, 1), (0, 4), **above)
     axis.set_xlabel("generation")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(p.lines) > 1:
@@ -119,17 +130,17 @@ def training(bars: Sequence[tuple[str, list[tuple[int, int, Mapping[str, float]]
     return _saved(figure)
 
 
-def samples(ages: Ages) -> bytes:
+def samples(evolution: Evolution) -> bytes:
     """Sheets of real images and of the first, middle and last generation, conditions side by side."""
     from PIL import Image
 
-    last = len(ages.generations) - 1
-    shown = [ages.generations[i] for i in sorted({0, last // 2, last})]
-    columns = len(shown[0][1]) + bool(ages.real)
+    last = len(evolution.generations) - 1
+    shown = [evolution.generations[i] for i in sorted({0, last // 2, last})]
+    columns = len(shown[0][1]) + bool(evolution.real)
     figure = _page(1.35 * columns, 1.5 * len(shown))
     axes = figure.subplots(len(shown), columns, squeeze=False)
     for i, (row, (t, sheets)) in enumerate(zip(axes, shown)):
-        real = [("real, held out", ages.real[-1] if i == 0 else None)] if ages.real else []
+        real = [("real, held out", evolution.real[-1] if i == 0 else None)] if evolution.real else []
         for axis, (name, sheet) in zip(row, [*real, *sheets]):
             axis.set_axis_off()
             if sheet is not None:

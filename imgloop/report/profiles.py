@@ -1,168 +1,175 @@
-"""The collapse profile for the page: a matrix of conditions by definitions, and what is not known."""
+"""The collapse profile for the page, its thresholds, and the list of what the study cannot answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
 from imgloop.errors import UserError
-from imgloop.report.panels import MEASURES
+from imgloop.report.panels import displayed
 from imgloop.report.progress import Progress
 from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
-from imgloop.study import tables as study
+from imgloop.study import tables
 from imgloop.study.frozen import frozen
 from imgloop.study.study import Study
-from imgloop.thresholds import Frozen, Thresholds
+from imgloop.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
 class Question:
-    """What to judge a study by; None is collapse_profile's own choice."""
+    """What to judge a study by, as arguments of collapse_profile; None is its own choice."""
 
     control: str = "real_only"
     quarter: str | None = None
     risk: str | None = None
     generation: int | None = None
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
 
-def profiled(study_: Study, asked: Question) -> Profile | str:
-    """The study's profile; or, in a sentence, why there is none."""
-    from imgloop.study import plain
+def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
+    """The study's profile, and "" or, in a sentence, why there is none."""
+    from imgloop.collapse.tables import systems
 
     try:
-        began = None if study_.is_csv else frozen(study_.root)
-        frame = plain.systems(study_.path) if study_.solvable and not study_.single else study_.table
-        return collapse_profile(
+        written = None if study.is_csv else frozen(study.root)
+        frame = systems(study.path) if study.solvable and not study.single else study.table
+        profile = collapse_profile(
             frame,
-            asked.control,
-            thresholds=began.thresholds if began else agreed(configured(study_)),
-            quarter=asked.quarter,
-            risk=asked.risk,
-            generation=asked.generation,
-            frozen=began,
+            question.control,
+            thresholds=written.thresholds if written else agreed(configured(study)),
+            quarter=question.quarter,
+            risk=question.risk,
+            generation=question.generation,
+            frozen=written,
         )
+        return profile, ""
     except UserError as e:
-        single = len(study_.seeds()) == 1 and not study_.solvable
-        return "1 seed: no verdicts. " * single + str(e)
+        one_seed = len(study.seeds()) == 1 and not study.solvable
+        return None, "1 seed: no verdicts. " * one_seed + str(e)
 
 
-def configured(study_: Study) -> list[Thresholds]:
-    """The thresholds in the chains' configurations, each once."""
-    told = []
-    for chain in () if study_.is_csv else study_.chains:
-        values = study_.config(chain)["config"].get("collapse")
-        if isinstance(values, Mapping) and values not in told:
-            told.append(dict(values))
-    return list(dict.fromkeys(map(Thresholds.of, told)))
+def configured(study: Study) -> list[Thresholds]:
+    """The distinct thresholds in the chains' configurations."""
+    settings = []
+    for chain in () if study.is_csv else study.chains:
+        values = study.config(chain)["config"].get("collapse")
+        if isinstance(values, Mapping) and values not in settings:
+            settings.append(dict(values))
+    return list(dict.fromkeys(map(Thresholds.of, settings)))
 
 
-def agreed(found: list[Thresholds]) -> Thresholds:
-    """Those of all chains, or where they differ those of conf/collapse."""
-    return found[0] if len(found) == 1 else Thresholds.of()
+def agreed(thresholds: list[Thresholds]) -> Thresholds:
+    """The thresholds of all chains; the defaults of conf/collapse where chains differ."""
+    return thresholds[0] if len(thresholds) == 1 else Thresholds.of()
 
 
-def threshold_lines(study_: Study, profile: Profile | str) -> list[str]:
-    """The thresholds, and when they were set."""
-    if isinstance(profile, str):
-        return ["No verdict was given, so no threshold was used."]
-    told: Frozen | None = profile.frozen
-    if told is None:
-        when = "They were not written down before these chains ended: they are today's."
+def threshold_lines(study: Study, profile: Profile | None) -> list[str]:
+    """When the thresholds were set, and how the chains' configurations differ from them."""
+    if profile is None:
+        return ["There are no verdicts, so no threshold was used."]
+    written = profile.frozen
+    if written is None:
+        lines = ["They were not recorded before these chains finished: today's values are used."]
     else:
-        before = "before the first chain ended" if told.ended == 0 else f"after {plural(told.ended, 'chain')} had ended"
-        when = f"They were set at {told.written}, {before}."
-    lines = [when]
+        n = written.ended
+        when = f"after {plural(n, 'chain')} had finished" if n else "before the first chain finished"
+        lines = [f"They were set at {written.written}, {when}."]
     try:
-        said = configured(study_)
-        used = told.thresholds if told is not None else agreed(said)
-        changes = dict.fromkeys(c for other in said for c in used.changes(other))
-        lines += [
-            f"The configuration of {'some chains' if len(said) > 1 else 'the chains'} says otherwise: {c}."
-            for c in changes
-        ]
+        own = configured(study)
+        used = written.thresholds if written is not None else agreed(own)
+        whose = "some chains" if len(own) > 1 else "the chains"
+        changes = dict.fromkeys(c for other in own for c in used.changes(other))
+        lines += [f"The configuration of {whose} differs: {c}." for c in changes]
     except UserError as e:
         lines.append(str(e))
     return lines
 
 
 def unknown(
-    study_: Study, names: Mapping[str, str], profile: Profile | str, chains: Sequence[Progress], times: list[Timescale]
+    study: Study,
+    names: Mapping[str, str],
+    profile: Profile | None,
+    reason: str,
+    chains: Sequence[Progress],
+    times: Sequence[Timescale],
 ) -> list[str]:
-    """What a reader of this study must not take for known."""
-    told = [f"Left out: {fault}" for fault in study_.damaged]
-    going = [p for p in chains if not p.ended and not p.fault]
-    if going:
-        steps = [f"{p.chain.parent.name}/{p.chain.name} ({p.done} of {p.planned or '?'}, {p.said})" for p in going]
-        told.append(f"Not finished: {listed(steps, 8)}.")
-    if isinstance(profile, str):
-        told.append(f"No profile: {profile}")
-    else:
-        told += _verdicts(profile, names)
-    seeds = {c: study_.seeds(c) for c in names}
+    """What this study does not show, in sentences; `reason`: why it has no profile."""
+    lines = [f"Left out: {fault}" for fault in study.damaged]
+    unfinished = [p for p in chains if not p.ended and not p.fault]
+    if unfinished:
+        states = [
+            f"{p.chain.parent.name}/{p.chain.name} ({p.done} of {p.planned or '?'}, {p.state})" for p in unfinished
+        ]
+        lines.append(f"Not finished: {listed(states, 8)}.")
+    lines += [f"No profile: {reason}"] if profile is None else _verdicts(profile, names)
+    seeds = {c: study.seeds(c) for c in names}
     if len({tuple(s) for s in seeds.values()}) > 1:
         counts = ", ".join(f"{names[c]} {len(s)}" for c, s in seeds.items())
-        told.append(f"Conditions have different seeds ({counts}): their means are of different chains.")
-    if len(study_.seeds()) == 1 and not study_.solvable:
-        told.append("One seed: how much of a difference is retraining noise is not known.")
+        lines.append(f"Conditions have different seeds ({counts}): their means are over different chains.")
+    if len(study.seeds()) == 1 and not study.solvable:
+        lines.append("With one seed, differences cannot be separated from retraining noise.")
     if any(t.extrapolated for t in times):
-        told.append("Timescales marked as extrapolated lie beyond the generations that were run.")
-    if not study_.solvable and not study_.is_csv:
-        told += _scores(study_)
-    elif study_.solvable:
-        told.append("A solvable system's numbers hold for that system; that image models do the same is not shown.")
-    return told
+        lines.append("Timescales marked as extrapolated lie beyond the generations that were run.")
+    if study.solvable:
+        lines.append(
+            "A solvable system's numbers hold for that system; they do not show that image models do the same."
+        )
+    elif not study.is_csv:
+        lines += _scores(study)
+    return lines
 
 
 def _verdicts(profile: Profile, names: Mapping[str, str]) -> list[str]:
-    """Definitions without a verdict, those of one reason together, and the profile's own remarks, each once."""
+    """Definitions without a verdict, grouped by reason, and the profile's own notes, each once."""
     groups: dict[tuple[str, str], dict[str, list[int]]] = {}
     for v in profile.verdicts:
         if v.verdict in (UNDETERMINED, NOT_MEASURED):
-            why = v.reason if v.verdict == NOT_MEASURED else ""
-            groups.setdefault((v.verdict, why), {}).setdefault(names.get(v.condition, v.condition), []).append(
-                v.definition
-            )
-    told = []
-    for (verdict, why), found in groups.items():
-        alike: dict[tuple[int, ...], list[str]] = {}
-        for name, ks in found.items():
-            alike.setdefault(tuple(ks), []).append(name)
+            reason = v.reason if v.verdict == NOT_MEASURED else ""
+            by_name = groups.setdefault((v.verdict, reason), {})
+            by_name.setdefault(names.get(v.condition, v.condition), []).append(v.definition)
+    lines = []
+    for (verdict, reason), by_name in groups.items():
+        by_definitions: dict[tuple[int, ...], list[str]] = {}
+        for name, definitions in by_name.items():
+            by_definitions.setdefault(tuple(definitions), []).append(name)
         parts = [
             f"definition{'s' * (len(ks) > 1)} {', '.join(f'{k} ({SHORT[k]})' for k in ks)} for {', '.join(those)}"
-            for ks, those in alike.items()
+            for ks, those in by_definitions.items()
         ]
-        told.append(f"{verdict.capitalize()}: {'; '.join(parts)}{f': {why}' if why else ''}.")
-    told += profile.notes.get("", ())
-    remarks: dict[str, list[str]] = {}
+        lines.append(f"{verdict.capitalize()}: {'; '.join(parts)}{f': {reason}' if reason else ''}.")
+    lines += profile.notes.get("", ())
+    by_note: dict[str, list[str]] = {}
     for c, notes in profile.notes.items():
         for note in notes if c else ():
-            remarks.setdefault(note, []).append(names.get(c, c))
-    return told + [f"{', '.join(those)}: {note}" for note, those in remarks.items()]
+            by_note.setdefault(note, []).append(names.get(c, c))
+    return lines + [f"{', '.join(those)}: {note}" for note, those in by_note.items()]
 
 
-def _scores(study_: Study) -> list[str]:
-    """What the scores could not say, and why, as the evaluator noted it."""
-    told, name = {}, f"{study_.shown_protocol}.json"
-    for chain in study_.chains:
-        for folder in study.generations(chain):
+def _scores(study: Study) -> list[str]:
+    """What the scores lack, as the evaluator noted it."""
+    notes, name = {}, f"{study.shown_protocol}.json"
+    for chain in study.chains:
+        for folder in tables.generations(chain):
             if (folder / "scores" / name).exists():
-                found = store.read_json(folder / "scores" / name)
-                notes = found.get("notes") if isinstance(found, Mapping) else None
-                for key, value in (notes if isinstance(notes, Mapping) else {}).items():
+                scores = store.read_json(folder / "scores" / name)
+                values = scores.get("notes") if isinstance(scores, Mapping) else None
+                for key, value in (values if isinstance(values, Mapping) else {}).items():
                     if isinstance(value, str):
-                        told.setdefault(f"{key}: {value}", None)
-    lines = list(told)[:20]
-    if "fd" in study_.table and not str(study_.shown_protocol).startswith("inception"):
+                        notes.setdefault(f"{key}: {value}", None)
+    lines = list(notes)[:20]
+    if "fd" in study.table and not str(study.shown_protocol).startswith("inception"):
         lines.append(
-            "The Frechet distance is on other features than Inception's: it is no FID and compares with none; it is "
-            "biased upwards by finite samples, equally for all conditions of equal size."
+            "The Frechet distance uses other features than Inception's: it is not FID and cannot be compared with FID. "
+            "Finite samples bias it upwards, equally for all conditions of equal size."
         )
-    empty = [MEASURES[m][0].lower() for m in MEASURES if m in study_.table and study_.table[m].isna().any()]
-    if empty:
-        lines.append(f"Not measured in every generation: {', '.join(empty)}.")
+    table: Any = study.table
+    gaps = [info.label for info in displayed(study) if table[info.name].isna().any()]
+    if gaps:
+        lines.append(f"Not measured in every generation: {'; '.join(gaps)}.")
     return lines

@@ -1,4 +1,4 @@
-"""How to run a study again: a command for each condition from its config.yaml, versions, machines, data and seeds."""
+"""How to run a study again: one command a condition from its config.yaml, with versions, machines, data and seeds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any
 import yaml
 
 from imgloop import store
-from imgloop.config import settings as config
+from imgloop.config import settings
 from imgloop.errors import UserError
 from imgloop.report.text import listed, ranges
-from imgloop.study import tables as study
+from imgloop.study import tables
 from imgloop.study.study import Study
 
-GROUPS = ("experiment", "paradigm", "data", "model", "features", "collapse", "trainer", "tier")
-ELSEWHERE = ("seed", "study", "out", "overwrite", "display")  # given apart, or of no effect on what a chain holds
+GROUPS = (
+    *("experiment", "paradigm", "curation", "correction", "data", "model", "features", "measure", "collapse"),
+    "trainer",
+)
+ELSEWHERE = ("seed", "study", "out", "overwrite", "display")  # given apart, or without effect on a chain's content
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one condition was made: its command, or why there is none, and its whole configuration as YAML."""
+    """How one condition was made: its command, or why there is none, and its configuration as YAML."""
 
     condition: str
     name: str
@@ -34,22 +37,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a study's numbers come from: recipes by condition; rows of (what, values) on versions, machines, data."""
+    """Where a study's numbers come from: recipes by condition; rows (name, values) of versions, machines and data."""
 
     recipes: tuple[Recipe, ...]
     versions: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
 
 
-def origin(study_: Study, names: Mapping[str, str]) -> Origin:
-    """What it takes to run a study again; nothing for a table alone."""
-    if study_.is_csv:
-        return Origin((), (), (("table", study_.path.name),))
-    recipes = tuple(_recipe(study_, c, names[c]) for c in names)
+def origin(study: Study, names: Mapping[str, str]) -> Origin:
+    """What is needed to run a study again; of a CSV table only its name."""
+    if study.is_csv:
+        return Origin((), (), (("table", study.path.name),))
+    recipes = tuple(_recipe(study, c, names[c]) for c in names)
     versions: dict[str, set[str]] = {}
     machines: dict[str, set[str]] = {}
     written = []
-    for record in records(study_):
+    for record in records(study):
         for key, value in dict(record["versions"]).items():
             versions.setdefault(str(key), set()).add(str(value))
         for key, value in dict(record.get("machine") or {}).items():
@@ -57,31 +60,31 @@ def origin(study_: Study, names: Mapping[str, str]) -> Origin:
         written.append(str(record.get("written", "")))
     facts = [(key, listed(sorted(values))) for key, values in machines.items()]
     facts.append(("written", f"{min(written)} to {max(written)}"))
-    if not study_.solvable:
-        facts += [("scores", study_.shown_protocol or "none"), *_protocol(study_)]
+    if not study.solvable:
+        facts += [("scores", study.shown_protocol or "none"), *_protocol(study)]
         try:
-            facts += [(f"data: {k}", _short(v)) for k, v in study_.real.facts.to_dict().items() if v not in ({}, None)]
+            facts += [(f"data: {k}", _short(v)) for k, v in study.real.facts.items() if v not in ({}, None)]
         except UserError as e:
             facts.append(("data", str(e)))
     return Origin(recipes, tuple((k, listed(sorted(v))) for k, v in versions.items()), tuple(facts))
 
 
-def records(study_: Study) -> list[dict[str, Any]]:
-    """record.json of every generation, or of every chain of solvable systems."""
-    if study_.solvable:
-        return [store.read_json(c / "record.json") for c in study_.chains]
-    return [store.read_json(g / "record.json") for c in study_.chains for g in study.generations(c)]
+def records(study: Study) -> list[dict[str, Any]]:
+    """record.json of every generation; of solvable systems, of every chain."""
+    if study.solvable:
+        return [store.read_json(c / "record.json") for c in study.chains]
+    return [store.read_json(g / "record.json") for c in study.chains for g in tables.generations(c)]
 
 
-def _protocol(study_: Study) -> list[tuple[str, str]]:
-    """What the shown scores were measured with."""
-    name = f"{study_.shown_protocol}.json"
-    for chain in study_.chains:
-        for folder in study.generations(chain):
+def _protocol(study: Study) -> list[tuple[str, str]]:
+    """The protocol of the shown scores."""
+    name = f"{study.shown_protocol}.json"
+    for chain in study.chains:
+        for folder in tables.generations(chain):
             if (folder / "scores" / name).exists():
-                told = store.read_json(folder / "scores" / name).get("protocol")
-                kept = dict(told) if isinstance(told, Mapping) else {}
-                return [(f"scores: {k}", _short(v)) for k, v in kept.items() if v is not None]
+                protocol = store.read_json(folder / "scores" / name).get("protocol")
+                protocol = dict(protocol) if isinstance(protocol, Mapping) else {}
+                return [(f"scores: {k}", _short(v)) for k, v in protocol.items() if v is not None]
     return []
 
 
@@ -90,54 +93,74 @@ def _short(value) -> str:
     return text if len(text) <= 160 else f"{text[:150]} ..."
 
 
-def _recipe(study_: Study, condition: str, name: str) -> Recipe:
-    seeds = study_.seeds(condition)
-    chain = study_.chain(condition, seeds[0])
+def _recipe(study: Study, condition: str, name: str) -> Recipe:
+    seeds = study.seeds(condition)
     try:
-        told = study_.config(chain)
-        text, line = yaml.safe_dump(told, sort_keys=False, allow_unicode=True), command(told, seeds)
+        stored = study.config(study.chain(condition, seeds[0]))
+        text, line = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True), command(stored, seeds)
     except UserError as e:
         text, line = "", f"# no command: {e}"
     return Recipe(condition, name, ranges(seeds), line, text)
 
 
-def command(told: Mapping[str, Any], seeds: Sequence[int]) -> str:
-    """The command line that makes a chain with this config.yaml (choices and config), for all `seeds`.
+def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """The command that makes the chains of `seeds` with this config.yaml (choices, config, config_dirs).
 
-    Raises UserError where the configuration names an option that this version does not have.
+    Raises UserError for an option that this version does not have, unless it can be in a user's config folder.
     """
-    chosen = {}
-    for group in GROUPS:
-        option = told["choices"].get(group)
-        if option is None:
-            continue
-        if not re.fullmatch(r"[\w/-]+", str(option)) or not (config.CONF / group / f"{option}.yaml").is_file():
-            raise UserError(f"{group}={option} is no option of this version")
-        chosen[group] = str(option)
-    experiment = [f"experiment={chosen['experiment']}"] if "experiment" in chosen else []
-    usual = config.composed(*experiment).hydra.runtime.choices
-    chosen.pop("experiment", None)
-    options = experiment + [f"{g}={o}" for g, o in chosen.items() if g == "paradigm" or usual.get(g) != o]
     from omegaconf import OmegaConf
 
-    base = config.composed(*options)
-    base = OmegaConf.masked_copy(base, [k for k in base if k != "hydra"])
-    written = config.flat(OmegaConf.to_container(base, resolve=False))
-    resolved = config.flat(OmegaConf.to_container(base, resolve=True, throw_on_missing=False))
-    settings = []
-    for key, value in config.flat(dict(told["config"])).items():
+    folders = [str(folder) for folder in stored.get("config_dirs") or ()]
+    chosen = {}
+    for group in GROUPS:
+        option = stored["choices"].get(group)
+        if option is None:
+            continue
+        if not re.fullmatch(r"[\w/-]+", str(option)) or not (folders or _ours(f"{group}={option}")):
+            raise UserError(f"{group}={option} is not an option of this version", group)
+        chosen[group] = str(option)
+    experiment = [f"experiment={chosen['experiment']}"] if "experiment" in chosen else []
+    usual = _composed(folders, experiment).hydra.runtime.choices
+    chosen.pop("experiment", None)
+    options = experiment + [f"{g}={o}" for g, o in chosen.items() if g == "paradigm" or usual.get(g) != o]
+    base = _composed(folders, options)
+    base = OmegaConf.masked_copy(base, [str(k) for k in base if k != "hydra"])
+    written = settings.flat(OmegaConf.to_container(base, resolve=False))
+    resolved = settings.flat(OmegaConf.to_container(base, resolve=True, throw_on_missing=False))
+    changed = []
+    for key, value in settings.flat(dict(stored["config"])).items():
         if key in ELSEWHERE or key.endswith("_target_"):
             continue
         refers = isinstance(written.get(key), str) and str(written[key]).startswith("${")
         if value != resolved.get(key) and not refers:
-            settings.append(f"{key}={spelt(value)}")
-    if told["config"].get("study"):
-        settings.append(f"study={told['config']['study']}")
+            changed.append(f"{key}={spelt(value)}")
+    if stored["config"].get("study"):
+        changed.append(f"study={stored['config']['study']}")
     consecutive = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
     many = f"range({seeds[0]},{seeds[-1] + 1})" if consecutive else ",".join(map(str, seeds))
-    several = ["-m"] if len(seeds) > 1 else []
-    words = ["python", "-m", "imgloop", *several, *options, *settings, f"seed={many}"]
+    flags = ["--config-dir", folders[0].removeprefix("file://")] if folders else []
+    flags += ["-m"] if len(seeds) > 1 else []
+    words = ["python", "-m", "imgloop", *flags, *_search(folders[1:]), *options, *changed, f"seed={many}"]
     return " ".join(word if re.fullmatch(r"[\w./,=+:@%-]+", word) else shlex.quote(word) for word in words)
+
+
+def _ours(option: str) -> bool:
+    """Whether GROUP=OPTION is an option of this version."""
+    return (settings.CONF / f"{option.replace('=', '/', 1)}.yaml").is_file()
+
+
+def _search(folders: Sequence[str]) -> list[str]:
+    return [f"hydra.searchpath={spelt(list(folders))}"] if folders else []
+
+
+def _composed(folders: Sequence[str], options: Sequence[str]):
+    """The config of these options with users' config folders; where those are gone, of our options alone."""
+    from hydra.errors import HydraException
+
+    try:
+        return settings.composed(*_search(folders), *options)
+    except HydraException:
+        return settings.composed(*filter(_ours, options))
 
 
 def spelt(value) -> str:

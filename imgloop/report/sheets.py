@@ -1,4 +1,4 @@
-"""Images for the page: sheets of real images and of samples as small PNGs that carry their own data."""
+"""Images for the page: sheets of real images and of samples as small PNGs in data URIs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 
 from imgloop.errors import UserError
 from imgloop.report.text import plural
-from imgloop.study import tables as folders
+from imgloop.study import tables
 from imgloop.study.study import Study
 
-SHOWN = 16  # samples a sheet, at most: as many as share their latents
-WIDE = 208  # CSS pixels that a sheet is about wide
+SHOWN = 16  # samples a sheet, at most: the number of shared latents
+WIDE = 208  # approximate width of a sheet, CSS pixels
 BUDGET = 9_000_000  # bytes of all sheets, so that a page stays under 15 MB
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture for the page: `uri` its data, `width` in CSS pixels (a whole multiple of its own), `alt`, `caption`."""
+    """A picture for the page: data URI, width in CSS pixels (a whole multiple of its own), alt text and caption."""
 
     uri: str
     width: int
@@ -31,9 +31,9 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Ages:
-    """Sheets by generation and condition (None where a chain has ended), beside real ones; `left_out` says what is not
-    shown, for want of room."""
+class Evolution:
+    """Sheets by generation and condition (None where a chain has ended), and of real images; `left_out`: what is not
+    shown, in a sentence."""
 
     seed: int
     seeds: int
@@ -44,11 +44,11 @@ class Ages:
 
 
 def sheet(x: np.ndarray, alt: str, caption: str) -> Sheet:
-    """Images uint8 (N, C, H, W) as one sheet, a pixel an image's pixel, gaps transparent; the page enlarges it."""
+    """Images uint8 (N, C, H, W) as one sheet at their own size, with transparent gaps; the page enlarges it."""
     n, channels, height, width = x.shape
     columns = int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
-    bands = 2 if channels < 3 else 4  # grey or colours, and what is transparent
+    bands = 2 if channels < 3 else 4  # grey or RGB, and alpha
     page = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, bands), np.uint8)
     for i, image in enumerate(np.asarray(x)):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
@@ -61,33 +61,33 @@ def sheet(x: np.ndarray, alt: str, caption: str) -> Sheet:
     return Sheet(uri, page.shape[1] * factor, alt, caption)
 
 
-def ages(study: Study, names: Mapping[str, str], seed: int | None = None, budget: int = BUDGET) -> Ages | str:
-    """The same latents in every generation of every condition, one seed (the smallest that most conditions have); or
-    why there is nothing to show."""
+def evolution(study: Study, names: Mapping[str, str], seed: int | None = None, budget: int = BUDGET) -> Evolution | str:
+    """The same latents in every generation of every condition, for one seed (the smallest that most conditions have);
+    or, in a sentence, why there are no images. Raises UserError if no chain has the seed."""
     if study.is_csv or study.solvable:
-        return "A table holds no images." if study.is_csv else "A solvable system keeps no images."
-    counted = [s for c in names for s in study.seeds(c)]
-    seed = max(sorted(set(counted)), key=counted.count) if seed is None else seed
+        return "A table has no images." if study.is_csv else "A solvable system has no images."
+    seeds = [s for c in names for s in study.seeds(c)]
+    seed = max(sorted(set(seeds)), key=seeds.count) if seed is None else seed
     chains = {c: study.chain(c, seed) for c in names if seed in study.seeds(c)}
     if not chains:
-        raise UserError(f"{study.path} has no chain of seed {seed}; it has {', '.join(map(str, study.seeds()))}.")
-    last = {c: len(folders.generations(chain)) - 1 for c, chain in chains.items()}
+        known = ", ".join(map(str, study.seeds()))
+        raise UserError(f"{study.path} has no chain of seed {seed}; its seeds are {known}.", "seed")
+    last = {c: len(tables.generations(chain)) - 1 for c, chain in chains.items()}
     every = list(range(max(last.values()) + 1))
     for samples, most in ((SHOWN, 60), (SHOWN, 20), (9, 20), (9, 8), (4, 8), (4, 3), (1, 2)):
-        kept = every if len(every) <= most else sorted({round(k) for k in np.linspace(0, every[-1], most)})
-        shown = [(t, tuple(_pair(study, names, c, seed, t, samples, last[c]) for c in chains)) for t in kept]
-        weight = sum(len(s.uri) for _, row in shown for _, s in row if s)
-        if weight <= budget:
+        generations = every if len(every) <= most else sorted({round(k) for k in np.linspace(0, every[-1], most)})
+        rows = [(t, tuple(_pair(study, names, c, seed, t, samples, last[c]) for c in chains)) for t in generations]
+        if sum(len(s.uri) for _, row in rows for _, s in row if s) <= budget:
             break
-    told = []
-    if len(kept) < len(every):
-        told.append(f"{len(kept)} of {plural(len(every), 'generation')}")
+    shown = []
+    if len(generations) < len(every):
+        shown.append(f"{len(generations)} of {plural(len(every), 'generation')}")
     if samples < SHOWN:
-        told.append(f"{samples} of {SHOWN} latents")
+        shown.append(f"{samples} of {SHOWN} latents")
     missing = [names[c] for c in names if c not in chains]
-    left_out = f"Shown are {' and '.join(told)}, to keep this page small. " if told else ""
+    left_out = f"To keep the page small, it shows {' and '.join(shown)}. " if shown else ""
     left_out += f"No chain of seed {seed}: {', '.join(missing)}." if missing else ""
-    return Ages(seed, len(study.seeds()), samples, _real(study, samples), tuple(shown), left_out.strip())
+    return Evolution(seed, len(study.seeds()), samples, _real(study, samples), tuple(rows), left_out.strip())
 
 
 def _pair(study: Study, names, condition: str, seed: int, t: int, samples: int, last: int):
@@ -99,13 +99,12 @@ def _pair(study: Study, names, condition: str, seed: int, t: int, samples: int, 
 
 
 def _real(study: Study, samples: int) -> tuple[Sheet, ...]:
-    """Two sheets of real images: some that models were trained on, some held out."""
+    """Two sheets of real images: from the training set and from the held-out set."""
     try:
         real = study.real
     except UserError:
         return ()
-    parts = (("real, training", real.train), ("real, held out", real.heldout))
     return tuple(
-        sheet(pool.x[:samples], f"{min(samples, len(pool))} {said.replace(',', ' images,')}", said)
-        for said, pool in parts
+        sheet(pool.x[:samples], f"{min(samples, len(pool))} real images, {part}", f"real, {part}")
+        for part, pool in (("training", real.train), ("held out", real.heldout))
     )

@@ -1,4 +1,4 @@
-"""Panels and stacked bars as SVG: colours are the page's CSS variables, so that they follow light, dark and print."""
+"""Panels and stacked bars as inline SVG; colours are CSS variables of the page, for light and dark mode and print."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from imgloop.report.text import figure
 
 WIDTH, HEIGHT = 360, 244
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 22, 38
-DASHES = ("", "7 3", "8 3 2 3", "2 3")  # of the conditions in turn, beside colours and markers
+DASHES = ("", "7 3", "8 3 2 3", "2 3")  # of conditions in turn, in addition to colours and markers
 COLOURS = 8
-MARKERS = (  # after the circle: outlines and strokes, in units of its radius
+MARKERS = (  # after the circle: outlines or strokes, in units of its radius
     [[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]],
     [[(0, -1.2), (1.1, 0.8), (-1.1, 0.8)]],
     [[(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)]],
@@ -28,7 +28,7 @@ SHARES = (360, 210)  # of a stacked bar chart
 
 
 def marker(shape: int, x: float, y: float, r: float = 3.2) -> str:
-    """One of eight markers, as an SVG path."""
+    """One of eight markers as an SVG path."""
     if shape % 8 == 0:
         return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
     parts = MARKERS[shape % 8 - 1]
@@ -37,12 +37,12 @@ def marker(shape: int, x: float, y: float, r: float = 3.2) -> str:
 
 
 def look(index: int) -> tuple[str, str, int]:
-    """CSS class, dash pattern and marker of a condition; figures.look in SVG's words."""
+    """CSS class, dash pattern and marker of a condition, as figures.look."""
     return f"c{index % COLOURS}", DASHES[index % len(DASHES)], (index + index // COLOURS) % 8
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers that span an axis."""
+    """Round numbers on an axis."""
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
@@ -51,7 +51,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, with 2 and 5 between them where there are few."""
+    """Powers of ten; with few of them also 2 and 5 times them."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     decades = [10.0**p for p in powers if low <= 10.0**p <= high]
     if len(decades) > 6:
@@ -63,7 +63,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def panel(p: Panel, number: int) -> Markup:
-    """A panel as an inline SVG, whose points tell their values."""
+    """A panel as inline SVG; each point has its value as a tooltip."""
     low, high = p.limits
     xs = np.concatenate([line.x for line in p.lines] + [[0.0]])
     first, last = float(xs.min()), max(float(xs.max()), float(xs.min()) + 1)
@@ -78,8 +78,8 @@ def panel(p: Panel, number: int) -> Markup:
     drawable = (lambda y: np.isfinite(y) and y > 0) if p.log else np.isfinite
     out = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="p{number}t p{number}d">',
-        f'<title id="p{number}t">{escape(p.seen)}</title><desc id="p{number}d">{escape(p.label)} over generations; '
-        f"{escape(p.band)}.</desc>",
+        f'<title id="p{number}t">{escape(p.summary)}</title>'
+        f'<desc id="p{number}d">{escape(p.info.label)} over generations; {escape(p.band)}.</desc>',
     ]
     for y in log_ticks(low, high) if p.log else ticks(low, high):
         at = down(y)
@@ -92,8 +92,8 @@ def panel(p: Panel, number: int) -> Markup:
     out.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     out.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">generation</text>')
-    unit = p.unit + (" (log)" if p.log else "")
-    out.append(f'<text class="label" x="2" y="10">{escape(unit)}</text>')  # above the axis, where it need not shrink
+    unit = p.info.unit + (" (log)" if p.log else "")
+    out.append(f'<text class="label" x="2" y="10">{escape(unit)}</text>')
     if p.reference and drawable(p.reference[1]):
         at = down(p.reference[1])
         out.append(f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
@@ -110,31 +110,30 @@ def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
     name, dash, shape = look(line.index)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     out = [f'<g class="{name}">']
-    kept = [i for i in range(len(line.x)) if drawable(line.mean[i])]
+    known = [i for i in range(len(line.x)) if drawable(line.mean[i])]
     low, high = p.edges(line)
-    banded = [i for i in kept if drawable(low[i]) and drawable(high[i])]
-    compared = line.theory is not None
-    if len(banded) > 1 and not compared:
+    banded = [i for i in known if drawable(low[i]) and drawable(high[i])]
+    if len(banded) > 1 and line.theory is None:
         edge = [f"{across(line.x[i]):.1f} {down(high[i]):.1f}" for i in banded]
         edge += [f"{across(line.x[i]):.1f} {down(low[i]):.1f}" for i in reversed(banded)]
         out.append(f'<path class="band" d="M{"L".join(edge)}z"/>')
-    course = line.theory if compared else line.mean
+    course = line.mean if line.theory is None else line.theory
     path = [f"{across(x):.1f} {down(y):.1f}" for x, y in zip(line.x, course) if drawable(y)]
     if len(path) > 1:
-        style = ' stroke-dasharray="1 3"' if p.bound and compared else dashed
+        style = ' stroke-dasharray="1 3"' if p.bound and line.theory is not None else dashed
         out.append(f'<path class="line" d="M{"L".join(path)}"{style}/>')
-    for i in kept[:: max(1, len(kept) // 20)]:
+    for i in known[:: max(1, len(known) // 20)]:
         x, y = across(line.x[i]), down(line.mean[i])
-        if compared and i in banded:
+        if line.theory is not None and i in banded:
             out.append(f'<path class="error" d="M{x:.1f} {down(low[i]):.1f}V{down(high[i]):.1f}"/>')
-        out.append(f'<path class="point" d="{marker(shape, x, y)}"><title>{escape(line.said(i))}</title></path>')
+        out.append(f'<path class="point" d="{marker(shape, x, y)}"><title>{escape(line.point(i))}</title></path>')
         if line.median is not None and drawable(line.median[i]):
             out.append(f'<path class="hollow" d="{marker(shape, x, down(line.median[i]))}"/>')
     return [*out, "</g>"]
 
 
 def key(index: int) -> Markup:
-    """A condition's line and marker, for a legend."""
+    """A condition's line and marker, for the legend."""
     name, dash, shape = look(index)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return Markup(
@@ -144,18 +143,18 @@ def key(index: int) -> Markup:
 
 
 def shares(name: str, bars: Sequence[tuple[int, int, dict[str, float]]], number: int) -> Markup:
-    """Stacked bars of one condition: (generation, rows of its training set, share by origin). An origin is `real`, the
-    generation that drew the samples, or `drawn` by any of them."""
+    """Stacked bars of one condition: (generation, rows of its training set, share by origin). Origins are `real`, a
+    generation (its samples), or `drawn` (samples of any generation)."""
     width, height = SHARES
     left, top, bottom = 42, 30, 36
     step = (width - left - 6) / max(len(bars), 1)
     wide, tall = step * 0.84, height - top - bottom
     newest = max((int(o) for _, _, share in bars for o in share if o.isdigit()), default=0)
-    told = "; ".join(f"generation {t}: {_parts(share)}" for t, _, share in bars)
+    description = "; ".join(f"generation {t}: {_parts(share)}" for t, _, share in bars)
     out = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="s{number}t s{number}d">'
-        f'<title id="s{number}t">{escape(name)}: what each generation was trained on</title>'
-        f'<desc id="s{number}d">{escape(told)}</desc>'
+        f'<title id="s{number}t">{escape(name)}: training sets</title>'
+        f'<desc id="s{number}d">{escape(description)}</desc>'
     ]
     for y in (0, 50, 100):
         at = height - bottom - y / 100 * tall
@@ -165,11 +164,11 @@ def shares(name: str, bars: Sequence[tuple[int, int, dict[str, float]]], number:
         for text, part in share.items():
             high = part * tall
             shade = 0.25 + 0.7 * (int(text) + 1) / (newest + 1) if text.isdigit() else 1.0 if text == "real" else 0.5
-            said = f"generation {t}: {_parts({text: part})} of {rows:,}"
+            tooltip = f"generation {t}: {_parts({text: part})} of {rows:,}"
             out.append(
                 f'<rect class="{"real" if text == "real" else "drawn"}" x="{x:.1f}" y="{base - high:.2f}" '
                 f'width="{wide:.1f}" height="{high:.2f}" fill-opacity="{shade:.2f}">'
-                f"<title>{escape(said)}</title></rect>"
+                f"<title>{escape(tooltip)}</title></rect>"
             )
             if high > 11 and wide > 5.5 * len(text) + 2:
                 out.append(
@@ -186,11 +185,11 @@ def shares(name: str, bars: Sequence[tuple[int, int, dict[str, float]]], number:
             out.append(f'<text class="tick" x="{at:.1f}" y="{top - 5}" text-anchor="{anchor}">{rows:,}</text>')
     out.append(
         f'<text class="label" x="{(left + width) / 2}" y="{height - 5}" text-anchor="middle">generation</text>'
-        f'<text class="label" x="{left}" y="10">training set: rows, and share by origin</text>'
+        f'<text class="label" x="{left}" y="10">training set: rows and share by origin</text>'
     )
     return Markup("".join(out) + "</svg>")
 
 
 def _parts(share: dict[str, float]) -> str:
-    told = {"real": "real", "drawn": "drawn by earlier generations"}
-    return ", ".join(f"{figure(100 * s)} % {told.get(o, f'drawn by generation {o}')}" for o, s in share.items())
+    names = {"real": "real", "drawn": "samples of earlier generations"}
+    return ", ".join(f"{figure(100 * s)} % {names.get(o, f'samples of generation {o}')}" for o, s in share.items())

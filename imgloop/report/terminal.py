@@ -10,20 +10,20 @@ from rich.text import Text
 
 from imgloop.collapse.definitions import SHORT
 from imgloop.errors import UserError
+from imgloop.measures import MEASURES
 from imgloop.report.page import MARKS, Report
-from imgloop.report.progress import Progress, ago, progress, size, weight
+from imgloop.report.progress import Progress, ago, progress, readable, size
 from imgloop.report.text import figure, plural, short_names
-from imgloop.study import tables as study
+from imgloop.study import tables
 
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 ACROSS = 4  # conditions side by side
-HEADLINE = ("fd", "precision", "recall", "variance_ratio", "risk")
 
 
 def profile(r: Report, console: Console) -> None:
-    """The verdicts, a definition a row."""
-    if isinstance(r.profile, str):
-        console.print(Text(r.profile))
+    """Print the verdicts, one definition a row."""
+    if r.profile is None:
+        console.print(Text(r.reason))
         return
     if r.unjudged:
         console.print("1 seed: no verdicts")
@@ -38,36 +38,37 @@ def profile(r: Report, console: Console) -> None:
             cells = []
             for condition in shown:
                 v = r.profile[condition][k]
-                said = v.verdict + (", exact" if v.exact else "")
-                text = Text(f"{MARKS[v.verdict]} {said}", STYLES.get(v.verdict, "dim"))
+                verdict = f"{MARKS[v.verdict]} {v.verdict}{', exact' if v.exact else ''}"
+                text = Text(verdict, STYLES.get(v.verdict, "dim"))
                 cells.append(text.append(f"  {v.reading or figure(v.effect)}", "default"))
             table.add_row(f"{k}. {title}", *cells)
         console.print(table)
 
 
 def listing(path: Path, console: Console) -> None:
-    """Studies in a folder, or one study, with their chains; raises UserError where there are none."""
+    """Print the studies in a folder, or one study, with their chains; raises UserError if there are none."""
     found = studies(path)
     if not found:
-        raise UserError(f"{path} holds no study: give the folder that out= names (outputs), or a study's.")
+        raise UserError(f"{path} holds no study: give the folder that out= names (outputs), or a study's folder.")
     for folder, chains in found:
         done = sum(p.ended for p in chains)
-        head = Text(f"{folder.name}", "bold")
-        told = f"  {done} of {plural(len(chains), 'chain')} finished, {weight(size([folder]))}, "
         names, common = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))
-        told += f"last change {ago(max(p.changed for p in chains))}" + f"; all with {', '.join(common)}" * bool(common)
-        console.print(head.append(told, "default"))
+        summary = f"  {done} of {plural(len(chains), 'chain')} finished, {readable(size([folder]))}, "
+        summary += f"last change {ago(max(p.changed for p in chains))}" + f"; all with {', '.join(common)}" * bool(
+            common
+        )
+        console.print(Text(f"{folder.name}", "bold").append(summary, "default"))
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for name in ("  condition", "seed", "generations", "state", "last measures", "size"):
+        for name in ("  condition", "seed", "generations", "state", "latest measures", "size"):
             table.add_column(name, justify="right" if name in ("seed", "size") else "left", overflow="fold")
         for p in chains:
             table.add_row(
                 Text(f"  {names[p.chain.parent.name]}"),
                 p.chain.name.removeprefix("seed"),
                 f"{p.done} of {p.planned if p.planned is not None else '?'}",
-                Text(p.said, "bold red" if p.fault else "bold" if p.said == "running" else "default"),
+                Text(p.state, "bold red" if p.fault else "bold" if p.state == "running" else "default"),
                 Text(measures(p)),
-                weight(size([p.chain])),
+                readable(size([p.chain])),
             )
         console.print(table)
         for p in chains:
@@ -77,21 +78,21 @@ def listing(path: Path, console: Console) -> None:
 
 
 def studies(path: Path) -> list[tuple[Path, list[Progress]]]:
-    """The studies in a folder, or the one that it is, each with where its chains stand."""
+    """The studies in a folder, or the study that it is, each with the progress of its chains."""
     if not path.is_dir():
-        raise UserError(f"{path} does not exist: give the folder that out= names (outputs), or a study's.")
+        raise UserError(f"{path} does not exist: give the folder that out= names (outputs), or a study's folder.")
     folders = [path, *sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))]
-    found = [(p, progress(p)) for p in folders]
-    return [(p, chains) for p, chains in found if chains]
+    return [(p, chains) for p in folders if (chains := progress(p))]
 
 
 def measures(p: Progress) -> str:
-    """A chain's last row in a few numbers; why not, where it cannot be read."""
+    """A chain's last row in a few numbers, or why it cannot be read."""
     if p.fault or not p.done:
         return ""
     try:
-        row = study.table(p.chain).iloc[-1]
+        row = tables.table(p.chain).iloc[-1]
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as e:
         return str(e)
-    names = [c for c in HEADLINE if c in row] or [c for c in row.index if f"{c}_sem" in row.index][:3]
+    names = [m for m, info in MEASURES.items() if info.headline and m in row]
+    names = names or [c for c in row.index if f"{c}_sem" in row.index][:3]
     return " · ".join(f"{c} {figure(float(row[c]))}" for c in names if row[c] == row[c])

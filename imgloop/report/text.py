@@ -1,4 +1,4 @@
-"""Numbers and names as a reader wants them: three significant digits, nothing repeated that all conditions share."""
+"""Numbers and names for readers: three significant digits, condition names without what all conditions share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def digits(x) -> tuple[str, str]:
-    """A measured number as its digits, at most three significant ones, and the power of ten that they are times (empty:
-    none), in ASCII; counts (integers) are exact, missing values empty, the infinite `inf`."""
+    """A number as ASCII digits (at most three significant) and the power of ten to multiply by ("" for none).
+
+    Integers are exact; missing values give "", infinite ones "inf".
+    """
     if x is None or (isinstance(x, float) and np.isnan(x)):
         return "", ""
     if isinstance(x, Integral):
@@ -27,14 +29,14 @@ def digits(x) -> tuple[str, str]:
 
 
 def figure(x) -> str:
-    """A measured number as a reader wants it."""
-    said, power = digits(x)
+    """A number as printed on the page."""
+    text, power = digits(x)
     times = f" {TIMES} 10{power.translate(POWERS)}" if power else ""
-    return (said.replace("inf", "∞") + times).replace("-", MINUS)
+    return (text.replace("inf", "∞") + times).replace("-", MINUS)
 
 
 def spread(mean: float, deviation: float | None) -> str:
-    """A mean and, where it is known, what it varies by."""
+    """A mean with its deviation, where that is known."""
     known = deviation is not None and np.isfinite(deviation)
     return f"{figure(float(mean))} ± {figure(float(f'{deviation:.2g}'))}" if known else figure(float(mean))
 
@@ -45,17 +47,17 @@ def short_names(conditions: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     common = [p for p in next(iter(parts.values()), [])[1:] if all(p in others for others in parts.values())]
     if len(conditions) < 2:
         return {c: c for c in conditions}, []
-    names = {c: ",".join(p for i, p in enumerate(found) if i == 0 or p not in common) for c, found in parts.items()}
+    names = {c: ",".join(p for i, p in enumerate(ps) if i == 0 or p not in common) for c, ps in parts.items()}
     return (names, common) if len(set(names.values())) == len(names) else ({c: c for c in conditions}, [])
 
 
 def listed(items: Sequence[object], most: int = 12) -> str:
-    """Items in a row, those beyond `most` counted."""
+    """Items separated by commas; those beyond `most` are counted."""
     return ", ".join(map(str, items[:most])) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Whole numbers as ranges: 0, 1, 2, 5 -> 0-2, 5."""
+    """Integers as ranges: 0, 1, 2, 5 -> 0-2, 5."""
     spans: list[list[int]] = []
     for n in sorted(set(numbers)):
         if spans and n == spans[-1][1] + 1:
