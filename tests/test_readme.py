@@ -44,7 +44,9 @@ def jobs(arguments):
 
     overrides = OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"])
     values = [
-        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
         for o in overrides
     ]
     return [list(job) for job in itertools.product(*(v[:1] if v[0].startswith("seed=") else v for v in values))]
@@ -85,7 +87,7 @@ def test_settings_are_valid(command):
         paradigm, sizes, rng = build(settings.config["paradigm"]), {-1: 1397}, np.random.default_rng(0)
         for t in range(min(settings.config["generations"], 10)):
             assert len(paradigm(sizes, t, rng)) > 0
-            sizes[t] = settings.n_samples(t) if settings.n_samples else paradigm.initial(sizes, 0)
+            sizes[t] = int(settings.n_samples(t)) if settings.n_samples else paradigm.initial(sizes, 0)
 
 
 @pytest.mark.slow
