@@ -1,4 +1,4 @@
-"""The notebook of docs/ runs top to bottom and shows what it says."""
+"""docs/tour.ipynb runs from top to bottom and produces the outputs that it is stored with."""
 
 import pytest
 from conftest import REPO
@@ -15,21 +15,22 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel shows its own figures
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    settings, small = notebook.cells[1]["source"], ("train.images=640", "model.widths=[8,16]", "model.sampler_steps=2")
-    notebook.cells[1]["source"] = settings.replace('"train.images=8000"', ", ".join(f'"{s}"' for s in small))
-    assert notebook.cells[1]["source"] != settings  # as it is kept, but for the training
-    kept = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    settings, tiny = notebook.cells[1]["source"], ("train.images=640", "model.widths=[8,16]", "model.sampler_steps=2")
+    notebook.cells[1]["source"] = settings.replace('"train.images=8000"', ", ".join(f'"{s}"' for s in tiny))
+    assert notebook.cells[1]["source"] != settings
+    stored_texts = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
         cell.update({"outputs": []} if cell.cell_type == "code" else {})
     client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shown = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(shown) == len(kept) >= 7
-    assert "no verdict" in "".join(shown) and "profile.json" in shown[-1]
+    new_texts = [text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(new_texts) == len(stored_texts) >= 7
+    assert "no verdict" in "".join(new_texts) and "profile.json" in new_texts[-1]
     assert sum("image/png" in str(cell.get("outputs")) for cell in notebook.cells) == 2
-    assert [bool(s) for s in shown] == [bool(k) for k in kept]  # the outputs that it is kept with are its own
+    # the same cells print something in the stored notebook
+    assert [bool(s) for s in new_texts] == [bool(s) for s in stored_texts]
 
 
 def text(cell) -> str:
-    """What a cell printed and returned."""
+    """Text that a cell printed or returned."""
     outputs = cell.get("outputs", [])
     return "".join(o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs)

@@ -1,121 +1,149 @@
-"""The README's own commands and programs, run at small settings; its links and pictures exist."""
+"""Commands and programs of the README and the pages of docs/: composed or run at small settings; links exist."""
 
+import itertools
 import os
 import re
 import shlex
 import zipfile
 
+import numpy as np
 import preloaded
 import pytest
 from conftest import REPO, TINY
 
-README = (REPO / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for kind, block in BLOCKS
-    if kind == "bash"
-    for line in block.splitlines()
-    if line.strip()
+PAGES = [
+    REPO / "README.md",
+    *(REPO / "docs" / f"{name}.md" for name in ("paradigms", "data", "models", "results", "python", "logging")),
+    *(REPO / "docs" / f"{name}.md" for name in ("systems", "theory")),
 ]
-RUNS = [c for c in COMMANDS if "python -m imgloop " in c]
+BLOCKS = [(page, *block) for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.S)]
+COMMANDS = list(
+    dict.fromkeys(
+        line.split("  #")[0].strip()
+        for _, kind, block in BLOCKS
+        if kind == "bash"
+        for line in block.splitlines()
+        if line.strip()
+    )
+)
+RUNS = [c for c in COMMANDS if "python -m imgloop " in c and "--config-dir" not in c]
+FORK = next(c for c in RUNS if "fork=" in c)
+PROGRAMS = {
+    page.name: "\n".join(block for other, kind, block in BLOCKS if kind == "python" and other == page)
+    for page in dict.fromkeys(page for page, kind, _ in BLOCKS if kind == "python")
+}
 
 
-def small(arguments):
-    """The command's own settings with those of TINY that it does not give, few generations and few seeds."""
-    tiny = [t for t in [*TINY, "generations=2"] if t.split("=")[0] not in {a.split("=")[0] for a in arguments}]
-    if any(a.startswith(("experiment=analytic", "model=gaussian")) for a in arguments):
-        short = [] if any(a.startswith("generations=") for a in arguments) else ["generations=20"]
-        return [*arguments, *short, "model.replicates=30", "display=lines"]
-    arguments = ["train.images=640" if a.startswith("train.images=") else a for a in arguments]
-    arguments = [
-        re.sub(r"^generations=\d+", "generations=2", re.sub(r"range\(0,\d+\)", "range(0,2)", a)) for a in arguments
+def arguments_of(command):
+    return shlex.split(command.split("python -m imgloop ")[1])
+
+
+def jobs(arguments):
+    """The overrides of each chain of a command: every combination of the values of its sweeps, of seeds the first."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"])
+    values = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [str(o.input_line)]
+        for o in overrides
     ]
-    return [a for a in arguments if not a.startswith("features=")] + [
-        t for t in tiny if not (t.startswith("model.widths") and "tier=gpu" in arguments)
-    ]
-
-
-def test_the_two_commands_of_the_set_up_are_there():
-    assert "pip install -e . && python -m imgloop paradigm=accumulate" in COMMANDS
-    assert "pip install -e '.[test]' && pytest" in COMMANDS
-    assert len(RUNS) >= 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", RUNS)
-def test_run(command, tmp_path, monkeypatch):
-    arguments = shlex.split(command.split("python -m imgloop ")[1])
-    if "trainer=gpu" in arguments or "tier=gpu" in arguments:
-        import torch
-
-        if not torch.cuda.is_available():
-            pytest.skip("needs a GPU")
-    if "data=folder" in arguments:
-        data = os.environ.get("IMGLOOP_TEST_DATA")
-        if not data:
-            pytest.skip("IMGLOOP_TEST_DATA is not set")
-        arguments = [
-            f"data.root={some_of(f'{data}/cifar10.zip', tmp_path)}" if a.startswith("data.root=") else a
-            for a in arguments
-        ]
-        arguments = [a for a in arguments if not a.startswith(("data.n=", "n_samples="))]
-    if any(a.startswith("fork=") for a in arguments):  # of the chain that the command above it makes
-        before = shlex.split(RUNS[RUNS.index(command) - 1].split("python -m imgloop ")[1])
-        imgloop("imgloop", *small(before), f"out={tmp_path / 'outputs'}")
-        source = next((tmp_path / "outputs").glob("*/*/seed0"))
-        arguments = [f'fork="{source}@0"' if a.startswith("fork=") else a for a in arguments]
-    assert "look at" in imgloop("imgloop", *small(arguments), f"out={tmp_path / 'outputs'}")
+    return [list(job) for job in itertools.product(*(v[:1] if v[0].startswith("seed=") else v for v in values))]
 
 
 def imgloop(module, *arguments):
-    """What a command of ours prints, which must end well."""
-    done = preloaded.run("-m", module, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Standard output of `python -m MODULE ARGUMENTS`, which must succeed."""
+    process = preloaded.run("-m", module, *arguments)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def some_of(archive, tmp_path, keep=400):
-    """A small zip of the first images of each folder: decoding all 60,000 would take half a minute."""
-    out = tmp_path / "some.zip"
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(out, "w") as target:
-        for name in source.namelist()[:: 60000 // keep]:
+def some_of(archive, tmp_path, n=400):
+    """A small zip of images spread over the archive: decoding all 60,000 would take half a minute."""
+    path = tmp_path / "some.zip"
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist()[:: 60000 // n]:
             target.writestr(name, source.read(name))
-    return out
+    return path
+
+
+def test_the_two_set_up_commands_are_in_the_readme():
+    readme = PAGES[0].read_text()
+    assert "\npip install -e . && python -m imgloop paradigm=accumulate\n" in readme
+    assert "\npip install -e '.[test]' && pytest\n" in readme
+    assert len(readme.splitlines()) <= 150 and len(RUNS) >= 10
+
+
+@pytest.mark.parametrize("command", [c for c in RUNS if c != FORK])
+def test_settings_are_valid(command):
+    """Every chain of a command composes, and on the digits its paradigm can build every training set."""
+    from imgloop.config.settings import build, parsed
+
+    for job in jobs(arguments_of(command)):
+        settings = parsed(job)
+        if settings.choices["data"] != "digits":
+            continue
+        paradigm, sizes, rng = build(settings.config["paradigm"]), {-1: 1397}, np.random.default_rng(0)
+        for t in range(min(settings.config["generations"], 10)):
+            assert len(paradigm(sizes, t, rng)) > 0
+            sizes[t] = int(settings.n_samples(t)) if settings.n_samples else paradigm.initial(sizes, 0)
 
 
 @pytest.mark.slow
-def test_measure_and_study_commands(tmp_path, monkeypatch):
-    import imgloop
+def test_fork_of_the_command_above_it(tmp_path):
+    """Two commands as they are written, at small settings: the second forks the chain of the first."""
+    common = [*TINY, f"out={tmp_path}", "generations=2"]
+    imgloop("imgloop", arguments_of(RUNS[RUNS.index(FORK) - 1])[0], *common)
+    source = next(tmp_path.glob("*/*/seed0"))
+    arguments = [f'fork="{source}@0"' if a.startswith("fork=") else a for a in arguments_of(FORK)]
+    assert "look at" in imgloop("imgloop", *[a for a in arguments if "generations" not in a], *common)
+
+
+@pytest.mark.slow
+def test_folder_command(tmp_path):
+    from imgloop import run
+
+    data = os.environ.get("IMGLOOP_TEST_DATA")
+    if not data:
+        pytest.skip("IMGLOOP_TEST_DATA is not set")
+    command = next(c for c in RUNS if "data=folder" in c)
+    root = f"data.root={some_of(f'{data}/cifar10.zip', tmp_path)}"
+    sizes = ("data.root=", "data.n=", "n_samples=", "train.images=")
+    arguments = [a for a in arguments_of(command) if not a.startswith(sizes)]
+    assert len(run([*arguments, root, *TINY, f"out={tmp_path / 'outputs'}"]).metrics) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_programs_and_study_commands(page, tmp_path, monkeypatch):
+    """The programs of a page one after another, then the commands that read the study they made."""
     from imgloop import measure
     from imgloop.report import __main__ as report
 
     monkeypatch.chdir(tmp_path)
-    imgloop.run([*TINY, "generations=2"])
-    others = [c for c in COMMANDS if "python -m imgloop.measure" in c]
-    assert others
-    for command in others:
-        measure.main(shlex.split(command)[3:])
-    for command in [c for c in COMMANDS if "python -m imgloop.report" in c]:
-        report.main(shlex.split(command)[3:])
-    assert (tmp_path / "outputs/digits-diffusion/report.html").stat().st_size > 10_000
+    tiny = ", ".join(map(repr, ["generations=2", *TINY]))
+    program = PROGRAMS[page].replace('"generations=3"', tiny)
+    assert program != PROGRAMS[page]
+    exec(compile(program, page, "exec"), {"__name__": "program"})
+    if page == "README.md":
+        studies = [c for c in COMMANDS if c.startswith(("python -m imgloop.measure", "python -m imgloop.report"))]
+        assert len(studies) == 3
+        for command in studies:
+            module = measure if "imgloop.measure" in command else report
+            module.main(shlex.split(command)[3:])
+        assert (tmp_path / "outputs/digits-diffusion/report.html").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [b for kind, b in BLOCKS if kind == "python"])
-def test_program(program, tmp_path):
-    """Programs of the README, in a study folder made by the small version of its command."""
-    tiny = [t for t in TINY if "generations" not in t]
-    program = program.replace('"generations=3"', '"generations=2", ' + ", ".join(map(repr, tiny)))
-    done = preloaded.run("-c", program, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "python -m imgloop.collapse" in c])
-def test_profile_commands(command):
-    told = imgloop(*shlex.split(command)[2:])
-    assert "detected" in told and ("for a probability of" in told) == ("power" in command)
+def test_profile_commands(command, capsys, monkeypatch):
+    from imgloop.collapse import __main__ as collapse
+
+    monkeypatch.chdir(REPO)
+    few = ["--studies", "50"] if "power" in command else []
+    collapse.main([*shlex.split(command)[3:], *few])
+    output = capsys.readouterr().out
+    assert "detected" in output and ("for a probability of" in output) == ("power" in command)
 
 
 @pytest.mark.slow
@@ -127,12 +155,18 @@ def test_score_command(tmp_path):
     archive = some_of(f"{data}/cifar10.zip", tmp_path)
     with zipfile.ZipFile(archive) as z:
         z.extractall(tmp_path / "samples", [n for n in z.namelist() if n.startswith("test/")])
-    names = {"cifar10.zip": archive, "samples": tmp_path / "samples", "nearest.png": tmp_path / "nearest.png"}
-    told = imgloop(*(str(names.get(a, a)) for a in shlex.split(command)[2:]))
-    assert "precision" in told and (tmp_path / "nearest.png").stat().st_size > 1000
+    paths = {"cifar10.zip": archive, "samples": tmp_path / "samples", "nearest.png": tmp_path / "nearest.png"}
+    output = imgloop(*(str(paths.get(a, a)) for a in shlex.split(command)[2:]))
+    assert "precision" in output and (tmp_path / "nearest.png").stat().st_size > 1000
 
 
-def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (REPO / target).exists(), target
-    assert re.search(r"!\[", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for target in (t for t in targets if not t.startswith("http")):
+        name, _, heading = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+            assert heading in [re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles], target
