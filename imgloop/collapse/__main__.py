@@ -56,7 +56,7 @@ def profiled(arguments: list[str]) -> None:
     from imgloop.collapse.profile import collapse_profile
     from imgloop.study.frozen import frozen
     from imgloop.study.plain import read_table
-    from imgloop.study.tables import csv
+    from imgloop.study.tables import csv_text
 
     stored = frozen(a.path) if a.path.is_dir() else None
     profile = collapse_profile(
@@ -71,7 +71,7 @@ def profiled(arguments: list[str]) -> None:
         subjects=by_role(a.subject),
     )
     if a.csv:
-        store.write_text(a.csv, csv(profile.to_frame()))
+        store.write_text(a.csv, csv_text(profile.to_frame()))
     if a.json:
         print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
     else:

@@ -13,7 +13,7 @@ from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
 from imgloop.report.text import digits
-from imgloop.study.tables import csv
+from imgloop.study.tables import csv_text
 
 # Brackets and stars are braced: at the start of a row they would be options of the preceding line end.
 LATEX = {
@@ -40,7 +40,7 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
         if r.profile is None:
             store.remove(beside / "profile.csv", beside / "profile.tex")
         else:
-            store.write_text(beside / "profile.csv", csv(r.profile.to_frame()))
+            store.write_text(beside / "profile.csv", csv_text(r.profile.to_frame()))
             store.write_text(beside / "profile.tex", latex(r.profile, r.names))
         bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
         figures = dict(pdf.figures(r.panels, r.evolution, bars))

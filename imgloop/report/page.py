@@ -169,7 +169,7 @@ def summary(r: Report) -> list[str]:
         lines.append(f"Solvable system {record['model']}, {record['replicates']:,} replicates a chain.")
     elif not study.is_csv:
         try:
-            lines.append(f"Real data: {study.real.facts.get('source') or study.real.facts.get('label')}.")
+            lines.append(f"Real data: {study.real.facts.source or study.real.facts.label}.")
         except UserError:
             pass
         if study.shown_protocol:

@@ -47,7 +47,7 @@ class Progress:
 def progress(path: Path) -> list[Progress]:
     """The chains of a study in the order of load_study, including those without a finished generation."""
     folders = [p for p in Path(path).glob("*/seed*") if p.is_dir() and p.parent.name != "shared"]
-    folders = [p for p in folders if (p / "config.yaml").exists() or tables.generations(p) or tables.is_table(p)]
+    folders = [p for p in folders if (p / "config.yaml").exists() or tables.generations(p) or tables.is_solved(p)]
     seeds = {p: int(p.name[4:]) if p.name[4:].isdigit() else 0 for p in folders}
     locks = locked()
     return [_of(p, locks) for p in sorted(folders, key=lambda p: (p.parent.name, seeds[p]))]
@@ -73,7 +73,7 @@ def _of(chain: Path, locks: set[tuple[int, int]] | None) -> Progress:
     files = [*chain.glob("gen[0-9]*/record.json"), chain / "record.json", chain / "config.yaml", chain]
     changed = max(p.stat().st_mtime for p in files if p.exists())
     try:
-        if tables.is_table(chain):
+        if tables.is_solved(chain):
             from imgloop.study import solved
 
             record = solved.record(chain)

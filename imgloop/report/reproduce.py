@@ -63,7 +63,7 @@ def origin(study: Study, names: Mapping[str, str]) -> Origin:
     if not study.solvable:
         facts += [("scores", study.shown_protocol or "none"), *_protocol(study)]
         try:
-            facts += [(f"data: {k}", _short(v)) for k, v in study.real.facts.items() if v not in ({}, None)]
+            facts += [(f"data: {k}", _short(v)) for k, v in study.real.facts.to_dict().items() if v not in ({}, None)]
         except UserError as e:
             facts.append(("data", str(e)))
     return Origin(recipes, tuple((k, listed(sorted(v))) for k, v in versions.items()), tuple(facts))

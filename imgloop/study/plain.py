@@ -36,7 +36,7 @@ def read_table(path: str | Path, on_fault: Callable[[str], None] | None = None) 
     path = Path(path)
     if path.is_dir():
         chains = study.chains(path)
-        if chains and all(map(study.is_table, chains)):
+        if chains and all(map(study.is_solved, chains)):
             return systems(path)
         opened = Study(path, tolerant=on_fault is not None)
         if on_fault is not None:
