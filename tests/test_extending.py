@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPO, TINY, imgloop as command
+from conftest import REPO, TINY
+from conftest import imgloop as command
 
 import imgloop
 from imgloop import store

@@ -43,6 +43,10 @@ class Regression(System):
         return np.full(self.dimension, self.dimension**-0.5)
 
     @property
+    def exchangeable(self) -> bool:
+        return self.design == "resampled"  # with a fixed design, row i has the x of real row i
+
+    @property
     def width(self) -> int:
         return self.dimension + 1
 

@@ -77,6 +77,11 @@ class System:
         """Numbers that a fit holds for each replicate, besides its training set."""
         return 1
 
+    @property
+    def exchangeable(self) -> bool:
+        """Whether the rows of a pool are alike in law, so that a random part of it is like a smaller pool."""
+        return True
+
     def check(self, trained: Sequence[int], drawn: Sequence[int], real: int) -> None:
         """Raise UserError if a fit does not exist for these sizes: rows that each generation is fitted to, rows that
         each draws, and the number of real rows."""

@@ -58,6 +58,7 @@ class Extractor:
         *,
         chunk: int | None = None,
         scaled: bool = True,
+        progress: Callable[[int, int], None] | None = None,
     ):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"Measuring on {device}, but PyTorch sees no GPU on this machine: measure on the cpu.")
@@ -68,13 +69,14 @@ class Extractor:
         self.facts, self.chunk, self.scaled = facts or {}, chunk, scaled
         # all that the bits of features depend on
         self.made_by = [self.key, chunk, scaled, device, *versions().values()]
+        self.progress = progress  # of passes that are given none
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Features:
         """Features of images uint8 (N, C, H, W); raises UserError for others. `progress(done, total)`: of images."""
         if len(x) == 0 or np.ndim(x) != 4 or x.dtype != np.uint8:
             raise UserError(f"Images have shape {np.shape(x)} and dtype {x.dtype}; expected uint8 (N, C, H, W).")
-        chunk, outs = self.chunk or chunk_of(x.shape[-1]), []
+        chunk, outs, progress = self.chunk or chunk_of(x.shape[-1]), [], progress or self.progress
         for first in range(0, len(x), chunk):
             part = torch.from_numpy(np.array(x[first : first + chunk]))
             n = len(part)

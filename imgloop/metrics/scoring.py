@@ -104,12 +104,13 @@ def score(
     of a stage. Features of real images are stored in `cache`. Raises UserError for sets, settings or options that do
     not fit.
     """
-    from imgloop.config.settings import build, parsed
+    from imgloop.config.settings import parsed  # Hydra takes long to import
     from imgloop.metrics.protocol import require_one
 
     stage = progress or (lambda name: None)
     paths = [generated] if isinstance(generated, str | Path) else list(generated)
-    node = parsed([f"features={features}"]).config["features"]
+    settings = parsed([f"features={features}"])
+    node = settings.config["features"]
     for key, value in (options or {}).items():
         if key not in node or key.startswith("_"):
             known = ", ".join(k for k in node if not k.startswith("_")) or "none"
@@ -135,7 +136,8 @@ def score(
                 "features",
             )
     cache = cache or store.cache_folder() / "metrics"
-    extractor = build(node, real=data, shared=cache, device=device, progress=stage("preparing features"))
+    progress_of_features = stage("preparing features")
+    extractor = settings.build("features", real=data, shared=cache, device=device, progress=progress_of_features)
     searching = stage("searching neighbours")
     protocol = {
         "reference": data.facts.reference,

@@ -184,7 +184,9 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
     quantities: dict[str, Any] = {}
     for chain in study.chains:
         quantities |= solved.record(chain)["quantities"]
-    frame: Any = solved.pooled(study.table if study.single or study.damaged else solved.carried(study.path))
+    frame: Any = solved.pooled(
+        study.table if study.single or study.damaged else solved.carried(study.table, study.chains)
+    )
     found = []
     for measure, q in quantities.items():
         bound, lines = q["kind"] == "bound", []

@@ -34,7 +34,7 @@ class Question:
 
 def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
     """The study's profile, and "" or, in a sentence, why there is none."""
-    from imgloop.collapse.tables import systems
+    from imgloop.study.plain import systems
 
     try:
         written = None if study.is_csv else frozen(study.root)

@@ -138,9 +138,9 @@ def readable(count: int) -> str:
 
 
 def ago(moment: float) -> str:
-    from imgloop.display import clock
+    from imgloop.display import duration
 
-    return f"{clock(max(time.time() - moment, 0))} ago"
+    return f"{duration(max(time.time() - moment, 0))} ago"
 
 
 def fingerprint(path: Path) -> str:

@@ -6,12 +6,13 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from imgloop import store
-from imgloop.config import settings
+from imgloop.config import compose, settings
 from imgloop.errors import UserError
 from imgloop.report.text import listed, ranges
 from imgloop.study import tables
@@ -116,9 +117,9 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
         option = stored["choices"].get(group)
         if option is None:
             continue
-        if not re.fullmatch(r"[\w/-]+", str(option)) or not (folders or _ours(f"{group}={option}")):
+        if not re.fullmatch(r"[\w/,-]+", str(option)) or not (folders or _ours(f"{group}={option}")):
             raise UserError(f"{group}={option} is not an option of this version", group)
-        chosen[group] = str(option)
+        chosen[group] = f"[{option}]" if "," in str(option) else str(option)
     experiment = [f"experiment={chosen['experiment']}"] if "experiment" in chosen else []
     usual = _composed(folders, experiment).hydra.runtime.choices
     chosen.pop("experiment", None)
@@ -140,27 +141,25 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
     many = f"range({seeds[0]},{seeds[-1] + 1})" if consecutive else ",".join(map(str, seeds))
     flags = ["--config-dir", folders[0].removeprefix("file://")] if folders else []
     flags += ["-m"] if len(seeds) > 1 else []
-    words = ["python", "-m", "imgloop", *flags, *_search(folders[1:]), *options, *changed, f"seed={many}"]
+    search = [f"hydra.searchpath={spelt([f'file://{f}' for f in folders[1:]])}"] if folders[1:] else []
+    words = ["python", "-m", "imgloop", *flags, *search, *options, *changed, f"seed={many}"]
     return " ".join(word if re.fullmatch(r"[\w./,=+:@%-]+", word) else shlex.quote(word) for word in words)
 
 
 def _ours(option: str) -> bool:
     """Whether GROUP=OPTION is an option of this version."""
-    return (settings.CONF / f"{option.replace('=', '/', 1)}.yaml").is_file()
-
-
-def _search(folders: Sequence[str]) -> list[str]:
-    return [f"hydra.searchpath={spelt(list(folders))}"] if folders else []
+    return (compose.CONF / f"{option.replace('=', '/', 1)}.yaml").is_file()
 
 
 def _composed(folders: Sequence[str], options: Sequence[str]):
     """The config of these options with users' config folders; where those are gone, of our options alone."""
     from hydra.errors import HydraException
 
+    there = tuple(Path(f) for f in folders if Path(f).is_dir())
     try:
-        return settings.composed(*_search(folders), *options)
+        return compose.composed(*options, config_dirs=there)
     except HydraException:
-        return settings.composed(*filter(_ours, options))
+        return compose.composed(*filter(_ours, options))
 
 
 def spelt(value) -> str:
