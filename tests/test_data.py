@@ -1,5 +1,9 @@
 """Real data: splits, facts, near duplicates, and all kinds of files and folders that a user may have."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalIterable=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (labels, classes and facts may be None; a test that meets None fails.)
+
 import io
 import json
 import os

@@ -1,5 +1,9 @@
 """Sources of real data: shapes and their judge, stacked digits, CIFAR's official files, FFHQ, long tails."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalIterable=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (labels, classes and facts may be None; a test that meets None fails.)
+
 import http.server
 import io
 import json

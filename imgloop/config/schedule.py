@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from imgloop.errors import UserError
 
@@ -47,10 +47,9 @@ class Schedule:
                     f"{', '.join(map(str, value)) or 'nothing'}.",
                     name,
                 )
-            given: dict[str, Any] = dict(value)
-            schedule = cls(name, **given, **limits)
+            schedule = cls(name, **value, **limits)
         else:
-            schedule = cls(name, start=value, **limits)
+            schedule = cls(name, start=cast(float, value), **limits)
         for key in ("factor", "max"):
             number = getattr(schedule, key)
             if not is_number(number) or not number > 0 or (key == "factor" and not math.isfinite(number)):
