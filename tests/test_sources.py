@@ -351,8 +351,8 @@ class Python2(pickle._Pickler):
     dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
     def save_bytes(self, data):
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(data)
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)  # pyright: ignore[reportAttributeAccessIssue]
+        self.memoize(data)  # pyright: ignore[reportAttributeAccessIssue]
 
     dispatch[bytes] = save_bytes
 
