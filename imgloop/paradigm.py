@@ -11,7 +11,6 @@ A paradigm of your own is a dataclass that subclasses `Paradigm`, declares its s
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 import numpy as np
 
@@ -107,7 +106,7 @@ class Paradigm:
     """
 
     n_initial: Knob = knob(low=1)
-    keeps_all: ClassVar[bool] = False
+    keeps_all = False
 
     @property
     def closed(self) -> bool:
@@ -189,7 +188,7 @@ class Replace(Paradigm):
 class Accumulate(Paradigm):
     """R and every pool so far, all of it (Gerstgrasser et al. 2024)."""
 
-    keeps_all: ClassVar[bool] = True
+    keeps_all = True
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         return self.everything(sizes, t, replicates)
@@ -200,7 +199,7 @@ class AccumulateSubsample(Paradigm):
     """`budget` rows (|R| by default), uniform without replacement, of R and every pool so far (Kazdan et al. 2024)."""
 
     budget: Knob = knob(low=1)
-    keeps_all: ClassVar[bool] = True
+    keeps_all = True
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         everything = self.everything(sizes, t, replicates)
@@ -257,7 +256,7 @@ class Edit(Paradigm):
     """
 
     edit_fraction: Knob = knob(low=0, high=1, whole=False)
-    keeps_all: ClassVar[bool] = True
+    keeps_all = True
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         n = self.initial(sizes, 0)

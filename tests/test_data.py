@@ -1,5 +1,9 @@
 """Real data: splits, facts, near duplicates, and all kinds of files and folders that a user may have."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalIterable=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (labels, classes and facts may be None; a test that meets None fails.)
+
 import io
 import json
 import os
@@ -7,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -125,11 +130,11 @@ def test_too_few_images_for_the_sizes_asked_for(arguments, words):
 def test_digits_are_those_of_scikit_learn_scaled_to_bytes(tmp_path):
     from sklearn.datasets import load_digits
 
-    real = Digits().load(tmp_path)
+    real, digits = Digits().load(tmp_path), cast(Any, load_digits())
     x, y = np.concatenate([real.heldout.x, real.train.x]), np.concatenate([real.heldout.y, real.train.y])
     assert x.dtype == np.uint8 and x.shape == (1797, 1, 8, 8) and y.dtype == np.int64 and len(real.heldout) == 400
     assert sorted(zip(rows(np.rint(x / 255 * 16).astype(np.uint8)), y.tolist())) == sorted(
-        zip(rows(load_digits().images.astype(np.uint8)), load_digits().target.tolist())
+        zip(rows(digits.images.astype(np.uint8)), digits.target.tolist())
     )
     assert set(np.unique(x)) == {round(v * 255 / 16) for v in range(17)}
     assert real.classes == tuple("0123456789") and real.facts.warning is None

@@ -108,7 +108,7 @@ def law_uniform(counts, n):
 def law_hypergeometric(counts, n, special):
     """The number of the first `special` rows among the n drawn has the distribution of one uniform draw."""
     draws, total = counts.shape
-    expected = hypergeom(total, special, n).pmf(np.arange(n + 1)) * draws
+    expected = hypergeom.pmf(np.arange(n + 1), total, special, n) * draws
     seen = np.bincount(counts[:, :special].sum(1), minlength=n + 1)
     cut = np.unique(np.cumsum(expected) // 40, return_index=True)[1]  # cells of about 40 expected
     seen, expected = (np.add.reduceat(v, cut) for v in (seen, expected))
@@ -325,7 +325,7 @@ def amount(schedule, t: int) -> int:
 
 def law_fresh(rule, real, n_initial, n_real, generations, replicates=1):
     """No real row is used twice in the chain, each mix has its n_real, and the chain ends when the data run out."""
-    seen, sizes = list(range(n_initial)), {REAL: real}
+    seen, sizes, new = list(range(n_initial)), {REAL: real}, []
     law_initial(rule, sizes, n_initial, replicates)
     for t in range(1, generations):
         sizes[t - 1] = 5
@@ -593,7 +593,7 @@ class GlobalState(AccumulateSubsample):
 
 class SizesChanged(AccumulateSubsample):
     def later(self, sizes, t, rng, replicates):
-        sizes[t] = 0
+        sizes[t] = 0  # pyright: ignore[reportIndexIssue]
         return super().later(sizes, t, rng, replicates)
 
 

@@ -1,5 +1,9 @@
 """Training sets as indices into pools, their checks, and their batches."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalIterable=false
+# pyright: reportOptionalOperand=false, reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+# (labels, classes and facts may be None; a test that meets None fails.)
+
 import numpy as np
 import pytest
 import torch

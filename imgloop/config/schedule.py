@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from imgloop.errors import UserError
 
@@ -38,7 +38,7 @@ class Schedule:
             schedule = replace(value, name=name, **limits)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             if not value:
-                raise UserError(f"{name}=[] is empty: give one value for each generation.", name)
+                raise UserError(f"{name}=[] is empty: give one value a generation.", name)
             schedule = cls(name, values=tuple(value), **limits)
         elif isinstance(value, Mapping):
             if set(value) - {"start", "factor", "max"} or "start" not in value:
@@ -47,9 +47,9 @@ class Schedule:
                     f"{', '.join(map(str, value)) or 'nothing'}.",
                     name,
                 )
-            schedule = cls(name, **{str(k): v for k, v in value.items()}, **limits)
+            schedule = cls(name, **value, **limits)
         else:
-            schedule = cls(name, start=value, **limits)
+            schedule = cls(name, start=cast(float, value), **limits)
         for key in ("factor", "max"):
             number = getattr(schedule, key)
             if not is_number(number) or not number > 0 or (key == "factor" and not math.isfinite(number)):
@@ -78,8 +78,8 @@ class Schedule:
         if self.values is not None:
             if t >= len(self.values):
                 raise UserError(
-                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one value for "
-                    "each generation.",
+                    f"{self.name} lists {len(self.values)} values, but generation {t} needs one: give one value a "
+                    "generation.",
                     self.name,
                 )
             return self.checked(self.values[t])
