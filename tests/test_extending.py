@@ -118,7 +118,7 @@ def test_a_measure_has_a_column_a_panel_and_a_verdict(parts, tmp_path, drawn):
     from imgloop.report import page
 
     report = page.report(tmp_path / "s")
-    assert any(p.measure == "sharpness" and p.label == "Sharpness" for p in report.panels)
+    assert any(p.info.name == "sharpness" and p.info.label == "Sharpness" for p in report.panels)
     profile = imgloop.collapse_profile(study.table, measures=study.measures, subjects={"variance": "sharpness"})
     assert "sharpness" in profile["replace"][4].number
 
