@@ -14,9 +14,8 @@ def run(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str | P
     """Run, resume or extend the chain that `overrides` describe, for example run(["paradigm=accumulate",
     "generations=3"]).
 
-    config_dir: a folder with options of your own (docs/extending.md), or several. Returns a Result: `folder` (Path) and
-    `metrics` (pandas table, one row a generation). Raises imgloop.UserError, whose message says what to fix, for a wrong
-    setting.
+    config_dir: a folder with options of your own (docs/extending.md), or several. Returns a Result: `folder` (Path)
+    and `metrics` (pandas table, one row a generation). Raises imgloop.UserError for a wrong setting.
     """
     from imgloop import loop
     from imgloop.config.settings import parsed

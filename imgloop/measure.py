@@ -30,8 +30,8 @@ def measure(
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
     from imgloop.config.settings import parsed
+    from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
     from imgloop.metrics.evaluator import Evaluator
 
     wrong = [o for o in overrides if not o.startswith(("features=", "features.", "measure=", "measure."))]

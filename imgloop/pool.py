@@ -103,8 +103,8 @@ class TrainingSet:
         """
         if self.mix.weight is not None:
             raise UserError(
-                "This solvable system fits all samples alike, and the mix gives them weights: use a curation or paradigm "
-                "without weights.",
+                "This solvable system fits all samples alike, and the mix gives them weights: use a curation or "
+                "paradigm without weights.",
                 "curation",
             )
         origin, row = self.mix.origin, self.mix.row

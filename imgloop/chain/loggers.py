@@ -243,7 +243,7 @@ def tagged(row: Mapping[str, Any], group: str) -> dict[str, float]:
     return tags
 
 
-# -- one class for each logger ----------------------------------------------------------------------------------------------
+# -- one class for each logger -------------------------------------------------------------------------------------
 
 
 class LoggerAdapter:
@@ -320,8 +320,8 @@ class WandB(LoggerAdapter):
             entity=entity,
             settings={"silent": True, "console": "off"},  # imgloop has the one display
         )
-        run = self.logger.experiment
-        self.where = f"wandb sync {settings.folder}/wandb/offline-run-*" if run.offline else f"wandb, {run.url}"
+        live = self.logger.experiment
+        self.where = f"wandb sync {settings.folder}/wandb/offline-run-*" if live.offline else f"wandb, {live.url}"
 
     def picture(self, name: str, png: Path, t: int) -> None:
         self.logger.log_image(name, [str(png)], t)

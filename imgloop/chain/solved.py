@@ -23,11 +23,11 @@ from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
 from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.trained import LATENTS, sample_sizes
-from imgloop.guards import call, guarded, what
 from imgloop.config.settings import MIXING, Settings
 from imgloop.contracts import Curation, Paradigm
 from imgloop.curation import Everything, Random, Released
 from imgloop.errors import UserError
+from imgloop.guards import call, guarded, what
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import versions
 from imgloop.study import solved
@@ -245,7 +245,7 @@ class SolvedChain(ChainFolder):
         quantities = {name: q for name, q in self.system.quantities.items() if name in arrays}
         course = self.course()
         exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
-        comparable = self.system.comparable(course, exact) if exact else {}
+        comparable = self.system.comparable(course, exact) if course and exact else {}
         frame = solved.frame(self.generation_facts, arrays, quantities, exact, comparable)
         store.write_text(self.folder / "metrics.csv", csv_text(frame))
         if self.evolution:

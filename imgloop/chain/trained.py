@@ -13,10 +13,10 @@ from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.fork import check_fork, copy_fork
 from imgloop.chain.plan import Plan
 from imgloop.config.fork import Fork
-from imgloop.guards import guarded, user_measures
 from imgloop.config.settings import STARTS, Settings
 from imgloop.curation import Released
 from imgloop.errors import UserError
+from imgloop.guards import guarded, user_measures
 from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions

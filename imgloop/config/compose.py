@@ -93,8 +93,8 @@ def register() -> None:
 
 @cache
 def installed() -> dict[str, Path]:
-    """Folders of options of installed packages, by the name of their entry point. Raises UserError for one that names no
-    module."""
+    """Folders of options of installed packages, by the name of their entry point. Raises UserError for an entry point
+    that names no module."""
     folders = {}
     for entry in entry_points(group=ENTRY_POINTS):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -64,11 +64,14 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
 
 def allowed(key: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
     """The settings beside `key` in the default config of the options that `overrides` choose."""
+    from omegaconf import DictConfig
+
     chosen = [o for o in overrides if o.split("=")[0] in GROUPS and "=" in o and "," not in o]
     try:
         node = compose(chosen, config_dirs)
     except Exception:  # an option is wrong as well: use the settings of the default options
         node = compose()
     for part in key.split(".")[:-1]:
-        node = node.get(part) if hasattr(node, "get") else None
-    return [str(k) for k in node if k != "hydra" and not str(k).startswith("_")] if hasattr(node, "keys") else []
+        node = node.get(part) if isinstance(node, Mapping | DictConfig) else None
+    keys = list(node) if isinstance(node, Mapping | DictConfig) else []
+    return [str(k) for k in keys if k != "hydra" and not str(k).startswith("_")]

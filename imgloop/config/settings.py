@@ -83,8 +83,8 @@ def is_schedule(value: Any) -> bool:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys; a schedule stays a value. Declarations of options, whose keys begin with
-    an underscore (_target_), are left out."""
+    """Nested mappings as one, with dotted keys; a schedule stays a value. Keys that begin with an underscore (_target_)
+    are left out."""
     if isinstance(value, dict) and value and not is_schedule(value):
         return {
             k: v
@@ -308,7 +308,7 @@ class Settings:
 
     @staticmethod
     def check_kind(name: str, value: Any, default: Any) -> None:
-        """Raise UserError if a part's setting is of another kind than its default; null defaults are left to the part."""
+        """Raise UserError if a part's setting is of another kind than its default; null is left to the part."""
         if default is None or (isinstance(default, str) and default.startswith(("${", "???"))):
             return
         kinds = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,8 @@ def bin_scores(real: RealBins, generated, *, alpha: float = 0.05) -> BinScores:
     y = as_features(generated, "generated", at_least=1, width=real.centres.shape[1])
     c, k = real.counts, len(real.counts)
     g, n, m = np.bincount(_bin(y, real.centres), minlength=k), int(real.counts.sum()), len(y)
-    p_values = np.array([fisher_exact([[a, n - a], [b, m - b]]).pvalue for a, b in zip(c, g)], float)
+    tests: list[Any] = [fisher_exact([[a, n - a], [b, m - b]]) for a, b in zip(c, g)]
+    p_values = np.array([test.pvalue for test in tests], float)
     different = false_discovery_control(np.minimum(p_values, 1.0)) <= alpha
     p, q = g / m, c / n
     hit = p > 0

@@ -77,7 +77,7 @@ def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
     return verified(folder, lambda: store.open_arrays(folder / "arrays.safetensors"), hash_of)
 
 
-def verified(folder: Path, read: Callable, key: Callable[[Any], str]):
+def verified(folder: Path, read: Callable[[], Any], key: Callable[[Any], str]) -> Any:
     """The content that `read` gives, whose `key` is in the folder's hash.json; raises UserError if it differs."""
     content = None
     try:
@@ -235,6 +235,7 @@ class Evaluator:
         true, predicted = np.asarray(self.real.heldout.y), np.asarray(heldout.logits).argmax(-1)
         if predicted.ndim == 1:
             return Confusion.of([true], [predicted], [len(self.real.classes)])
+        assert heldout.logits is not None
         (_, parts, k) = heldout.logits.shape
         return Confusion.of([true // k**p % k for p in reversed(range(parts))], predicted.T, [k] * parts)
 
@@ -260,7 +261,7 @@ class Evaluator:
             rates = {} if self.tails is None else {"tail_mass": 1.0, "off_support": self.tails.null_rate}
             if self.tails is not None and self.tails.ratio is not None:
                 rates["ambiguity"] = self.tails.null_rate
-            found = {
+            values = {
                 "protocol": protocol_name(self.protocol),
                 "fd": frechet_distance(a, b),
                 "fd_train": frechet_distance(self.moments, train) if apart else None,
@@ -273,8 +274,8 @@ class Evaluator:
                 "authenticity": own and own.authenticity,
                 **rates,
             }
-            store.write_json(part / "reference.json", found)
-            store.write_json(part / "hash.json", store.content_key(found))
+            store.write_json(part / "reference.json", values)
+            store.write_json(part / "hash.json", store.content_key(values))
 
         folder = self.cache / f"reference-{store.content_key([FORMAT, self.protocol, store.array_hash(train)])}"
         store.once(folder, make)
@@ -310,7 +311,7 @@ class Evaluator:
         return Scores(protocol, values, notes)
 
     def measure_distribution(self, features: Features, values: dict, notes: dict) -> None:
-        """Distances, neighbourhoods, variance and tails; `null` in the notes: the values that fresh real samples have."""
+        """Distances, neighbourhoods, variance and tails; `null` in the notes: the values of fresh real samples."""
         kd = kernel_distance(self.heldout, features.x, seed=SEED)
         manifold, score2 = neighbour_scores(
             self.manifold,
@@ -345,6 +346,7 @@ class Evaluator:
             notes["null"]["authenticity"] = self.reference["authenticity"]
         if self.tails is None:
             return
+        assert score2 is not None
         tails = self.tails.scores(score2, features.x)
         values |= {c: getattr(tails, c) for c in ("tail_mass", "off_support", "ambiguity")}
         notes["null"] |= {"tail_mass": 1.0, "tail_mass_sd": tails.tail_mass_sd, "zone_rate": tails.zone_rate}
@@ -372,6 +374,7 @@ class Evaluator:
             notes |= {"class_shares": modes.shares.tolist(), "class_share_sd": modes.share_sd.tolist()}
             if modes.reason:
                 notes["modes_covered"] = modes.reason
+            assert self.heldout_labels is not None and features.labels is not None
             sides = self.heldout, self.heldout_labels, features.x, features.labels
             if any(min((labels == c).sum() for labels in sides[1::2]) > 1 for c in np.unique(sides[1])):
                 notes["variance_within_classes"] = within_class_variance_ratio(*sides)

@@ -109,7 +109,7 @@ class Random(nn.Module):
         self.body = nn.Sequential(*layers)
         self.inside = inside
         for layer in self.body[::2]:
-            nn.init.kaiming_normal_(layer.weight, 0.2)
+            nn.init.kaiming_normal_(layer.weight, 0.2)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.body(x)

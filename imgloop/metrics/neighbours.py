@@ -176,11 +176,11 @@ def _exact2(x: Tensor, y: Tensor, i: np.ndarray, j: Tensor) -> np.ndarray:
     The sum adds one half to the other, element by element, until one number is left: the same bits in any block and on
     any device.
     """
-    out, i = np.empty(len(i)), torch.from_numpy(i).to(x.device)
+    out, rows = np.empty(len(i)), torch.from_numpy(i).to(x.device)
     half = 1 << max(0, (x.shape[1] - 1).bit_length() - 1)
     for part in _parts(np.arange(len(out)), 4 * x.shape[1], x.device):
         first, last = int(part[0]) if len(part) else 0, int(part[-1]) + 1 if len(part) else 0
-        squares = (x[i[first:last]].double() - y[j[first:last]].double()).square_()
+        squares = (x[rows[first:last]].double() - y[j[first:last]].double()).square_()
         width, step = squares.shape[1], half
         while width > 1:
             squares[:, : width - step] += squares[:, step:width]

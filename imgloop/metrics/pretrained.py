@@ -112,7 +112,7 @@ def dinov2(
     path, digest = obtained(published, weights, progress)
     network = timm.create_model(f"vit_{model}_patch14_dinov2.lvd142m", pretrained=False, num_classes=0, img_size=224)
     try:
-        network.load_state_dict(checkpoint_filter_fn(tensors(path), network))
+        network.load_state_dict(checkpoint_filter_fn(tensors(path), network))  # pyright: ignore[reportArgumentType]
     except (RuntimeError, KeyError, AttributeError) as e:
         raise UserError(
             f"{path} does not hold the weights of DINOv2 {model} ({_first(e)}); expected {published.file}.",
@@ -143,6 +143,8 @@ class _Resized(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 

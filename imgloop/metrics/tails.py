@@ -86,7 +86,8 @@ class RealTails:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything except the features, for the cache."""
         arrays = {"a": self.a, "b": self.b, "score2": self.score2, "k": np.array([self.k])}
-        return arrays if self.centroids is None else {**arrays, "centroids": self.centroids, "ratio": self.ratio}
+        more = {"centroids": self.centroids, "ratio": self.ratio}
+        return arrays | {name: array for name, array in more.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, features, arrays: Mapping[str, np.ndarray]) -> RealTails:

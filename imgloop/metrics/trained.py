@@ -53,7 +53,7 @@ def fitted(real, shared: Path, images: int | None, progress: Callable | None = N
         train, heldout, classes = digits_of(train), digits_of(heldout), tuple("0123456789")
     name = None if images is not None else fitting(train, heldout, classes, real.facts)
     folder = _shipped(name, heldout, shared) if name else _own(train, heldout, classes, shared, images, progress)
-    network = Classifier(*train.x.shape[1:3], len(classes))
+    network = Classifier(train.x.shape[1], train.x.shape[2], len(classes))
     arrays = {k: v for k, v in store.open_arrays(folder / "network.safetensors").items() if k != "trained_on"}
     network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
     facts = store.read_json(folder / "facts.json")
@@ -78,6 +78,7 @@ def required_accuracy(real) -> float:
 
 def digits_of(stacked: Pool) -> Pool:
     """The distinct single digits in the channels of stacked ones: uint8 (M, 1, S, S) and labels int64 (M,)."""
+    assert stacked.y is not None
     x, y = np.asarray(stacked.x[:MANY]), np.asarray(stacked.y[:MANY])
     flat = x.reshape(-1, x.shape[-2] * x.shape[-1])
     _, first = np.unique(np.ascontiguousarray(flat).view(f"V{flat.shape[1]}").ravel(), return_index=True)
@@ -124,7 +125,7 @@ def _shipped(name: str, heldout: Pool, shared: Path) -> Path:
 
     def make(part: Path) -> None:
         arrays = {k: np.array(v) for k, v in store.open_arrays(source).items() if k != "trained_on"}
-        network = Classifier(*heldout.x.shape[1:3], len(info["classes"]))
+        network = Classifier(heldout.x.shape[1], heldout.x.shape[2], len(info["classes"]))
         network.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
         store.write_arrays(part / "network.safetensors", arrays)
         facts = {

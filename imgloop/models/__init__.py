@@ -1,4 +1,4 @@
-"""Generators of images. A saved one is loaded by its kind, the name of a model option: a folder never says what runs."""
+"""Generators of images. A saved one is loaded by its kind, the name of a model option, never by code it names."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def label_frequencies(data: TrainingSet, labels: str) -> list[float]:
 
 
 def save_training(folder: Path, state: dict | None) -> None:
-    """Save the state that `start=weights_and_optimizer` continues from: raw weights, optimisers, steps; None: nothing."""
+    """Save what `start=weights_and_optimizer` continues from: raw weights, optimisers, steps; None: nothing."""
     if state is not None:
         data = io.BytesIO()
         torch.save(state, data)

@@ -58,9 +58,11 @@ class DiffusionModule(L.LightningModule):
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
         self.objective, self.batches, self.steps, self.lr, self.decay = objective, batches, steps, lr, ema
         self.drop, self.null = drop  # share of labels that training hides, for guidance, and the label in their place
-        self.called = (network,)  # what training calls, compiled or not; in a tuple, so that it is no second submodule
+        # what training calls, compiled or not; in a tuple, so that it is no second submodule
+        self.called: tuple[Any, ...] = (network,)
         self.recent_loss = math.nan
-        self.before, self.optimizer_state = 0, None  # steps and optimiser that weights_and_optimizer continues from
+        self.before = 0
+        self.optimizer_state: Any = None  # steps and optimiser that weights_and_optimizer continues from
 
     def start_from(self, previous: DiffusionGenerator, optimizer: bool) -> None:
         """Start from the averaged weights of `previous`; with `optimizer`, continue its raw weights, average and
@@ -113,8 +115,8 @@ class DiffusionModule(L.LightningModule):
         s = self.objective.levels(len(x), like)
         if y is not None and self.drop:
             y = torch.where(torch.rand(len(y), **like) < self.drop, self.null, y)
-        inputs = self.objective.inputs(self.objective.noised(x, e, s), s)
-        return (output(self.called[0], *inputs, y) - self.objective.target(x, e, s)).square().mean()
+        noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
+        return (output(self.called[0], noised, timestep, y) - self.objective.target(x, e, s)).square().mean()
 
     def lr_factor(self, k: int) -> float:
         """Linear warm-up over the first twentieth, then a cosine to zero."""
@@ -136,7 +138,7 @@ class DiffusionGenerator(Generator):
         training: dict[str, Any] | None = None,
         history: History | None = None,
     ):
-        self.network = network.eval().to(device)
+        self.network: Any = network.eval().to(device)
         self.description, self.device, self.training, self.history = description, device, training, history
         settings = dict(description["objective"])
         self.objective = OBJECTIVES[settings.pop("kind")](**settings)
@@ -176,8 +178,8 @@ class DiffusionGenerator(Generator):
                 g = torch.Generator().manual_seed(store.seed_of(seed, "risk", first // CHUNK, level))
                 e = torch.randn((CHUNK, *x.shape[1:]), generator=g)[: len(x)].to(self.device)
                 s = x.new_full((len(x),), float(value))
-                inputs = self.objective.inputs(self.objective.noised(x, e, s), s)
-                error = output(self.network, *inputs, y) - self.objective.target(x, e, s)
+                noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
+                error = output(self.network, noised, timestep, y) - self.objective.target(x, e, s)
                 out[first : first + len(x), level] = error.square().flatten(1).mean(1).double().cpu().numpy()
         return out
 
@@ -194,8 +196,8 @@ class DiffusionGenerator(Generator):
         save_training(folder, self.training)
 
     def save_pipeline(self, folder: Path) -> None:
-        """Write the layout that diffusers loads by itself: a stock pipeline that samples this model, or, for a flow with
-        labels, which has none, network and scheduler."""
+        """Write the layout that diffusers loads by itself: a stock pipeline that samples this model, or, for a flow
+        with labels, which has none, network and scheduler."""
         from diffusers import ConsistencyModelPipeline, DDIMPipeline, DDPMPipeline
 
         d, labelled = self.description, self.description["label_frequencies"] is not None
@@ -218,7 +220,7 @@ class DiffusionGenerator(Generator):
         d = store.read_json(folder / "imgloop.json")
         if d.pop("kind", None) != "diffusion":
             raise UserError(f"{folder / 'imgloop.json'} does not describe a diffusion model.")
-        network = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
+        network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
         try:
             if d["network"] == "unet2d":
                 network = type(network).from_pretrained(folder / "unet", low_cpu_mem_usage=False)

@@ -80,9 +80,11 @@ class AdversarialModule(L.LightningModule):
         self.automatic_optimization = False
         self.generator, self.discriminator = generator, discriminator
         self.ema = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.spreads: Tensor
         self.register_buffer("spreads", torch.ones(2, dtype=torch.float64))  # recent: generated and training images'
         self.batches, self.steps, self.lr, self.gamma, self.decay = batches, steps, lr, gamma, ema
-        self.called, self.recent_loss = (generator,), math.nan  # what training calls, compiled or not
+        self.called: tuple[Any, ...] = (generator,)  # what training calls, compiled or not
+        self.recent_loss = math.nan
         self.before, self.optimizer_states = 0, None  # steps and optimisers that weights_and_optimizer continues from
 
     def start_from(self, previous: GANGenerator, optimizers: bool) -> None:
@@ -103,7 +105,7 @@ class AdversarialModule(L.LightningModule):
         return optimizers
 
     def training_step(self, chunk: tuple[int, int]):
-        optimizers = self.optimizers(use_pl_optimizer=False)
+        optimizers: Any = self.optimizers(use_pl_optimizer=False)
         figures_of_steps = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
         for k, figures in zip(range(*chunk), figures_of_steps):
             self.check(k, *figures)
@@ -119,7 +121,7 @@ class AdversarialModule(L.LightningModule):
         elif generated < COLLAPSED * real:
             what = f"the generator collapsed to one image (its images vary {generated / real:.1%} as much as real ones)"
         elif generated > RAN_AWAY:
-            what = f"the generated images are far out of range (they vary {generated / real:.3g} times as much as real ones)"
+            what = f"the generated images are far out of range (they vary {generated / real:.3g} times as much as real)"
         else:
             return
         raise UserError(

@@ -11,6 +11,7 @@ without them, networks this small do not learn how distant parts of an image dep
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ HIDDEN = 128  # width of the dense layers between latents and images, and betwee
 SLOPE = 0.2  # negative slope of every leaky ReLU
 
 
-def check_widths(size: int, widths: list[int] | tuple[int, ...] | None) -> tuple[int, ...]:
+def check_widths(size: int, widths: Sequence[int] | None) -> tuple[int, ...]:
     """The widths for `size`-pixel images, None meaning the preset; raises UserError if they are invalid for this
     size."""
     if widths is None:
@@ -38,6 +39,7 @@ def check_widths(size: int, widths: list[int] | tuple[int, ...] | None) -> tuple
                 "model.widths",
             )
         widths = PRESETS[size]
+    assert widths is not None
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
             f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "

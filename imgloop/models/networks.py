@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ PRESETS = {
 GROUPS = 8  # groups of every GroupNorm
 
 
-def build_network(kind: str, size: int, channels: int, widths: tuple[int, ...] | None, classes: int = 0) -> nn.Module:
+def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | None, classes: int = 0) -> nn.Module:
     """A network that maps (x, timestep, label) to an image of the shape of x; see `CompactUNet.forward`.
 
     `widths` None means the preset for `size`; `classes` 0 means unconditional. Raises UserError if `kind` or `widths`
@@ -34,6 +35,7 @@ def build_network(kind: str, size: int, channels: int, widths: tuple[int, ...] |
                 "model.widths",
             )
         widths = PRESETS[kind][size]
+    assert widths is not None
     if not widths or any(w < GROUPS or w % GROUPS for w in widths):
         raise UserError(
             f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].", "model.widths"

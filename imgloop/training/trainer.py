@@ -72,12 +72,14 @@ class CheckpointCallback(L.Callback):
             "since": [self.loss_sum, self.loss_steps],
         }
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state_dict):
+        state = state_dict
         self.done = self.saved_at = self.chunks.position = state["done"]
         self.seconds_before, self.losses = state["seconds"], state["losses"]
         self.loss_sum, self.loss_steps = state["since"]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        module: Any = pl_module
         self.done = batch[1]
         steps = batch[1] - batch[0]
         self.loss_sum, self.loss_steps = self.loss_sum + steps * module.recent_loss, self.loss_steps + steps
@@ -92,7 +94,7 @@ class CheckpointCallback(L.Callback):
             self.save(trainer)
         trainer.should_stop = stop
 
-    def on_exception(self, trainer, module, exception):
+    def on_exception(self, trainer, pl_module, exception):
         if isinstance(exception, SIGTERMException) and self.done > self.saved_at:
             self.save(trainer)
 
