@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
 REPO = Path(__file__).parent.parent
 # A chain with every stage, too small to learn anything. With display=none there is no timing trial (Plan.timed); a test
-# that reads printed lines gives SHOWN instead.
+# that reads printed lines adds display=lines.
 TINY = [
     "train.images=640",
     "n_samples=48",
@@ -23,7 +23,6 @@ TINY = [
     "threads=1",
     "display=none",
 ]
-SHOWN = [*TINY[:-1], "display=lines"]
 
 
 @pytest.fixture(autouse=True, scope="session")
