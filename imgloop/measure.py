@@ -30,7 +30,7 @@ def measure(
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.config.guards import user_measures  # here, since Hydra and torch take seconds to import
+    from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
     from imgloop.config.settings import parsed
     from imgloop.metrics.evaluator import Evaluator
 

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -24,58 +23,46 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 ANY = "generations=3 display=none"
-TRAINED = f"{ANY} train.images=640 n_samples=48 threads=1 features=pixels"
-SMALL = f"{TRAINED} data.n=150 data.heldout=50"
-DIFFUSION = "model.widths=[8,16] model.sampler_steps=2"
-TINY, GAN = f"{SMALL} {DIFFUSION}", f"{SMALL} model=gan model.widths=[8,16]"
-SOLVED = f"{ANY} data=law data.n=20 model.replicates=20 generations=5"
-GAUSSIAN = f"{SOLVED} model=gaussian model.dimension=2"
+SMALL = f"{ANY} train.images=640 n_samples=48 threads=1 features=pixels data.n=150 data.heldout=50"
+TINY, GAN = f"{SMALL} model.widths=[8,16] model.sampler_steps=2", f"{SMALL} model=gan model.widths=[8,16]"
+SOLVED = f"{ANY} model.replicates=20 generations=5"
+GAUSSIAN = f"{SOLVED} model=gaussian"
+# common settings: chains, each with its own settings; the last value of a setting counts
+GROUPS = {
+    f"{TINY} paradigm=replace": """replace: | replace-mixed: real_fraction=0.5 | accumulate: paradigm=accumulate
+    | subsample: paradigm=accumulate_subsample budget=100 | augment: paradigm=augment n_synthetic=24 seed=1
+    | fresh: paradigm=fresh n_initial=48 | edit: paradigm=edit n_initial=48 edit_fraction=0.4
+    | real_only: paradigm=real_only | schedules: n_samples=[48,32,64] train.images={start:640,factor:0.5}
+    | edm: model.objective=edm | ddpm: model.objective=ddpm | unet2d: model.network=unet2d
+    | epsilon: model.objective=ddpm model.prediction=epsilon model.sampler=dpmpp
+    | uniform: model.time=uniform model.sampler=euler model.bias=0.8 | fork: paradigm=accumulate fork="FOLDER@1"
+    | conditional: paradigm=accumulate model.conditional=true model.guidance=2
+    | conditional-real: model.conditional=true model.labels=real
+    | weights: start=weights | optimizer: start=weights_and_optimizer
+    | classifier: features=classifier data.n=null data.heldout=400 | random: features=random
+    | stacked: data=stacked_digits features=random | imbalance: data.classes=[3,5,8] data.n=null data.imbalance=5
+    | shapes: data=shapes data.size=16 features=classifier features.images=64
+    | folder: paradigm=accumulate data=folder data.root=FOLDER/folder data.size=8 data.n=null data.heldout=14
+    | cifar10: paradigm=accumulate data=cifar10 data.root=FOLDER/cifar10 data.size=8 data.n=null""",
+    f"{GAN} paradigm=replace": """gan: | gan-accumulate: paradigm=accumulate start=weights
+    | gan-conditional: model.conditional=true model.bias=0.8 start=weights_and_optimizer""",
+    f"{GAUSSIAN} data=law data.n=20 model.dimension=2": """gaussian-replace: paradigm=replace real_fraction=0.25
+    | gaussian-accumulate: paradigm=accumulate | gaussian-augment: paradigm=augment model.bias=0.8
+    | gaussian-subsample: paradigm=accumulate_subsample budget=15 model.unbiased=true
+    | gaussian-fresh: paradigm=fresh n_initial=4 | gaussian-edit: paradigm=edit edit_fraction=0.4
+    | gaussian-real_only: paradigm=real_only""",
+    GAUSSIAN: "gaussian-digits: data=digits model.replicates=3 n_initial=100 paradigm=accumulate generations=3",
+    f"{SOLVED} data=law data.n=20": """discrete: model=discrete model.outcomes=5 paradigm=replace generations=200
+    | poisson: model=poisson paradigm=accumulate_subsample | bernoulli: model=bernoulli model.p=0.3 paradigm=augment
+    | mixture: model=mixture paradigm=replace | kde: model=kde paradigm=accumulate
+    | regression-fixed: model=regression model.design=fixed paradigm=accumulate
+    | regression-resampled: model=regression model.design=resampled paradigm=replace
+    | regression-edit: model=regression paradigm=edit edit_fraction={start:0.4,factor:0.5}""",
+}
 CHAINS = {
-    "replace": f"{TINY} paradigm=replace",
-    "replace-mixed": f"{TINY} paradigm=replace real_fraction=0.5",
-    "accumulate": f"{TINY} paradigm=accumulate",
-    "subsample": f"{TINY} paradigm=accumulate_subsample budget=100",
-    "augment": f"{TINY} paradigm=augment n_synthetic=24 seed=1",
-    "fresh": f"{TINY} paradigm=fresh n_initial=48",
-    "edit": f"{TINY} paradigm=edit n_initial=48 edit_fraction=0.4",
-    "real_only": f"{TINY} paradigm=real_only",
-    "schedules": f"{TINY} paradigm=replace n_samples=[48,32,64] train.images={{start:640,factor:0.5}}",
-    "edm": f"{TINY} paradigm=replace model.objective=edm",
-    "ddpm": f"{TINY} paradigm=replace model.objective=ddpm",
-    "epsilon": f"{TINY} paradigm=replace model.objective=ddpm model.prediction=epsilon model.sampler=dpmpp",
-    "uniform": f"{TINY} paradigm=replace model.time=uniform model.sampler=euler model.bias=0.8",
-    "unet2d": f"{TINY} paradigm=replace model.network=unet2d",
-    "conditional": f"{TINY} paradigm=accumulate model.conditional=true model.guidance=2",
-    "conditional-real": f"{TINY} paradigm=replace model.conditional=true model.labels=real",
-    "weights": f"{TINY} paradigm=replace start=weights",
-    "optimizer": f"{TINY} paradigm=replace start=weights_and_optimizer",
-    "fork": f'{TINY} paradigm=accumulate fork="FOLDER@1"',
-    "classifier": f"{TRAINED} {DIFFUSION} paradigm=replace features=classifier",
-    "random": f"{TINY} paradigm=replace features=random",
-    "shapes": f"{TINY} paradigm=replace data=shapes data.size=16 features=classifier features.images=320",
-    "stacked": f"{TINY} paradigm=replace data=stacked_digits features=random",
-    "imbalance": f"{TINY} paradigm=replace data.classes=[3,5,8] data.n=null data.imbalance=5",
-    "folder": f"{TINY} paradigm=accumulate data=folder data.root=FOLDER/folder data.size=8 data.n=null data.heldout=14",
-    "cifar10": f"{TINY} paradigm=accumulate data=cifar10 data.root=FOLDER/cifar10 data.size=8 data.n=null",
-    "gan": f"{GAN} paradigm=replace",
-    "gan-accumulate": f"{GAN} paradigm=accumulate start=weights",
-    "gan-conditional": f"{GAN} paradigm=replace model.conditional=true model.bias=0.8 start=weights_and_optimizer",
-    "gaussian-replace": f"{GAUSSIAN} paradigm=replace real_fraction=0.25",
-    "gaussian-accumulate": f"{GAUSSIAN} paradigm=accumulate",
-    "gaussian-subsample": f"{GAUSSIAN} paradigm=accumulate_subsample budget=15 model.unbiased=true",
-    "gaussian-augment": f"{GAUSSIAN} paradigm=augment model.bias=0.8",
-    "gaussian-fresh": f"{GAUSSIAN} paradigm=fresh n_initial=4",
-    "gaussian-edit": f"{GAUSSIAN} paradigm=edit edit_fraction=0.4",
-    "gaussian-real_only": f"{GAUSSIAN} paradigm=real_only",
-    "gaussian-digits": f"{ANY} data=digits model=gaussian model.replicates=3 n_initial=100 paradigm=accumulate",
-    "discrete": f"{SOLVED} model=discrete model.outcomes=5 paradigm=replace generations=200",
-    "poisson": f"{SOLVED} model=poisson paradigm=accumulate_subsample",
-    "bernoulli": f"{SOLVED} model=bernoulli model.p=0.3 paradigm=augment",
-    "mixture": f"{SOLVED} model=mixture paradigm=replace",
-    "kde": f"{SOLVED} model=kde paradigm=accumulate",
-    "regression-fixed": f"{SOLVED} model=regression model.design=fixed paradigm=accumulate",
-    "regression-resampled": f"{SOLVED} model=regression model.design=resampled paradigm=replace",
-    "regression-edit": f"{SOLVED} model=regression paradigm=edit edit_fraction={{start:0.4,factor:0.5}}",
+    name.strip(): {o.partition("=")[0]: o for o in f"{common} {own}".split()}
+    for common, chains in GROUPS.items()
+    for name, _, own in (text.partition(":") for text in chains.split("|"))
 }
 EXTENDED = ("accumulate", "conditional", "gan", "gaussian-accumulate")  # also in two runs: 2 generations, then 3 or 5
 
@@ -83,9 +70,8 @@ EXTENDED = ("accumulate", "conditional", "gan", "gaussian-accumulate")  # also i
 def write_images(root: Path) -> None:
     """Write a folder of two classes, and train/ and test/ of ten classes, as PNG files of random colours."""
     rng = np.random.default_rng(0)
-    for name in [f"folder/{c}" for c in "ab"] + [
-        f"cifar10/{part}/{c}" for part in ("train", "test") for c in range(10)
-    ]:
+    places = [f"cifar10/{part}/{c}" for part in ("train", "test") for c in range(10)]
+    for name in ["folder/a", "folder/b", *places]:
         (root / name).mkdir(parents=True)
         for i in range(20 if name.startswith("folder") else 5):
             Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
@@ -126,18 +112,13 @@ def run(name: str, root: Path) -> tuple[str, dict]:
     import imgloop
 
     Figure.savefig = lambda *a, **k: None  # figures are not compared, and take longer than the chains
-    began, base = time.perf_counter(), name.removesuffix("-extended")
-    out, text = f"out={root / name}", CHAINS[base]
+    base, out, folder = name.removesuffix("-extended"), f"out={root / name}", root / "images"
     if name == "fork":
-        text = text.replace("FOLDER", str(imgloop.run([*CHAINS["replace"].split(), out]).folder))
-    overrides = {
-        o.partition("=")[0]: o for o in text.replace("FOLDER", str(root / "images")).split()
-    }  # the last counts
+        folder = imgloop.run([*CHAINS["replace"].values(), out]).folder
+    overrides = {key: o.replace("FOLDER", str(folder)) for key, o in CHAINS[base].items()}
     if name != base:
         imgloop.run([*(overrides | {"generations": "generations=2"}).values(), out])
-    result = chain(imgloop.run([*overrides.values(), out]).folder)
-    print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
-    return name, result
+    return name, chain(imgloop.run([*overrides.values(), out]).folder)
 
 
 def run_all() -> dict:
@@ -160,20 +141,21 @@ def differences(before, now, path: str = "") -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="write the hashes to this JSON file")
-    what.add_argument("--compare", type=Path, help="compare with the hashes in this JSON file")
+    parser.add_argument("--out", type=Path, help="write the hashes to this JSON file")
+    parser.add_argument("--compare", type=Path, help="compare with the hashes in this JSON file")
     a = parser.parse_args()
+    if not (a.out or a.compare):
+        parser.error("give --out or --compare")
     before = json.loads(a.compare.read_text()) if a.compare else None
     now = run_all()
-    if before is None:
+    if a.out:
         a.out.write_text(json.dumps(now, indent=1) + "\n")
-        return
-    lines = differences(before, now)
-    changed = [line for line in lines if "/protocol: " not in line]
-    print(*(line if line in changed else f"note: {line}" for line in lines), sep="\n")
-    print(f"{len(before)} chains compared: {len(changed)} differences")
-    sys.exit(bool(changed))
+    if before is not None:
+        lines = differences(before, now)
+        changed = [line for line in lines if "/protocol: " not in line]
+        print(*(line if line in changed else f"note: {line}" for line in lines), sep="\n")
+        print(f"{len(before)} chains compared: {len(changed)} differences")
+        sys.exit(bool(changed))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import imgloop
 from imgloop import loop
-from imgloop.config.settings import CONF, compose, parsed
+from imgloop.config.compose import CONF, compose
+from imgloop.config.settings import parsed
 from imgloop.display import clock
 from imgloop.errors import Stopped
 from imgloop.study import solved as results

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from imgloop.collapse import definitions
 from imgloop.collapse.profile import collapse_profile
 
+ttest: Any = stats.ttest_1samp  # its stubs lack the attributes of its result
 G = 8
 T = np.arange(G + 1)
 LOG = np.cumsum(1 / (T + 1)) - 1  # harmonic growth

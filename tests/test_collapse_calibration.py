@@ -1,5 +1,5 @@
-"""Error rates and power of the profile in simulated studies, against docs/profile.md; and the same with the rules broken
-on purpose, which must fail."""
+"""Error rates and power of the profile in simulated studies, against docs/profile.md; and the same with the rules
+broken on purpose, which must fail."""
 
 import sys
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_false_exclusions_are_at_most_five_in_a_hundred_each(kind, accumulated, 
 @pytest.mark.parametrize("kind", calibrate.NOISES)
 @pytest.mark.parametrize("effect, least", [(2.0, 0.62), (3.0, 0.89)])
 def test_planted_collapses_are_hit_with_the_stated_power(kind, effect, least):
-    # docs/profile.md: four of eight definitions planted, 5 seeds: about .68 at two standard deviations, .94 to .97 at three.
+    # docs/profile.md, four of eight definitions at 5 seeds: about .7 at two standard deviations, .94 to .97 at three.
     four = dict.fromkeys((1, 2, 4, 7), effect)
     found = Simulated(13, STUDIES, kind=kind).judged(four)
     hits = np.mean([found[k].detected.mean() for k in four])

@@ -12,8 +12,8 @@ from imgloop.analytic import theory
 from imgloop.analytic.course import Course
 from imgloop.collapse.profile import collapse_profile
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "paper_parts")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "paper_parts"))
 import known_law  # pyright: ignore[reportMissingImports]
 import paper  # pyright: ignore[reportMissingImports]
 

@@ -7,7 +7,7 @@ from test_diffusion import fitted, training_set
 
 from imgloop.errors import UserError
 from imgloop.models import load
-from imgloop.models.diffusion import Denoising, Diffusion
+from imgloop.models.diffusion import Diffusion, DiffusionModule
 from imgloop.models.objectives import DDPM, EDM, OBJECTIVES, Flow
 from imgloop.models.samplers import draw, evaluations, guided
 from imgloop.pool import REAL
@@ -93,7 +93,7 @@ def test_the_loss_is_smallest_at_the_exact_network(name):
 
     def loss(mean, sd):
         o = EACH[name]
-        return Denoising(Exact(o, mean, sd), o, Gaussian(), 10, 1e-3, 0.9).loss(0).item()
+        return DiffusionModule(Exact(o, mean, sd), o, Gaussian(), 10, 1e-3, 0.9).loss(0).item()
 
     assert loss(MEAN, SD) < min(loss(0.2, SD), loss(MEAN, 0.6), loss(MEAN, 0.4))
 

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from imgloop import store
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool, TrainingSet, check_mix
-from imgloop.training.trainer import Batches
+from imgloop.training.batches import Batches
 
 SHAPE = (3, 4, 5)
 SIZES = {REAL: 12, 0: 7, 1: 20, 2: 1}

@@ -78,13 +78,13 @@ def test_the_two_set_up_commands_are_in_the_readme():
 @pytest.mark.parametrize("command", [c for c in RUNS if c != FORK])
 def test_settings_are_valid(command):
     """Every chain of a command composes, and on the digits its paradigm can build every training set."""
-    from imgloop.config.settings import build, parsed
+    from imgloop.config.settings import parsed
 
     for job in jobs(arguments_of(command)):
         settings = parsed(job)
         if settings.choices["data"] != "digits":
             continue
-        paradigm, sizes, rng = build(settings.config["paradigm"]), {-1: 1397}, np.random.default_rng(0)
+        paradigm, sizes, rng = settings.build("paradigm"), {-1: 1397}, np.random.default_rng(0)
         for t in range(min(settings.config["generations"], 10)):
             assert len(paradigm(sizes, t, rng)) > 0
             sizes[t] = int(settings.n_samples(t)) if settings.n_samples else paradigm.initial(sizes, 0)

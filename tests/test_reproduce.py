@@ -11,7 +11,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from imgloop.analytic.course import Course
-from imgloop.config.settings import CONF, build, compose, parsed
+from imgloop.config.compose import CONF, compose
+from imgloop.config.settings import parsed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import faults
@@ -49,7 +50,7 @@ def test_twins_cover_every_solvable_system_and_every_rule():
 
 @pytest.mark.parametrize("model", sorted(chosen("model")))
 def test_twins_cover_every_closed_form(model):
-    system = build(parsed([f"model={model}"]).config["model"])
+    system = parsed([f"model={model}"]).build("model")
     known = system.theory(Course("replace", 20, (20, 20, 20)), real=None)
     covered = {q for twin in TWINS if f"model={model}" in twin.chain.split() for q in twin.quantities.split()}
     assert covered - {"collapse_time"} == set(known)

@@ -22,7 +22,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import imgloop.data.batches as batches
-from imgloop.config.settings import CONF, build, parsed
+from imgloop.config.compose import CONF
+from imgloop.config.settings import parsed
 from imgloop.data import Facts, judge_of
 from imgloop.data.cifar import Cifar10, Cifar100
 from imgloop.data.classes import chosen, long_tail
@@ -613,8 +614,8 @@ def test_ffhq_thumbnails(tmp_path, wrapper):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "data").glob("*.yaml") if p.stem != "law"))
 def test_every_source_has_the_settings_and_defaults_of_its_file(name):
     needed = ["data.root=somewhere"] if "???" in (CONF / "data" / f"{name}.yaml").read_text() else []
-    node = parsed([f"data={name}", *needed]).config["data"]
-    source = build(node)
+    chosen = parsed([f"data={name}", *needed])
+    node, source = chosen.config["data"], chosen.build("data")
     assert {k: v for k, v in node.items() if k != "_target_"} == vars(source)
     written = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
     assert {f.name: f.default for f in fields(source) if f.name != "root"} == {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from imgloop import store
-from imgloop.data.real import RealData
+from imgloop.data.real import Facts, RealData
 from imgloop.errors import UserError
 from imgloop.measures import COLUMNS, MEASURES, MeasureInfo
 from imgloop.pool import Pool
@@ -166,12 +166,12 @@ def test_solved_chains_are_compared_by_their_means(tmp_path, drawn):
 
 def test_real_data_are_stored_once_and_read_back(tmp_path):
     x = np.arange(3 * 16, dtype=np.uint8).reshape(3, 1, 4, 4)
-    real = RealData(Pool(x, np.array([0, 1, 0])), Pool(x[:1]), ("a", "b"), {"label": "test"})
+    real = RealData(Pool(x, np.array([0, 1, 0])), Pool(x[:1]), ("a", "b"), Facts("test"))
     for _ in range(2):
         write_real(tmp_path / "shared", real)
     trained_chain(tmp_path)
     found = Study(tmp_path).real
-    assert real_key(found) == real_key(real) and found.classes == ("a", "b") and found.facts == {"label": "test"}
+    assert real_key(found) == real_key(real) and found.classes == ("a", "b") and found.facts == Facts("test")
     assert isinstance(found.train.x, np.memmap) and found.heldout.y is None
     assert real_key(read_real(tmp_path / "shared" / f"real-{real_key(real)}")) == real_key(real)
 
@@ -219,6 +219,5 @@ def test_reading_imports_nothing_that_runs_chains():
         "multirun",
         "api",
         "metrics",
-        "config",
     }
     assert not {"pandas", "scipy", "torch", "matplotlib"} & set(loaded)

@@ -23,7 +23,7 @@ from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
 from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.trained import LATENTS, sample_sizes
-from imgloop.config.guards import call, guarded, what
+from imgloop.guards import call, guarded, what
 from imgloop.config.settings import MIXING, Settings
 from imgloop.contracts import Curation, Paradigm
 from imgloop.curation import Everything, Random, Released

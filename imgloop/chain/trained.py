@@ -13,7 +13,7 @@ from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.fork import check_fork, copy_fork
 from imgloop.chain.plan import Plan
 from imgloop.config.fork import Fork
-from imgloop.config.guards import guarded, user_measures
+from imgloop.guards import guarded, user_measures
 from imgloop.config.settings import STARTS, Settings
 from imgloop.curation import Released
 from imgloop.errors import UserError

@@ -56,7 +56,7 @@ def profiled(arguments: list[str]) -> None:
     from imgloop.collapse.profile import collapse_profile
     from imgloop.study.frozen import frozen
     from imgloop.study.plain import read_table
-    from imgloop.study.tables import csv_text
+    from imgloop.study.tables import chains, csv_text, measures
 
     stored = frozen(a.path) if a.path.is_dir() else None
     profile = collapse_profile(
@@ -68,6 +68,7 @@ def profiled(arguments: list[str]) -> None:
         generation=a.generation,
         noise_risk=a.noise_risk,
         frozen=stored,
+        measures=measures(chains(a.path)) if a.path.is_dir() else None,
         subjects=by_role(a.subject),
     )
     if a.csv:

@@ -20,7 +20,7 @@ KEYS = ("condition", "seed", "generation")
 MEASURES = Subjects.of().columns  # the columns that are read by default
 SIZED = re.compile(r",(?:n_initial|data\.n)=([^,]*)")  # the number of real samples in a condition's name
 # Settings of one paradigm, and of the number of samples drawn: a control has none of them.
-MIXING_ONLY = ("real_fraction", "n_real", "n_synthetic", "budget", "edit_fraction", "n_samples")
+MIXING_ONLY = ("real_fraction", "n_real", "n_synthetic", "budget", "edit_fraction", "n_samples", "curation", "correction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def implausible(known: list[Condition], subjects: Subjects) -> list[str]:
 def settings(base: str) -> tuple[str, frozenset[str]]:
     """A condition's paradigm, and those of its settings that a control must share."""
     paradigm, values = parts(base)
-    return paradigm, frozenset(f"{key}={value}" for key, value in values.items() if key not in MIXING_ONLY)
+    return paradigm, frozenset(f"{key}={value}" for key, value in values.items() if key.split(".")[0] not in MIXING_ONLY)
 
 
 def parts(name: str) -> tuple[str, dict[str, str]]:

@@ -48,7 +48,7 @@ class Config:
     data: Any = None
     model: Any = None
     features: Any = None
-    measure: Any = field(default_factory=dict)
+    measure: dict[str, Any] = field(default_factory=dict)
     collapse: Any = None
     trainer: Any = None
     logger: Any = None
@@ -169,9 +169,14 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def composed(*overrides: str, config_dirs: Sequence[Path] = ()) -> Any:
+    """The config of choices of options alone, composed once for equal files; not to be changed."""
+    files = sorted(p for folder in config_dirs for group in GROUPS for p in (folder / group).rglob("*.yaml"))
+    return _composed(overrides, tuple(config_dirs), tuple((p, p.stat().st_mtime_ns) for p in files))
+
+
 @cache
-def composed(*overrides: str, config_dirs: tuple[Path, ...] = ()) -> Any:
-    """The config of choices of options alone, composed once a process; not to be changed."""
+def _composed(overrides: tuple[str, ...], config_dirs: tuple[Path, ...], files: tuple[tuple[Path, int], ...]) -> Any:
     return compose(overrides, config_dirs)
 
 

@@ -196,6 +196,6 @@ def model_of_kind(kind: object, folder: Path, config_dirs: Sequence[Path]) -> co
         )
     from omegaconf import OmegaConf
 
-    node = OmegaConf.to_container(composed(f"model={kind}", config_dirs=tuple(config_dirs)).model, resolve=True)
+    node = OmegaConf.to_container(composed(f"model={kind}", config_dirs=config_dirs).model, resolve=True)
     assert isinstance(node, dict)
     return build(part_of("model", kind, node, config_dirs), node)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.metrics.trained import fitted
 from imgloop.provenance import versions
 
 CHUNK = 256  # images of up to 64 pixels a forward pass
@@ -125,8 +126,6 @@ def classifier(real, shared: Path, device: str, progress=None, *, images: int | 
     `images`, the number of training images seen, forces training; None leaves both choices to the data. Raises
     UserError for data without labels. Facts: see `imgloop.metrics.trained.fitted`.
     """
-    from imgloop.metrics.trained import fitted
-
     if real.classes is None:
         raise UserError(
             "features=classifier needs labelled data, which has one sub-folder a class: use features=random or "
@@ -135,7 +134,10 @@ def classifier(real, shared: Path, device: str, progress=None, *, images: int | 
     if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
         raise UserError(f"features.images={images}: give a whole number of at least 1, or null.")
     network, facts = fitted(real, Path(shared), images, progress)
-    return Extractor("classifier", network, device, facts)
+    extractor = Extractor("classifier", network, device, facts)
+    if "digit_accuracy" in facts:  # of stacked digits: all three digits must be right
+        facts["heldout_accuracy"] = float((extractor(real.heldout.x).labels == np.asarray(real.heldout.y)).mean())
+    return extractor
 
 
 def pixels(real, shared: Path, device: str, progress=None) -> Extractor:

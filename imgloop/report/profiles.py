@@ -47,6 +47,8 @@ def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
             risk=question.risk,
             generation=question.generation,
             frozen=written,
+            measures=study.measures,
+            subjects=question.subjects,
         )
         return profile, ""
     except UserError as e:

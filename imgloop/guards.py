@@ -1,4 +1,4 @@
-"""Guards of a user's parts: what they raise or return becomes one sentence that names the part and what was expected."""
+"""Guards of a user's parts: a wrong result or an exception becomes one sentence that names the part."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imgloop import contracts
 from imgloop.config.parts import Part, check_contract
 from imgloop.config.settings import Settings
 from imgloop.contracts import Context, Generator, Release, Sizes
+from imgloop.data.real import RealData
 from imgloop.errors import Stopped, UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.pool import Mix, Pool, TrainingSet, check_mix
@@ -54,8 +55,6 @@ class GuardedSource:
     inner: contracts.Source
 
     def load(self, cache: Path, progress: Callable[[int, int], None] | None = None):
-        from imgloop.data.real import RealData  # upwards, for the type alone
-
         real = call(self.part, "loading", self.inner.load, cache, progress)
         if not isinstance(real, RealData):
             raise self.part.error(f"returned {what(real)} from load; expected imgloop.RealData.")
