@@ -1,4 +1,6 @@
-"""What the tests share: small settings, and the command line as a user meets it."""
+"""Fixtures of all tests: the settings of a tiny chain, and the command line as a user runs it."""
+
+from __future__ import annotations
 
 import os
 import subprocess
@@ -10,7 +12,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
 REPO = Path(__file__).parent.parent
-# A chain that takes a second or two: every stage is there, at a size at which nothing is learnt.
+# A chain with every stage, too small to learn anything. With display=none there is no timing trial (Plan.timed); a test
+# that reads printed lines adds display=lines.
 TINY = [
     "train.images=640",
     "n_samples=48",
@@ -18,13 +21,13 @@ TINY = [
     "model.widths=[8,16]",
     "model.sampler_steps=2",
     "threads=1",
-    "display=lines",
+    "display=none",
 ]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tests share two cores with whatever else runs; bit-for-bit comparisons need one number of threads."""
+    """One thread: bit-for-bit comparisons need the same number everywhere, and tests run side by side."""
     import torch
 
     torch.set_num_threads(1)
@@ -32,14 +35,14 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """Decoded images go to a folder of the test session, not to the user's cache."""
+    """Store decoded images in a folder of the test session instead of the user's cache."""
     monkeypatch.setenv("IMGLOOP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(autouse=True)
 def undrawn(request):
-    """Curves are a quarter of a tiny chain's time: drawn by the chains of module fixtures, by those of the command
-    line, in test_figures.py and for tests that ask, and by no other."""
+    """Skip plots of curves, a quarter of a tiny chain's time, unless the test requests the fixture `drawn`. Chains of
+    module fixtures and of other processes still plot them."""
     with pytest.MonkeyPatch.context() as patch:
         if "drawn" not in request.fixturenames:
             patch.setattr("imgloop.figures.curves", lambda *a: b"")
@@ -49,16 +52,16 @@ def undrawn(request):
 
 @pytest.fixture
 def drawn():
-    """Asks for figures to be drawn."""
+    """Request that curves are plotted."""
 
 
 def imgloop(*arguments, module="imgloop", **more) -> subprocess.CompletedProcess:
-    """Run `python -m imgloop ...` in a process that finds the heavy imports done: what it printed and its status."""
+    """Run `python -m imgloop ...` in a forked process that has the heavy imports already; output and exit status."""
     return preloaded.run("-m", module, *arguments, **more)
 
 
 def interpreter(*arguments, module="imgloop", cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """Run `python -m imgloop ...` in a fresh interpreter, which takes five seconds more."""
+    """Run `python -m imgloop ...` in a fresh interpreter, which takes five seconds longer."""
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd or REPO,

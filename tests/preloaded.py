@@ -1,6 +1,10 @@
-"""`python -m MODULE ARGUMENTS` as a process of its own that finds the heavy imports done: forked from a server that has
-imported them once. The process has its own number, signals, folder, environment, output and status, as a user's has;
-what a fresh interpreter alone can show (what is imported, and when) is left to the tests that start one."""
+"""Run `python -m MODULE ARGUMENTS` fast: in a process forked from a server that has done the heavy imports once.
+
+The process has its own id, signals, working folder, environment, output and exit status, like a user's. Only tests of
+what is imported, and when, need a fresh interpreter.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import multiprocessing
@@ -15,7 +19,7 @@ from pathlib import Path
 REPO = Path(__file__).parent.parent
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = [
-    "torch._dynamo",  # which the first optimiser imports
+    "torch._dynamo",  # imported by the first optimiser
     "hydra.main",
     "imgloop.loop",
     "imgloop.figures",
@@ -31,7 +35,7 @@ PRELOADED = [
 
 @contextlib.contextmanager
 def environment(**more):
-    """The environment, while the server starts: what it was, and `more`."""
+    """Add `more` to the environment while the server starts."""
     before = dict(os.environ)
     os.environ.update(more)
     try:
@@ -42,7 +46,7 @@ def environment(**more):
 
 
 def serve() -> None:
-    """Start the server, once a process; it ends with us."""
+    """Start the server once per test process, with which it ends."""
     CONTEXT.set_forkserver_preload(PRELOADED)
     path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
     with environment(PYTHONPATH=path, OMP_NUM_THREADS="1"):
@@ -50,23 +54,23 @@ def serve() -> None:
 
 
 def become(code: tuple[str, ...], cwd: str, env: dict[str, str], outputs: tuple[str, str]) -> None:
-    """In the forked process: be `python CODE`, where CODE is -m MODULE ARGUMENTS or -c PROGRAM."""
+    """Run `python CODE` in this forked process; CODE is -m MODULE ARGUMENTS or -c PROGRAM."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
-    kind, what, *arguments = code
-    sys.argv = [what if kind == "-m" else kind, *arguments]
+    kind, target, *arguments = code
+    sys.argv = [target if kind == "-m" else kind, *arguments]
     if kind == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        runpy.run_module(target, run_name="__main__", alter_sys=True)
     else:
-        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+        exec(compile(target, "<string>", "exec"), {"__name__": "__main__"})
 
 
 class Command:
-    """A running `python CODE`, with what of subprocess.Popen the tests use; output goes to files."""
+    """A running `python CODE`, with the part of subprocess.Popen's interface that the tests use; output goes to files."""
 
     def __init__(self, *code, cwd=None, env=None):
         serve()
@@ -74,8 +78,8 @@ class Command:
         self.paths = tuple(f"{self.folder.name}/{name}" for name in ("stdout", "stderr"))
         for path in self.paths:
             Path(path).touch()
-        told = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-        self.process = CONTEXT.Process(target=become, args=(self.args, str(cwd or REPO), told, self.paths))
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        self.process = CONTEXT.Process(target=become, args=(self.args, str(cwd or REPO), environ, self.paths))
         self.process.start()
 
     @property
@@ -90,7 +94,7 @@ class Command:
             os.kill(self.process.pid, number)
 
     def communicate(self, timeout: float) -> tuple[str, str]:
-        """Standard output and error, once it has ended."""
+        """Wait for the end; standard output and error."""
         self.process.join(timeout)
         if self.process.is_alive():
             self.process.kill()
@@ -102,7 +106,7 @@ class Command:
 
 
 def run(*code, cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:
-    """Run `python CODE` to its end: what it printed and its status."""
+    """Run `python CODE` to its end; its output and exit status."""
     started = Command(*code, cwd=cwd, env=env)
     out, err = started.communicate(timeout)
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)

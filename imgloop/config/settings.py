@@ -134,7 +134,7 @@ class Settings:
                 several[0],
             )
         chosen = [f"{g}={groups[g]}" for g in kept if groups.get(g)]
-        names = measure_names(cfg, choices)
+        names = measure_names(cfg, choices, folders)
         chosen += [f"measure=[{','.join(names)}]"] if names else []
         base = composed(*chosen, config_dirs=folders)
         for name in [k for k in base if k != "hydra"]:
@@ -388,13 +388,27 @@ class Settings:
         return self.study / self.condition / f"seed{self.config['seed']}"
 
 
-def measure_names(cfg: Any, choices: Mapping[str, Any]) -> list[str]:
-    """The names of the user's measures that a config asks for, in its order: measure=a, measure=[a,b]."""
-    one = choices.get("measure")
+def measure_names(cfg: Any, choices: Mapping[str, Any], config_dirs: Sequence[Path]) -> list[str]:
+    """The names of the user's measures that a config asks for, in its order: measure=a, measure=[a,b]. Raises UserError
+    for one that is not an option of measure."""
+    one, nodes = choices.get("measure"), cfg.get("measure") or {}
     if isinstance(one, str):
         return [one]
-    nodes = cfg.get("measure") or {}
-    return [str(k) for k in nodes if hasattr(nodes[k], "keys")]
+    known = options("measure", config_dirs)
+    if not hasattr(nodes, "keys"):
+        advice = f"choose one of {', '.join(known)}" if known else "imgloop has none; they come from --config-dir"
+        raise UserError(f"measure={nodes} does not exist: {advice}.", "measure")
+    if "_target_" in nodes:
+        raise UserError(
+            "measure=[...] needs measures whose YAML files begin with the line # @package measure.NAME: add it.",
+            "measure",
+        )
+    if unknown := [k for k in nodes if k not in known]:
+        raise UserError(
+            f"measure.{unknown[0]} is not a setting: choose measures of your own with measure=NAME, from --config-dir.",
+            f"measure.{unknown[0]}",
+        )
+    return [str(k) for k in nodes]
 
 
 def by_name(node: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any]:
