@@ -23,8 +23,10 @@ from scipy.special import digamma, gammaln
 
 import imgloop
 from imgloop import store
-from imgloop.chain.solved import Table
+from imgloop.chain.solved import SolvedChain
 from imgloop.config import settings as config
+from imgloop.config.compose import GROUPS, compose
+from imgloop.config.compose import composed as composed_once
 from imgloop.errors import Stopped, UserError
 from imgloop.paradigm import AccumulateSubsample, Paradigm
 from imgloop.pool import REAL, Mix
@@ -33,28 +35,18 @@ from imgloop.study.compare import compare
 
 SYSTEMS = ("gaussian", "discrete", "poisson", "bernoulli", "mixture", "kde", "regression")
 FILES = {".lock", "config.yaml", "curves.png", "metrics.csv", "record.json", "replicates.safetensors", "run.log"}
-GROUPS = {p.name for p in config.CONF.iterdir() if p.is_dir()}
-compose, choices = config.compose, {}
 
 
 def groups(overrides) -> tuple[str, ...]:
     return tuple(o for o in overrides if o.split("=")[0] in GROUPS)
 
 
-def quickly(overrides=()):
-    """config.compose for many chains: each choice of options is composed once, and its settings are then changed."""
-    chosen = groups(overrides)
-    if chosen not in choices:
-        choices[chosen] = cfg = compose(chosen)
-        if not any(o.startswith(("tier=", "trainer=")) for o in chosen):  # as spelt out where defaults are looked up
-            told = cfg.hydra.runtime.choices
-            spelt = (f"{g}={told[g]}" for g in ("experiment", "paradigm", "data", "model", "features") if told.get(g))
-            choices.setdefault(tuple(spelt), cfg)
-    if len(chosen) == len(overrides):
-        return choices[chosen]
-    cfg = copy.deepcopy(choices[chosen])
+def quickly(overrides=(), config_dirs=()):
+    """compose() for many chains: each choice of options is composed once, and its settings are then changed."""
+    assert not config_dirs
+    cfg = copy.deepcopy(composed_once(*groups(overrides)))
     for o in overrides:
-        if o not in chosen:
+        if o not in groups(overrides):
             OmegaConf.update(cfg, *setting(o))
     return cfg
 
@@ -69,8 +61,8 @@ def setting(override: str):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):
     """Configs are composed quickly, except for the tests that ask."""
-    asked = "composed" in request.fixturenames
-    monkeypatch.setattr(config, "compose", lambda o=(): (compose if asked and len(groups(o)) < len(o) else quickly)(o))
+    if "composed" not in request.fixturenames:
+        monkeypatch.setattr(config, "compose", quickly)
 
 
 @pytest.fixture
@@ -456,8 +448,8 @@ def notices(tmp_path, *overrides):
 
 
 def test_twin_the_same_noise_in_every_generation(tmp_path, monkeypatch):
-    seed = Table.seed
-    monkeypatch.setattr(Table, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose))
+    seed = SolvedChain.seed
+    monkeypatch.setattr(SolvedChain, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose))
     notices(tmp_path, *ODD, "n_samples=9", "paradigm=replace")
 
 
@@ -506,24 +498,24 @@ def test_twin_the_wrong_divisor(tmp_path, monkeypatch):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What each generation was made of: (t, fitted, mix, the rows it names, pool), as the loop handed it over."""
-    seen, commit, fitted = [], Table.commit, Table.fitted
+    """What the loop gave each generation: t, the fitted system, its mix, the rows that the mix names, and its pool."""
+    seen, commit, fitted = [], SolvedChain.commit, SolvedChain.fitted
 
     def fit(self, t, model, data):
         before = {o: p.x.copy() for o, p in data.pools.items()}
-        f = fitted(self, t, model, data)
+        result = fitted(self, t, model, data)
         assert all(np.array_equal(p.x, before[o]) for o, p in data.pools.items())  # fitting changes no pool
         rows = np.stack([data.gather(np.arange(len(data)), r) for r in range(data.mix.row.shape[1])], 1)
-        seen.append({"t": t, "f": f, "mix": data.mix, "rows": rows, "real": before[REAL]})
-        return f
+        seen.append({"t": t, "f": result.generator, "mix": data.mix, "rows": rows, "real": before[REAL]})
+        return result
 
-    def keep(self, t, f, mix, pool, scores):
-        assert seen[-1]["f"] is f and seen[-1]["mix"] is mix
-        seen[-1]["pool"] = pool.x.copy()
-        commit(self, t, f, mix, pool, scores)
+    def keep(self, t, result, mix, samples, released, scores, parts):
+        assert seen[-1]["f"] is result.generator and seen[-1]["mix"] is mix
+        seen[-1]["pool"] = released.pool.x.copy()
+        commit(self, t, result, mix, samples, released, scores, parts)
 
-    monkeypatch.setattr(Table, "fitted", fit)
-    monkeypatch.setattr(Table, "commit", keep)
+    monkeypatch.setattr(SolvedChain, "fitted", fit)
+    monkeypatch.setattr(SolvedChain, "commit", keep)
     return seen
 
 
@@ -759,14 +751,14 @@ def test_the_same_chain_cannot_run_twice_at_once(finished):
 
 def stop_after(monkeypatch, generation: int) -> None:
     """A signal comes while `generation` is committed."""
-    commit = Table.commit
+    commit = SolvedChain.commit
 
     def stopping(self, t, *args):
         commit(self, t, *args)
         if t == generation:
             self.stop.signal = signal.SIGINT
 
-    monkeypatch.setattr(Table, "commit", stopping)
+    monkeypatch.setattr(SolvedChain, "commit", stopping)
 
 
 def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_sitting(tmp_path, monkeypatch):
@@ -785,7 +777,7 @@ def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_
 
 def test_interrupted_before_its_first_generation_a_chain_can_be_begun_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Table, "fitted", lambda self, *a: setattr(self.stop, "signal", 2) or self.stop.forget())
+        patch.setattr(SolvedChain, "fitted", lambda self, *a: setattr(self.stop, "signal", 2) or self.stop.end_of_fit())
         with pytest.raises(Stopped):
             chain(tmp_path, *STANDARD, "generations=2")
     assert len(chain(tmp_path, *STANDARD, "generations=2").metrics) == 2
@@ -1013,7 +1005,7 @@ WRONG = [
     (("model=gaussian", "features=pixels"), r"features has no effect"),
     (("model=gaussian", "features.images=5"), r"features has no effect"),
     (("model=gaussian", "trainer=gpu"), r"trainer has no effect"),
-    (("model=gaussian", "trainer.chunk=3"), r"trainer has no effect"),
+    (("model=gaussian", "trainer.checkpoint_seconds=3"), r"trainer has no effect"),
     (("model=gaussian", "train.images=5"), r"train.* has no effect"),
     (("model=gaussian", "start=weights"), r"start has no effect"),
     (("model=gaussian", "keep_models=1"), r"keep_models has no effect"),
