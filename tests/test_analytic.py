@@ -962,7 +962,7 @@ def test_a_table_without_its_replicates_is_not_taken_for_a_chain_of_images(tmp_p
 # Wrong settings: one sentence, and nothing left behind
 
 WRONG = [  # settings, the setting that the error names, a key word of its message
-    (("model=regression", "data.n=6"), None, "Generation 1"),
+    (("model=regression", "data.n=6"), None, "T > d"),
     (("model=regression", "data.n=20", "paradigm=replace", "n_samples=6"), None, "Generation 1"),
     (("model=gaussian", "data.n=1"), None, "n = 1"),
     (("model=mixture", "data.n=1"), None, "n = 1"),
