@@ -23,8 +23,10 @@ from scipy.special import digamma, gammaln
 
 import imgloop
 from imgloop import store
-from imgloop.chain.solved import Table
+from imgloop.chain.solved import SolvedChain
 from imgloop.config import settings as config
+from imgloop.config.compose import GROUPS, compose
+from imgloop.config.compose import composed as composed_once
 from imgloop.errors import Stopped, UserError
 from imgloop.paradigm import AccumulateSubsample, Paradigm
 from imgloop.pool import REAL, Mix
@@ -33,28 +35,18 @@ from imgloop.study.compare import compare
 
 SYSTEMS = ("gaussian", "discrete", "poisson", "bernoulli", "mixture", "kde", "regression")
 FILES = {".lock", "config.yaml", "curves.png", "metrics.csv", "record.json", "replicates.safetensors", "run.log"}
-GROUPS = {p.name for p in config.CONF.iterdir() if p.is_dir()}
-compose, choices = config.compose, {}
 
 
 def groups(overrides) -> tuple[str, ...]:
     return tuple(o for o in overrides if o.split("=")[0] in GROUPS)
 
 
-def quickly(overrides=()):
-    """config.compose for many chains: each choice of options is composed once, and its settings are then changed."""
-    chosen = groups(overrides)
-    if chosen not in choices:
-        choices[chosen] = cfg = compose(chosen)
-        if not any(o.startswith(("tier=", "trainer=")) for o in chosen):  # as spelt out where defaults are looked up
-            told = cfg.hydra.runtime.choices
-            spelt = (f"{g}={told[g]}" for g in ("experiment", "paradigm", "data", "model", "features") if told.get(g))
-            choices.setdefault(tuple(spelt), cfg)
-    if len(chosen) == len(overrides):
-        return choices[chosen]
-    cfg = copy.deepcopy(choices[chosen])
+def quickly(overrides=(), config_dirs=()):
+    """compose() for many chains: each choice of options is composed once, and its settings are then changed."""
+    assert not config_dirs
+    cfg = copy.deepcopy(composed_once(*groups(overrides)))
     for o in overrides:
-        if o not in chosen:
+        if o not in groups(overrides):
             OmegaConf.update(cfg, *setting(o))
     return cfg
 
@@ -69,8 +61,8 @@ def setting(override: str):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, request):
     """Configs are composed quickly, except for the tests that ask."""
-    asked = "composed" in request.fixturenames
-    monkeypatch.setattr(config, "compose", lambda o=(): (compose if asked and len(groups(o)) < len(o) else quickly)(o))
+    if "composed" not in request.fixturenames:
+        monkeypatch.setattr(config, "compose", quickly)
 
 
 @pytest.fixture
@@ -456,8 +448,8 @@ def notices(tmp_path, *overrides):
 
 
 def test_twin_the_same_noise_in_every_generation(tmp_path, monkeypatch):
-    seed = Table.seed
-    monkeypatch.setattr(Table, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose))
+    seed = SolvedChain.seed
+    monkeypatch.setattr(SolvedChain, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose))
     notices(tmp_path, *ODD, "n_samples=9", "paradigm=replace")
 
 
@@ -506,24 +498,24 @@ def test_twin_the_wrong_divisor(tmp_path, monkeypatch):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """What each generation was made of: (t, fitted, mix, the rows it names, pool), as the loop handed it over."""
-    seen, commit, fitted = [], Table.commit, Table.fitted
+    """What the loop gave each generation: t, the fitted system, its mix, the rows that the mix names, and its pool."""
+    seen, commit, fitted = [], SolvedChain.commit, SolvedChain.fitted
 
     def fit(self, t, model, data):
         before = {o: p.x.copy() for o, p in data.pools.items()}
-        f = fitted(self, t, model, data)
+        result = fitted(self, t, model, data)
         assert all(np.array_equal(p.x, before[o]) for o, p in data.pools.items())  # fitting changes no pool
         rows = np.stack([data.gather(np.arange(len(data)), r) for r in range(data.mix.row.shape[1])], 1)
-        seen.append({"t": t, "f": f, "mix": data.mix, "rows": rows, "real": before[REAL]})
-        return f
+        seen.append({"t": t, "f": result.generator, "mix": data.mix, "rows": rows, "real": before[REAL]})
+        return result
 
-    def keep(self, t, f, mix, pool, scores):
-        assert seen[-1]["f"] is f and seen[-1]["mix"] is mix
-        seen[-1]["pool"] = pool.x.copy()
-        commit(self, t, f, mix, pool, scores)
+    def keep(self, t, result, mix, samples, released, scores, parts):
+        assert seen[-1]["f"] is result.generator and seen[-1]["mix"] is mix
+        seen[-1]["pool"] = released.pool.x.copy()
+        commit(self, t, result, mix, samples, released, scores, parts)
 
-    monkeypatch.setattr(Table, "fitted", fit)
-    monkeypatch.setattr(Table, "commit", keep)
+    monkeypatch.setattr(SolvedChain, "fitted", fit)
+    monkeypatch.setattr(SolvedChain, "commit", keep)
     return seen
 
 
@@ -759,14 +751,14 @@ def test_the_same_chain_cannot_run_twice_at_once(finished):
 
 def stop_after(monkeypatch, generation: int) -> None:
     """A signal comes while `generation` is committed."""
-    commit = Table.commit
+    commit = SolvedChain.commit
 
     def stopping(self, t, *args):
         commit(self, t, *args)
         if t == generation:
             self.stop.signal = signal.SIGINT
 
-    monkeypatch.setattr(Table, "commit", stopping)
+    monkeypatch.setattr(SolvedChain, "commit", stopping)
 
 
 def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_sitting(tmp_path, monkeypatch):
@@ -785,7 +777,7 @@ def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_
 
 def test_interrupted_before_its_first_generation_a_chain_can_be_begun_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Table, "fitted", lambda self, *a: setattr(self.stop, "signal", 2) or self.stop.forget())
+        patch.setattr(SolvedChain, "fitted", lambda self, *a: setattr(self.stop, "signal", 2) or self.stop.end_of_fit())
         with pytest.raises(Stopped):
             chain(tmp_path, *STANDARD, "generations=2")
     assert len(chain(tmp_path, *STANDARD, "generations=2").metrics) == 2
@@ -969,76 +961,82 @@ def test_a_table_without_its_replicates_is_not_taken_for_a_chain_of_images(tmp_p
 
 # Wrong settings: one sentence, and nothing left behind
 
-WRONG = [
-    (("model=regression", "data.n=6"), r"5 coefficients to 6 rows.*T > d \+ 1"),
-    (("model=regression", "data.n=20", "paradigm=replace", "n_samples=6"), r"Generation 1 .*5 coefficients to 6 rows"),
-    (("model=gaussian", "data.n=1"), r"n = 1.*data\.n"),
-    (("model=mixture", "data.n=1"), r"n = 1.*data\.n"),
-    (("model=gaussian", "n_samples=1", "paradigm=replace"), r"Generation 1 .*n_samples"),
-    (("model=gaussian", "paradigm=accumulate_subsample", "budget=1"), r"Generation 1 .*1 row"),
-    (("model=gaussian", "data.n=0"), r"data\.n=0"),
-    (("model=gaussian", "data.n=2.5"), r"data\.n=2\.5"),
-    (("model=kde", "model.bandwidth=0"), r"model\.bandwidth=0.*above 0"),
-    (("model=kde", "model.bandwidth=-0.3"), r"model\.bandwidth=-0\.3.*above 0"),
-    (("model=kde", "model.bandwidth=nan"), r"model\.bandwidth=nan"),
-    (("model=poisson", "model.rate=0"), r"model\.rate=0"),
-    (("model=bernoulli", "model.p=0"), r"model\.p=0.*between 0 and 1"),
-    (("model=bernoulli", "model.p=1"), r"model\.p=1.*between 0 and 1"),
-    (("model=bernoulli", "model.p=-0.1"), r"model\.p=-0\.1.*between 0 and 1"),
-    (("model=bernoulli", "model.p=[0.5,0.5]"), r"model\.p=\[0\.5, 0\.5\].*a number"),
-    (("model=discrete", "model.p=[0.5,0.6]"), r"model\.p=.*sum to 1"),
-    (("model=discrete", "model.p=[1.0]"), r"model\.p=.*two or more"),
-    (("model=discrete", "model.p=[0,1]"), r"model\.p=.*below 1"),
-    (("model=discrete", "model.p=0.5"), r"model\.p=0\.5"),
-    (("model=discrete", "model.p=[0.5,half]"), r"model\.p=.*sum to 1"),
-    (("model=discrete", "model.p=uniform"), r"model\.p=uniform"),
-    (("model=discrete", "model.p=[0.2,0.8]", "model.outcomes=5"), r"model\.outcomes=5.*model\.p lists 2"),
-    (("model=discrete", "model.outcomes=1"), r"model\.outcomes=1.*2 or more"),
-    (("model=regression", "model.design=foo"), r"model\.design=foo.*fixed or resampled"),
-    (("model=regression", "model.noise=0"), r"model\.noise=0"),
-    (("model=regression", "model.dimension=0"), r"model\.dimension=0"),
-    (("model=regression", "data.n=20", "n_samples=21"), r"20 rows of x.*n_samples=21.*model\.design=resampled"),
-    (("model=regression", "data.n=20", "n_samples=[20,20,21]"), r"20 rows of x.*n_samples=21"),
-    (("model=gaussian", "model.replicates=0"), r"model\.replicates=0.*at least 1"),
-    (("model=gaussian", "model.replicates=1.5"), r"model\.replicates=1\.5.*whole number"),
-    (("model=gaussian", "model.replicates=null"), r"model\.replicates=None"),
-    (("model=gaussian", "model.replicates=100000000000000"), r"memory.*model\.replicates"),
-    (("model=mixture", "model.replicates=100000000000000"), r"memory.*model\.replicates"),
-    (("model=gaussian", "n_samples=100000000000000"), r"memory.*n_samples"),
-    (("model=gaussian", "data.n=100000000000000"), r"memory.*(data\.n|n_initial)"),
-    (("model=discrete", "data=digits"), r"model=discrete .*data=law"),
-    (("model=kde", "data=digits"), r"model=kde .*data=law"),
-    (("model=diffusion", "data=law"), r"data=law.*model=diffusion"),
-    (("model=gaussian", "data=digits", "n_initial=9", "model.replicates=3", "model.dimension=3"), r"model\.dimension"),
-    (("model=gaussian", "features=pixels"), r"features has no effect"),
-    (("model=gaussian", "features.images=5"), r"features has no effect"),
-    (("model=gaussian", "trainer=gpu"), r"trainer has no effect"),
-    (("model=gaussian", "trainer.chunk=3"), r"trainer has no effect"),
-    (("model=gaussian", "train.images=5"), r"train.* has no effect"),
-    (("model=gaussian", "start=weights"), r"start has no effect"),
-    (("model=gaussian", "keep_models=1"), r"keep_models has no effect"),
-    (("model=gaussian", "paradigm=edit", "edit_fraction=1.5"), r"edit_fraction=1\.5.*0 to 1"),
-    (("model=gaussian", "paradigm=edit", "edit_fraction=-0.5"), r"edit_fraction=-0\.5.*0 to 1"),
-    (("model=gaussian", "paradigm=edit", "edit_fraction={start: 0.6, factor: 2}"), r"edit_fraction=1\.2.*0 to 1"),
-    (("model=gaussian", "paradigm=edit", "edit_fraction=[0,0.2]"), r"edit_fraction lists 2 values"),
-    (("model=gaussian", "paradigm=edit", "edit_fraction=1", "n_samples=99"), r"edit .*100 .*left 99.*n_samples"),
-    (("model=gaussian", "paradigm=replace", "edit_fraction=0.5"), r"edit_fraction has no effect.*setting of edit"),
-    (("model=gaussian", "model.bias=0"), r"model\.bias=0.*above 0"),
-    (("model=gaussian", "model.bias=-1"), r"model\.bias=-1.*above 0"),
-    (("model=gaussian", "model.dimension=0"), r"model\.dimension=0"),
-    (("model=gaussian", "model.truth=3"), r"model\.truth is not a setting"),
-    (("model=gaussian", "paradigm=fresh"), r"fresh .*n_initial"),
-    (("model=gaussian", "n_initial=101"), r"n_initial=101.*100.*data\.n"),
+WRONG = [  # settings, the setting that the error names, a key word of its message
+    (("model=regression", "data.n=6"), None, "T > d"),
+    (("model=regression", "data.n=20", "paradigm=replace", "n_samples=6"), None, "Generation 1"),
+    (("model=gaussian", "data.n=1"), None, "n = 1"),
+    (("model=mixture", "data.n=1"), None, "n = 1"),
+    (("model=gaussian", "n_samples=1", "paradigm=replace"), None, "Generation 1"),
+    (("model=gaussian", "paradigm=accumulate_subsample", "budget=1"), None, "1 row"),
+    (("model=gaussian", "data.n=0"), "data.n", "="),
+    (("model=gaussian", "data.n=2.5"), "data.n", "="),
+    (("model=kde", "model.bandwidth=0"), "model.bandwidth", "above 0"),
+    (("model=kde", "model.bandwidth=-0.3"), "model.bandwidth", "above 0"),
+    (("model=kde", "model.bandwidth=nan"), "model.bandwidth", "="),
+    (("model=poisson", "model.rate=0"), "model.rate", "="),
+    (("model=bernoulli", "model.p=0"), "model.p", "above 0 and below 1"),
+    (("model=bernoulli", "model.p=1"), "model.p", "above 0 and below 1"),
+    (("model=bernoulli", "model.p=-0.1"), "model.p", "above 0 and below 1"),
+    (("model=bernoulli", "model.p=[0.5,0.5]"), "model.p", "number"),
+    (("model=discrete", "model.p=[0.5,0.6]"), "model.p", "sum to 1"),
+    (("model=discrete", "model.p=[1.0]"), "model.p", "two or more"),
+    (("model=discrete", "model.p=[0,1]"), "model.p", "below 1"),
+    (("model=discrete", "model.p=0.5"), "model.p", "="),
+    (("model=discrete", "model.p=[0.5,half]"), "model.p", "sum to 1"),
+    (("model=discrete", "model.p=uniform"), "model.p", "="),
+    (("model=discrete", "model.p=[0.2,0.8]", "model.outcomes=5"), "model.outcomes", "lists 2"),
+    (("model=discrete", "model.outcomes=1"), "model.outcomes", "at least 2"),
+    (("model=regression", "model.design=foo"), "model.design", "resampled"),
+    (("model=regression", "model.noise=0"), "model.noise", "="),
+    (("model=regression", "model.dimension=0"), "model.dimension", "="),
+    (("model=regression", "data.n=20", "n_samples=21"), "n_samples", "20 rows"),
+    (("model=regression", "data.n=20", "n_samples=[20,20,21]"), "n_samples", "20 rows"),
+    (("model=gaussian", "model.replicates=0"), "model.replicates", "at least 1"),
+    (("model=gaussian", "model.replicates=1.5"), "model.replicates", "whole number"),
+    (("model=gaussian", "model.replicates=null"), "model.replicates", "="),
+    (("model=gaussian", "model.replicates=100000000000000"), "model.replicates", "memory"),
+    (("model=mixture", "model.replicates=100000000000000"), "model.replicates", "memory"),
+    (("model=gaussian", "n_samples=100000000000000"), "model.replicates", "memory"),
+    (("model=gaussian", "data.n=100000000000000"), "model.replicates", "memory"),
+    (("model=discrete", "data=digits"), "data", "data=law"),
+    (("model=kde", "data=digits"), "data", "data=law"),
+    (("model=diffusion", "data=law"), "data", "data=law"),
+    (("model=gaussian", "data=digits", "n_initial=9", "model.replicates=3", "model.dimension=3"), "model.dimension", "="),
+    (("model=gaussian", "features=pixels"), "features", "no effect"),
+    (("model=gaussian", "features.images=5"), "features", "no effect"),
+    (("model=gaussian", "trainer=gpu"), "trainer", "no effect"),
+    (("model=gaussian", "trainer.checkpoint_seconds=3"), "trainer", "no effect"),
+    (("model=gaussian", "train.images=5"), "train", "no effect"),
+    (("model=gaussian", "start=weights"), "start", "no effect"),
+    (("model=gaussian", "keep_models=1"), "keep_models", "no effect"),
+    (("model=gaussian", "paradigm=edit", "edit_fraction=1.5"), "edit_fraction", "0 to 1"),
+    (("model=gaussian", "paradigm=edit", "edit_fraction=-0.5"), "edit_fraction", "0 to 1"),
+    (("model=gaussian", "paradigm=edit", "edit_fraction={start: 0.6, factor: 2}"), "edit_fraction", "0 to 1"),
+    (("model=gaussian", "paradigm=edit", "edit_fraction=[0,0.2]"), "edit_fraction", "lists 2"),
+    (("model=gaussian", "paradigm=edit", "edit_fraction=1", "n_samples=99"), "n_samples", "99"),
+    (("model=gaussian", "paradigm=replace", "edit_fraction=0.5"), "edit_fraction", "no effect"),
+    (("model=gaussian", "model.bias=0"), "model.bias", "above 0"),
+    (("model=gaussian", "model.bias=-1"), "model.bias", "above 0"),
+    (("model=gaussian", "model.dimension=0"), "model.dimension", "="),
+    (("model=gaussian", "paradigm=fresh"), "n_real", "n_initial"),
+    (("model=gaussian", "n_initial=101"), "n_initial", "100"),
 ]
 
 
-@pytest.mark.parametrize("settings, told", WRONG, ids=[" ".join(s) for s, _ in WRONG])
-def test_a_wrong_setting_is_one_sentence_and_leaves_no_folder(tmp_path, composed, settings, told):
-    with pytest.raises(UserError, match=told) as e:
+@pytest.mark.parametrize("settings, name, what", WRONG, ids=[" ".join(row[0]) for row in WRONG])
+def test_a_wrong_setting_is_refused_and_leaves_no_folder(tmp_path, settings, name, what):
+    with pytest.raises(UserError, match=what) as error:
         chain(tmp_path / "out", "generations=3", *settings)
-    message = str(e.value)
+    message = str(error.value)
+    assert error.value.setting == name
     assert "\n" not in message and message.endswith(".") and "Error" not in message and len(message) < 400
     assert not [p for p in (tmp_path / "out").rglob("*")]
+
+
+def test_the_truth_is_not_a_setting(tmp_path, composed):
+    with pytest.raises(UserError, match="not a setting") as error:
+        chain(tmp_path / "out", "model=gaussian", "model.truth=3")
+    assert error.value.setting == "model.truth" and not (tmp_path / "out").exists()
 
 
 def test_replicates_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The diffusion generator: sampling, saving, diffusers, closed forms, and knobs that change no result."""
+"""The diffusion generator: sampling, saving, presets, moving average, and settings that change no result."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 
 from imgloop.errors import UserError
 from imgloop.models import load
-from imgloop.models.diffusion import Denoising, Diffusion, DiffusionGenerator
+from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.training.tasks import Task
-from imgloop.training.trainer import TrainerSettings
+from imgloop.training import trainer
+from imgloop.training.tasks import Task, TrainerSettings
 
 
 def training_set(n=64, channels=1, size=8, labels=None):
@@ -19,19 +19,18 @@ def training_set(n=64, channels=1, size=8, labels=None):
     return TrainingSet({REAL: pool}, Mix(np.full((n, 1), REAL), np.arange(n)[:, None]))
 
 
-def fitted(tmp_path, data=None, images=128, **settings):
-    settings = {"widths": [8, 16], "batch": 32, "sampler_steps": 2, **settings}
-    return Diffusion(**settings).fit(
-        data or training_set(), Task(0, 0, images, settings.pop("start", "scratch"), tmp_path / "scratch"), None
-    )
+def fitted(tmp_path, data=None, images=128, settings=None, **model):
+    model = {"widths": [8, 16], "batch": 32, "sampler_steps": 2, **model}
+    task = Task(0, 0, images, "scratch", tmp_path / "scratch", trainer=settings or TrainerSettings())
+    return Diffusion(**model).fit(data or training_set(), task, None)
 
 
-def test_sample_i_depends_on_seed_and_i_alone(tmp_path):
+def test_sample_i_depends_only_on_seed_and_i(tmp_path):
     f = fitted(tmp_path)
     many = f.sample(300, seed=7).x
-    assert np.array_equal(f.sample(5, seed=7).x, many[:5])  # not on how many are drawn
+    assert np.array_equal(f.sample(5, seed=7).x, many[:5])  # not on the number of samples
     assert not np.array_equal(f.sample(5, seed=8).x, many[:5])
-    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300  # and no two are the same, across chunks too
+    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300  # all different, also across chunks
     assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8)
 
 
@@ -49,8 +48,8 @@ def test_saved_and_loaded_gives_the_same_samples_and_risk(tmp_path, network, con
     assert np.array_equal(f.risk(real, 0), g.risk(real, 0)) and f.risk(real, 0).shape == (64, 8)
     if conditional:
         assert np.array_equal(a.y, b.y)
-        chosen = f.sample(10, seed=1, y=np.full(10, 2))
-        assert np.array_equal(chosen.y, np.full(10, 2)) and not np.array_equal(chosen.x, a.x)
+        given = f.sample(10, seed=1, y=np.full(10, 2))
+        assert np.array_equal(given.y, np.full(10, 2)) and not np.array_equal(given.x, a.x)
 
 
 @pytest.mark.parametrize("kind", list(PRESETS))
@@ -63,8 +62,8 @@ def test_presets_for_four_sizes(kind, size):
 
 
 def test_compact_network_has_half_the_parameters_of_unet2d():
-    count = [sum(p.numel() for p in build_network(k, 16, 3, (32, 64, 64)).parameters()) for k in ("compact", "unet2d")]
-    assert 0.3 < count[0] / count[1] < 0.7, count
+    counts = [sum(p.numel() for p in build_network(k, 16, 3, (32, 64, 64)).parameters()) for k in ("compact", "unet2d")]
+    assert 0.3 < counts[0] / counts[1] < 0.7, counts
 
 
 def test_compact_network_uses_time_and_label():
@@ -72,21 +71,22 @@ def test_compact_network_uses_time_and_label():
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.2)
     x = torch.randn(1, 1, 8, 8)
-    outs = [network(x, torch.tensor([t]), torch.tensor([y])) for t, y in ((100.0, 0), (900.0, 0), (100.0, 1))]
-    assert not torch.allclose(outs[0], outs[1], atol=1e-3) and not torch.allclose(outs[0], outs[2], atol=1e-3)
+    outputs = [network(x, torch.tensor([t]), torch.tensor([y])) for t, y in ((100.0, 0), (900.0, 0), (100.0, 1))]
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3) and not torch.allclose(outputs[0], outputs[2], atol=1e-3)
 
 
-def test_trainer_chunk_and_residence_change_no_bit(tmp_path):
-    samples = [
-        fitted(tmp_path / str(i), images=32 * 9, trainer=t).sample(4, seed=0).x
-        for i, t in enumerate(({"chunk": 1}, {"chunk": 5}, {"resident_gib": 1.0}))
-    ]
+def test_chunk_and_residence_change_no_bit(tmp_path, monkeypatch):
+    samples = []
+    for i, (chunk, resident_gib) in enumerate(((1, 0.0), (5, 0.0), (5, 1.0))):
+        monkeypatch.setitem(trainer.CHUNK, "cpu", chunk)
+        f = fitted(tmp_path / str(i), images=32 * 9, settings=TrainerSettings(resident_gib=resident_gib))
+        samples.append(f.sample(4, seed=0).x)
     assert np.array_equal(samples[0], samples[1]) and np.array_equal(samples[0], samples[2])
 
 
-def test_ema_is_the_average_it_should_be(tmp_path):
-    """Against the recursion written out: e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
-    weights, step = [], Denoising.step
+def test_ema_follows_its_recursion(tmp_path):
+    """e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
+    weights, step = [], DiffusionModule.step
 
     def spy(self, k, optimizer):
         loss = step(self, k, optimizer)
@@ -94,17 +94,14 @@ def test_ema_is_the_average_it_should_be(tmp_path):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Denoising, "step", spy)
-        first = []
-        init = Denoising.__init__
-        patch.setattr(
-            Denoising,
-            "__init__",
-            lambda self, network, *a: (
-                first.append(next(network.parameters()).detach().clone()),
-                init(self, network, *a),
-            )[1],
-        )
+        patch.setattr(DiffusionModule, "step", spy)
+        first, init = [], DiffusionModule.__init__
+
+        def initialised(self, network, *arguments):
+            first.append(next(network.parameters()).detach().clone())
+            init(self, network, *arguments)
+
+        patch.setattr(DiffusionModule, "__init__", initialised)
         f = fitted(tmp_path, images=32 * 30, ema=0.6)
     e = first[0]
     for k, w in enumerate(weights):
@@ -124,15 +121,15 @@ def test_learning_lowers_the_loss_and_the_held_out_risk(tmp_path):
 
 
 def test_start_policies(tmp_path):
-    """weights: network and average begin at the previous average, the optimiser anew; with the optimiser all three
-    go on."""
+    """weights: network and average start at the previous average, the optimiser is new. weights_and_optimizer: all
+    three continue."""
     model, data = Diffusion(widths=[8, 16], batch=32), training_set()
     first = model.fit(data, Task(0, 0, 128, "weights_and_optimizer", tmp_path / "0"), None)
     first.save(tmp_path / "m")
     first = model.load(tmp_path / "m")
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        configure = Denoising.configure_optimizers
+        configure = DiffusionModule.configure_optimizers
 
         def spy(self):
             optimizer = configure(self)
@@ -143,18 +140,19 @@ def test_start_policies(tmp_path):
             )
             return optimizer
 
-        patch.setattr(Denoising, "configure_optimizers", spy)
+        patch.setattr(DiffusionModule, "configure_optimizers", spy)
         for start in ("weights", "weights_and_optimizer"):
             model.fit(data, Task(1, 0, 64, start, tmp_path / start), first)
             average = list(first.network.parameters())
             assert all(torch.equal(a, b) for a, b in zip(seen["ema"], average))
             same = all(torch.equal(a, b) for a, b in zip(seen["network"], average))
             assert (same, seen["state"] > 0) == ((True, False) if start == "weights" else (False, True))
-    with pytest.raises(UserError, match="optimiser"):
+    with pytest.raises(UserError, match="optimiser") as error:
         model.fit(data, Task(1, 0, 64, "weights_and_optimizer", tmp_path / "x"), fitted(tmp_path / "y"))
+    assert error.value.setting == "start"
 
 
-def test_damaged_model_is_named(tmp_path):
+def test_a_damaged_model_is_refused_by_name(tmp_path):
     fitted(tmp_path).save(tmp_path / "model")
     path = tmp_path / "model" / "network.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -166,9 +164,10 @@ def test_damaged_model_is_named(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")
-def test_gpu_without_one_is_a_sentence():
-    with pytest.raises(UserError, match="no GPU"):
+def test_a_missing_gpu_is_refused():
+    with pytest.raises(UserError, match="no GPU") as error:
         TrainerSettings(accelerator="gpu")
+    assert error.value.setting == "trainer"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -191,13 +190,13 @@ def test_compiled_and_eager_gradients_agree_on_a_gpu(channels_last):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
-    "trainer",
+    "settings",
     [
         {"precision": "32-true"},
         {"precision": "bf16-mixed", "channels_last": True, "resident_gib": 1.0},
         {"precision": "bf16-mixed", "compile": True},
     ],
 )
-def test_a_generation_on_a_gpu(tmp_path, trainer):
-    f = fitted(tmp_path, images=640, trainer={"accelerator": "gpu", **trainer})
+def test_a_generation_on_a_gpu(tmp_path, settings):
+    f = fitted(tmp_path, images=640, settings=TrainerSettings(accelerator="gpu", **settings))
     assert isinstance(f, DiffusionGenerator) and f.sample(8, seed=0).x.std() > 0

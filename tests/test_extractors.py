@@ -202,7 +202,7 @@ def random_inception(path, seed=0):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_inception_equals_torch_fidelity(tmp_path, monkeypatch):
     from torch_fidelity import calculate_metrics
 

@@ -1,4 +1,4 @@
-"""fork=CHAIN@t: what is taken over, what goes on, what is refused."""
+"""fork=CHAIN@t: what is copied, how the fork continues, and what is refused."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from conftest import TINY
 
 import imgloop
 from imgloop import store
-from imgloop.config import fork
+from imgloop.chain import fork
 from imgloop.config.fork import Fork
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
@@ -34,15 +34,15 @@ def forked(tmp_path, source, t, *overrides):
     return chain(tmp_path, f'fork="{source}@{t}"', *overrides)
 
 
-def test_a_fork_that_changes_nothing_goes_on_as_the_chain_itself(tmp_path, source):
+def test_a_fork_that_changes_nothing_continues_as_the_chain_itself(tmp_path, source):
     run = forked(tmp_path, source, 1, "paradigm=replace", "generations=3")
     assert hashes(run.folder) == hashes(source)
     assert re.search(r",fork=replace-\w{6}-gen1,", run.folder.parent.name)  # the source has a long name
     assert list(run.metrics["generation"]) == [0, 1, 2] and run.metrics["fd"].notna().all()
 
 
-def test_a_fork_goes_on_under_its_own_settings(tmp_path, source):
-    """Another paradigm and measure: it mixes the pools that were taken over, and measures them its own way."""
+def test_a_fork_continues_under_its_own_settings(tmp_path, source):
+    """With another paradigm and extractor it mixes the copied pools, and measures them anew."""
     run = forked(tmp_path, source, 1, "paradigm=accumulate", "generations=4", "features=random", "start=weights")
     theirs, ours = hashes(source), hashes(run.folder)
     assert ours[:2] == theirs[:2] and ours[2] != theirs[2]
@@ -52,7 +52,7 @@ def test_a_fork_goes_on_under_its_own_settings(tmp_path, source):
     assert run.metrics["n_train"].tolist() == [1397, 48, 1397 + 96, 1397 + 144]
     before = hashes(source)
     chain(tmp_path, f'fork="{source}@1"', "paradigm=accumulate", "generations=4", "overwrite=true", "start=weights")
-    assert hashes(source) == before  # overwriting a fork leaves the chain that it came from
+    assert hashes(source) == before  # overwriting a fork does not change its source
 
 
 def test_seeds_that_fork_their_own_chain_are_one_condition(tmp_path, source):
@@ -97,37 +97,39 @@ def test_a_finished_fork_is_a_no_op_and_can_be_extended(tmp_path, source):
 @pytest.mark.parametrize(
     "text, what",
     [
-        ("{}", "give a chain's folder and a generation"),
-        ("{}@", "give a chain's folder and a generation"),
-        ("{}@-1", "give a chain's folder and a generation"),
-        ("{}@3", "has generations up to 2: give @2"),
-        ("{}/gen000@0", "is no chain"),
-        ("nowhere@0", "is no chain"),
+        ("{}", "a generation"),
+        ("{}@", "a generation"),
+        ("{}@-1", "a generation"),
+        ("{}@3", "give @2"),
+        ("{}/gen000@0", "no chain"),
+        ("nowhere@0", "no chain"),
     ],
 )
-def test_what_is_no_fork_is_told(source, text, what):
-    with pytest.raises(UserError, match=what):
+def test_a_wrong_fork_is_refused(source, text, what):
+    with pytest.raises(UserError, match=what) as error:
         Fork.of(text.format(source))
+    assert error.value.setting == "fork"
 
 
 @pytest.mark.parametrize(
-    "more, what",
+    "more, name, what",
     [
-        (["generations=2"], "generations=3 or more"),
-        (["data.n=500"], "other real data"),
-        (["start=/tmp"], "leave one out"),
-        (["model=gaussian", "data=digits"], "no effect on model=gaussian"),
-        (["model=gan", "start=weights"], "does not describe a GAN"),
-        (["model.conditional=true"], "samples in this one have none"),
-        (["start=weights", "model.widths=[16,32]"], "the same model.network"),
+        (["generations=2"], "generations", "3 or more"),
+        (["data.n=500"], "fork", "other real data"),
+        (["start=/tmp"], "start", "leave one out"),
+        (["model=gaussian", "data=digits"], "fork", "no effect"),
+        (["model=gan", "start=weights"], None, "GAN"),
+        (["model.conditional=true"], "model.conditional", "samples of this one"),
+        (["start=weights", "model.widths=[16,32]"], "model.widths", "start from"),
     ],
 )
-def test_a_fork_that_cannot_be_is_refused(tmp_path, source, more, what):
+def test_an_impossible_fork_is_refused(tmp_path, source, more, name, what):
     tiny = [o for o in TINY if not (more[0].startswith("model=") and o.startswith("model."))]
     if "model=gaussian" in more:
         tiny = ["display=none"]
-    with pytest.raises(UserError, match=what):
+    with pytest.raises(UserError, match=what) as error:
         imgloop.run([*tiny, f"out={tmp_path}", f'fork="{source}@1"', "paradigm=replace", "generations=3", *more])
+    assert error.value.setting == name
 
 
 def test_other_generations_under_the_same_name_are_refused(tmp_path, source):
@@ -136,11 +138,12 @@ def test_other_generations_under_the_same_name_are_refused(tmp_path, source):
     shutil.copytree(source, moved)
     record = store.read_json(moved / "gen000" / "record.json")
     store.write_json(moved / "gen000" / "record.json", record | {"pool_hash": "0"})
-    with pytest.raises(UserError, match="other generations"):
+    with pytest.raises(UserError, match="other generations") as error:
         forked(tmp_path / "out", moved, 0, "paradigm=replace", "generations=3")
+    assert error.value.setting == "fork"
 
 
-def test_a_damaged_pool_to_fork_is_named(tmp_path, source):
+def test_a_damaged_pool_to_fork_is_refused_by_name(tmp_path, source):
     shutil.copytree(source, tmp_path / "c")
     path = tmp_path / "c" / "gen000" / "pool.safetensors"
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The GAN: its loss and penalties, what a sample depends on, saving, resuming, starting from weights, divergence."""
+"""The GAN: loss and penalties, what a sample depends on, saving, resuming, starting from weights, divergence."""
 
 import copy
 
@@ -8,13 +8,14 @@ import torch
 
 import imgloop
 from imgloop import store
-from imgloop.config.settings import build, parsed
+from imgloop.config.settings import parsed
 from imgloop.errors import Stopped, UserError
-from imgloop.models.gan import GAN, LATENT, Adversarial, GANGenerator, penalised, spread
+from imgloop.models.gan import GAN, LATENT, AdversarialModule, GANGenerator, penalised, spread
 from imgloop.models.gan_networks import PRESETS, Discriminator, Generator, check_widths
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.training.tasks import Task
-from imgloop.training.trainer import Batches
+from imgloop.training import trainer
+from imgloop.training.batches import Batches
+from imgloop.training.tasks import Task, TrainerSettings, never_stop
 
 
 def training_set(n=64, channels=1, size=8, labels=None, x=None):
@@ -22,10 +23,10 @@ def training_set(n=64, channels=1, size=8, labels=None, x=None):
     return TrainingSet({REAL: Pool(x, labels)}, Mix(np.full((len(x), 1), REAL), np.arange(len(x))[:, None]))
 
 
-def fitted(tmp_path, data=None, images=96, start="scratch", t=0, previous=None, stop=lambda: False, **settings):
-    settings = {"widths": [8, 16], "batch": 16, **settings}
-    task = Task(t, 0, images, start, tmp_path / f"scratch{t}", stop=stop)
-    return GAN(**settings).fit(data or training_set(), task, previous)
+def fitted(tmp_path, data=None, images=96, start="scratch", t=0, previous=None, stop=never_stop, settings=None, **model):
+    model = {"widths": [8, 16], "batch": 16, **model}
+    task = Task(t, 0, images, start, tmp_path / f"scratch{t}", stop=stop, trainer=settings or TrainerSettings())
+    return GAN(**model).fit(data or training_set(), task, previous)
 
 
 def tensors(value):
@@ -49,7 +50,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("size", list(PRESETS))
 @pytest.mark.parametrize("classes", [0, 3])
-def test_networks_have_the_shapes_they_say(size, classes):
+def test_networks_map_latents_to_images_and_images_to_logits(size, classes):
     widths, y = check_widths(size, None), torch.tensor([0, 2]) if classes else None
     generator, discriminator = (
         Generator(size, 3, widths, LATENT, 1, classes),
@@ -66,7 +67,7 @@ def test_networks_of_a_size_without_preset_and_of_several_blocks():
     assert discriminator(generator(torch.randn(5, LATENT))).shape == (5,) and generator.base == 3
 
 
-def test_residual_branches_begin_at_zero_and_signals_neither_vanish_nor_explode():
+def test_residual_branches_start_at_zero_and_signals_neither_vanish_nor_explode():
     torch.manual_seed(0)
     for size, widths in PRESETS.items():
         generator, discriminator = Generator(size, 3, widths, LATENT, 3), Discriminator(size, 3, widths, 3)
@@ -78,9 +79,9 @@ def test_residual_branches_begin_at_zero_and_signals_neither_vanish_nor_explode(
 
 
 @pytest.mark.parametrize("y", [None, torch.tensor([0, 1, 1, 0])])
-def test_penalties_are_those_of_a_known_function(y):
-    """D(x) = a_y / 2 |x|^2 has the gradient a_y x: R1 + R2 = mean a^2 |x|^2 + mean a^2 |fake|^2, and 2 / a of it is
-    the derivative with respect to a."""
+def test_penalties_of_a_known_function(y):
+    """D(x) = a_y / 2 |x|^2 has the gradient a_y x. Hence R1 + R2 = mean a^2 |x|^2 + mean a^2 |fake|^2, and its derivative
+    with respect to a is 2 / a times that."""
     g = torch.Generator().manual_seed(0)
     x, fake = torch.randn((2, 4, 3, 2, 2), generator=g, dtype=torch.double)
     a = torch.tensor([1.5, 0.5], dtype=torch.double, requires_grad=True)
@@ -117,14 +118,13 @@ def test_penalties_agree_with_finite_differences_of_the_real_discriminator():
     assert torch.isclose(penalised(discriminator, x, fake, None)[2], slopes.sum(), rtol=1e-6)
 
 
-def test_one_step_is_the_two_losses_written_out(tmp_path):
-    """Against the paper's equations by torch.autograd alone, with plain gradient steps: D first, then G, one label a
-    pair."""
+def test_one_step_follows_the_two_loss_equations(tmp_path):
+    """Against the paper's equations, by torch.autograd and plain gradient steps: D first, then G, one label per pair."""
     torch.manual_seed(0)
     data = training_set(labels=np.arange(64) % 3)
     generator, discriminator = Generator(8, 1, (8, 16), LATENT, 1, 3), Discriminator(8, 1, (8, 16), 1, 3)
     batches = Batches(data, 5, 2, 16, labelled=True)
-    module = Adversarial(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, 0.01, 0.7, 0.9)
+    module = AdversarialModule(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, 0.01, 0.7, 0.9)
     optimizers = [torch.optim.SGD(p.parameters()) for p in (module.generator, module.discriminator)]
     loss_d, loss_g, generated, real = module.step(0, *optimizers)
 
@@ -152,7 +152,7 @@ def test_one_step_is_the_two_losses_written_out(tmp_path):
 
 
 def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_generations(tmp_path):
-    seen, beta2, step = [], [], Adversarial.step
+    seen, beta2, step = [], [], AdversarialModule.step
     with pytest.MonkeyPatch.context() as patch:
 
         def spy(self, k, *optimizers):
@@ -161,7 +161,7 @@ def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_genera
             beta2.append(optimizers[1].param_groups[0]["betas"][1])
             return out
 
-        patch.setattr(Adversarial, "step", spy)
+        patch.setattr(AdversarialModule, "step", spy)
         first = fitted(tmp_path, images=16 * 10, start="weights_and_optimizer", lr=1e-3)
         fitted(tmp_path, images=16 * 5, start="weights_and_optimizer", t=1, previous=first, lr=1e-3)
         fitted(tmp_path, images=16 * 5, start="weights", t=2, previous=first, lr=1e-3)
@@ -171,9 +171,9 @@ def test_learning_rate_and_gamma_fall_to_a_tenth_and_stay_there_for_later_genera
     assert np.allclose(1 - np.array(beta2), 100 * np.array(rates))  # .9 to .99
 
 
-def test_ema_is_the_average_it_should_be(tmp_path):
-    """Against the recursion written out: e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
-    seen, step = [], Adversarial.step
+def test_ema_follows_its_recursion(tmp_path):
+    """e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
+    seen, step = [], AdversarialModule.step
     with pytest.MonkeyPatch.context() as patch:
 
         def spy(self, k, *optimizers):
@@ -183,7 +183,7 @@ def test_ema_is_the_average_it_should_be(tmp_path):
             return out
 
         last = []
-        patch.setattr(Adversarial, "step", spy)
+        patch.setattr(AdversarialModule, "step", spy)
         f = fitted(tmp_path, images=16 * 20, ema=0.6)
     e = seen[0]
     for k, w in enumerate(last):
@@ -193,13 +193,13 @@ def test_ema_is_the_average_it_should_be(tmp_path):
     assert not f.network.enter.weight.requires_grad
 
 
-def test_sample_i_depends_on_seed_and_i_alone(tmp_path):
+def test_sample_i_depends_only_on_seed_and_i(tmp_path):
     f = fitted(tmp_path)
     many = f.sample(300, seed=7).x
-    assert np.array_equal(f.sample(5, seed=7).x, many[:5])  # not on how many are drawn
+    assert np.array_equal(f.sample(5, seed=7).x, many[:5])  # not on the number of samples
     assert not np.array_equal(f.sample(5, seed=8).x, many[:5])
-    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300  # and no two are the same, across chunks too
-    assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8) and f.nfe == 1
+    assert len(np.unique(many.reshape(300, -1), axis=0)) == 300  # all different, also across chunks
+    assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8) and f.facts["nfe"] == 1
 
 
 def test_fits_are_functions_of_seed_and_generation(tmp_path):
@@ -207,25 +207,25 @@ def test_fits_are_functions_of_seed_and_generation(tmp_path):
     assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c))
 
 
-def test_a_label_changes_a_sample_and_no_other(tmp_path):
+def test_a_label_changes_its_own_sample_and_no_other(tmp_path):
     f = fitted(tmp_path, training_set(labels=np.arange(64) % 3), conditional=True, images=320)
     y = np.arange(300) % 3
-    drawn, other = f.sample(300, seed=1, y=y), f.sample(300, seed=1, y=np.where(np.arange(300) == 4, 2, y))
-    assert np.array_equal(drawn.y, y) and drawn.y.dtype == np.int64
-    assert list(np.flatnonzero((drawn.x != other.x).any((1, 2, 3)))) == [4]
-    assert np.array_equal(f.sample(6, seed=1, y=y[:6]).x, drawn.x[:6])
-    own = f.sample(3000, seed=2)
-    assert np.abs(np.bincount(own.y) / 3000 - np.array([22, 21, 21]) / 64).max() < 0.04
+    samples, other = f.sample(300, seed=1, y=y), f.sample(300, seed=1, y=np.where(np.arange(300) == 4, 2, y))
+    assert samples.y is not None and np.array_equal(samples.y, y) and samples.y.dtype == np.int64
+    assert list(np.flatnonzero((samples.x != other.x).any((1, 2, 3)))) == [4]
+    assert np.array_equal(f.sample(6, seed=1, y=y[:6]).x, samples.x[:6])
+    labels = f.sample(3000, seed=2).y
+    assert labels is not None and np.abs(np.bincount(labels) / 3000 - np.array([22, 21, 21]) / 64).max() < 0.04
     x = torch.randn(2, 1, 8, 8)
     logits = [f.discriminator(x, torch.full((2,), k)) for k in range(3)]
     assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[1], logits[2])
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_truncation_narrows_what_is_drawn_and_is_recorded(tmp_path, conditional):
+def test_truncation_narrows_samples_and_is_recorded(tmp_path, conditional):
     data = training_set(labels=np.arange(64) % 3)
     fits = [fitted(tmp_path / str(b), data, bias=b, conditional=conditional) for b in (1.0, 0.5, 0.1)]
-    assert equal(weights(fits[0]), weights(fits[2]))  # it changes what is drawn, not what is learnt
+    assert equal(weights(fits[0]), weights(fits[2]))  # it changes sampling, not training
     y = np.zeros(256, int)
     spreads = [f.sample(256, seed=1, y=y).x.astype(float).std(0).mean() for f in fits]
     assert spreads[1] < 0.9 * spreads[0] and spreads[2] < 0.6 * spreads[1], spreads
@@ -236,12 +236,12 @@ def test_truncation_narrows_what_is_drawn_and_is_recorded(tmp_path, conditional)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_saved_and_loaded_is_the_same_bit_for_bit(tmp_path, conditional):
+def test_saving_and_loading_keeps_every_bit(tmp_path, conditional):
     data = training_set(labels=np.arange(64) % 3)
     f = fitted(tmp_path, data, conditional=conditional, start="weights_and_optimizer")
     f.save(tmp_path / "model")
     g = GAN().load(tmp_path / "model")
-    assert equal(weights(f), weights(g)) and f.description == g.description and f.training["steps"] == 6
+    assert equal(weights(f), weights(g)) and f.description == g.description and f.training and f.training["steps"] == 6
     a, b = f.sample(10, seed=1), g.sample(10, seed=1)
     assert np.array_equal(a.x, b.x) and (a.y is None) == (not conditional)
     assert store.read_json(tmp_path / "model" / "imgloop.json")["kind"] == "gan"
@@ -263,22 +263,23 @@ def test_damaged_and_foreign_files_are_named(tmp_path, name, how):
     elif name.endswith("json"):
         path.write_text('{"kind": "gan", "size": 8, "widths": "all"}')
     elif name.endswith("pt"):
-        torch.save({"x": Mix}, path)  # a class: nothing but tensors and numbers is ever read
+        torch.save({"x": Mix}, path)  # a class: only tensors and numbers may be read
     else:
         store.write_arrays(path, {"enter.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         GANGenerator.load(tmp_path / "model")
 
 
-def test_other_kinds_are_refused(tmp_path):
+def test_other_kinds_of_models_are_refused(tmp_path):
     store.write_json(tmp_path / "imgloop.json", {"kind": "diffusion"})
-    with pytest.raises(UserError, match="does not describe a GAN"):
+    with pytest.raises(UserError, match="GAN"):
         GANGenerator.load(tmp_path)
 
 
 @pytest.mark.parametrize("start", ["scratch", "weights_and_optimizer"])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start):
-    """Both players, average, optimisers and the watch for divergence; and only the rest of the batches is seen."""
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start, monkeypatch):
+    """Both networks, average, optimisers and spreads are resumed, and only the remaining batches are seen."""
+    monkeypatch.setitem(trainer.CHUNK, "cpu", 2)
     previous = fitted(tmp_path, start="weights_and_optimizer")
     seen, call = [], Batches.__call__
 
@@ -293,7 +294,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start):
                 t=1,
                 previous=previous if start != "scratch" else None,
                 stop=stop,
-                trainer={"chunk": 2},
             )
 
     whole = fit("whole", lambda: False)
@@ -307,25 +307,25 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start):
     assert seen == [] and equal(weights(whole), weights(again))
 
 
-def test_a_checkpoint_holds_each_network_once_and_the_watch_for_divergence():
-    module = Adversarial(*players(), None, 9, 1e-3, 1.0, 0.9)
+def test_a_checkpoint_holds_each_network_once_and_the_spreads():
+    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
     assert {k.split(".")[0] for k in module.state_dict()} == {"generator", "discriminator", "ema", "spreads"}
 
 
-def test_trainer_chunk_and_residence_change_no_bit(tmp_path):
-    fits = [
-        fitted(tmp_path / str(i), images=16 * 9, trainer=t)
-        for i, t in enumerate(({"chunk": 1}, {"chunk": 5}, {"resident_gib": 1.0}))
-    ]
+def test_chunk_and_residence_change_no_bit(tmp_path, monkeypatch):
+    fits = []
+    for i, (chunk, resident_gib) in enumerate(((1, 0.0), (5, 0.0), (5, 1.0))):
+        monkeypatch.setitem(trainer.CHUNK, "cpu", chunk)
+        fits.append(fitted(tmp_path / str(i), images=16 * 9, settings=TrainerSettings(resident_gib=resident_gib)))
     assert equal(weights(fits[0]), weights(fits[1])) and equal(weights(fits[0]), weights(fits[2]))
 
 
 def test_start_policies(tmp_path):
-    """weights: raw and averaged generator begin at the previous average, beside the previous discriminator, optimisers
-    anew; with the optimisers, the raw generator, both optimisers and the annealing go on."""
+    """weights: raw and averaged generator start at the previous average, the discriminator at the previous one, the
+    optimisers new. With the optimisers: the raw generator, both optimisers and the annealing continue."""
     first = fitted(tmp_path, start="weights_and_optimizer")
     first.save(tmp_path / "m")
-    first, seen, configure = GAN().load(tmp_path / "m"), {}, Adversarial.configure_optimizers
+    first, seen, configure = GAN().load(tmp_path / "m"), {}, AdversarialModule.configure_optimizers
 
     def spy(self):
         optimizers = configure(self)
@@ -337,7 +337,7 @@ def test_start_policies(tmp_path):
         return optimizers
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Adversarial, "configure_optimizers", spy)
+        patch.setattr(AdversarialModule, "configure_optimizers", spy)
         average = tensors(first.network.state_dict())
         for start in ("weights", "weights_and_optimizer"):
             second = fitted(tmp_path, start=start, t=1, previous=first)
@@ -356,12 +356,14 @@ def test_start_policies(tmp_path):
 
 def test_a_model_to_start_from_must_be_the_same(tmp_path):
     first = fitted(tmp_path)
-    with pytest.raises(UserError, match="optimisers"):
+    with pytest.raises(UserError, match="optimisers") as error:
         fitted(tmp_path, start="weights_and_optimizer", t=1, previous=first)
+    assert error.value.setting == "start"
     for settings in ({"widths": [8, 8]}, {"blocks": 2}, {"conditional": True}):
-        with pytest.raises(UserError, match="start from"):
+        with pytest.raises(UserError, match="start from") as error:
             data = training_set(labels=np.arange(64) % 3)
             fitted(tmp_path, data, start="weights", t=1, previous=first, **settings)
+        assert error.value.setting == "model.widths"
 
 
 @pytest.mark.parametrize("start", ["weights", "weights_and_optimizer"])
@@ -375,42 +377,40 @@ def test_generations_without_images_keep_every_weight(tmp_path, start):
     assert np.array_equal(first.sample(4, seed=0).x, f.sample(4, seed=0).x)
 
 
-def players(classes=0):
+def networks(classes=0):
     torch.manual_seed(0)
     return Generator(8, 1, (8, 16), LATENT, 1, classes), Discriminator(8, 1, (8, 16), 1, classes)
 
 
-def test_divergence_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"diverged at step \d+ of 40 in generation 3.*model\.lr \(now 0\.9\)"):
+def test_divergence_is_reported_with_step_and_generation(tmp_path):
+    with pytest.raises(UserError, match=r"step \d+ of 40 in generation 3.*model\.lr"):
         fitted(tmp_path, images=16 * 40, t=3, lr=0.9)
 
 
-@pytest.mark.parametrize(
-    "figures, what", [((np.nan, 0.7, 0.5, 0.5), "losses became nan"), ((0.7, np.inf, 1, 1), "inf")]
-)
-def test_losses_that_are_no_numbers_are_told(figures, what):
-    module = Adversarial(*players(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
+@pytest.mark.parametrize("figures, what", [((np.nan, 0.7, 0.5, 0.5), "nan"), ((0.7, np.inf, 1, 1), "inf")])
+def test_losses_that_are_not_finite_are_refused(figures, what):
+    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
     with pytest.raises(UserError, match=what):
         module.check(4, *figures)
 
 
 @pytest.mark.parametrize(
-    "generated, real, what", [(1e-3, 0.5, "collapsed to one image"), (8.0, 0.5, "left all bounds"), (0.2, 0.5, None)]
+    "generated, real, what", [(1e-3, 0.5, "collapsed"), (8.0, 0.5, "out of range"), (0.2, 0.5, None)]
 )
-def test_collapse_is_told_once_it_lasts(generated, real, what):
-    """A single odd batch is none; and training images that are all alike are data, not a failure."""
-    module = Adversarial(*players(), Batches(training_set(), 0, 0, 16), 999, 1e-3, 1.0, 0.9)
+def test_collapse_is_reported_once_it_lasts(generated, real, what):
+    """A single unusual batch is not a collapse, and neither are training images that are all alike."""
+    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 999, 1e-3, 1.0, 0.9)
     module.check(0, 0.7, 0.7, generated, real)
 
-    def last():
+    def long():
         for k in range(1, 999):
             module.check(k, 0.7, 0.7, generated, real)
 
     if what:
         with pytest.raises(UserError, match=what):
-            last()
+            long()
     else:
-        last()
+        long()
     module.spreads.fill_(1.0)
     for k in range(999):
         module.check(k, 0.7, 0.7, 1e-3, 1e-3)
@@ -423,14 +423,14 @@ def test_learning_reaches_both_modes_of_the_data(tmp_path):
     f = fitted(tmp_path, training_set(x=x), images=32 * 150, batch=32, ema=0.97)
     brightness = f.sample(256, seed=0).x.mean((1, 2, 3))
     assert 0.2 < (brightness > 120).mean() < 0.8, brightness
-    assert np.minimum(abs(brightness - 40), abs(brightness - 200)).mean() < 25
+    assert np.minimum(abs(brightness - 40), abs(brightness - 200)).mean() < 30  # grey images: 80
 
 
 @pytest.mark.parametrize(
     "settings, what",
     [
         ({"lr": 0}, "model.lr=0"),
-        ({"lr": "fast"}, "model.lr=fast"),
+        ({"lr": "fast"}, "model.lr="),
         ({"batch": 1}, "at least 2"),
         ({"batch": 8.5}, "model.batch"),
         ({"blocks": 0}, "model.blocks"),
@@ -439,33 +439,34 @@ def test_learning_reaches_both_modes_of_the_data(tmp_path):
         ({"ema": 1}, "model.ema=1"),
         ({"bias": 0}, "model.bias=0"),
         ({"bias": True}, "model.bias"),
-        ({"labels": "none"}, "training, real"),
+        ({"labels": "none"}, "training"),
         ({"labels": "real"}, "no effect"),
         ({"widths": []}, "model.widths"),
         ({"widths": [8, "a"]}, "model.widths"),
         ({"widths": 8}, "model.widths"),
     ],
 )
-def test_wrong_settings_are_sentences(settings, what):
-    with pytest.raises(UserError, match=what):
+def test_wrong_settings_are_refused(settings, what):
+    with pytest.raises(UserError, match=what) as error:
         GAN(**settings)
+    assert error.value.setting == f"model.{next(iter(settings))}"
 
 
 @pytest.mark.parametrize(
-    "size, widths, what", [(28, None, "no preset for 28"), (8, [8] * 4, "2 at least"), (9, [8, 8], "9-p")]
+    "size, widths, what", [(28, None, "preset"), (8, [8] * 4, "2"), (9, [8, 8], "9-p")]
 )
-def test_widths_that_do_not_fit_are_sentences(size, widths, what):
-    with pytest.raises(UserError, match=what):
+def test_widths_that_do_not_fit_are_refused(size, widths, what):
+    with pytest.raises(UserError, match=what) as error:
         check_widths(size, widths)
+    assert error.value.setting == "model.widths"
 
 
 def test_conf_holds_the_defaults_of_the_class():
-    node = parsed(["model=gan"]).config["model"]
-    assert vars(build(node)) == vars(GAN())
+    assert vars(parsed(["model=gan"]).build("model")) == vars(GAN())
 
 
-def test_chain_from_the_command_line(tmp_path):
-    """A conditional, truncated GAN through the loop; the generation without images draws from the one before it."""
+def test_a_chain_of_gans(tmp_path):
+    """Conditional and truncated; a generation without training images keeps the weights of the one before it."""
     chain = imgloop.run(
         ["model=gan", "model.widths=[8,16]", "model.conditional=true", "model.bias=0.5", "start=weights", "threads=1"]
         + ["train.images=[640,640,0]", "generations=3", "n_samples=48", "features=pixels", "display=none"]
@@ -479,21 +480,21 @@ def test_chain_from_the_command_line(tmp_path):
 
 
 def blobs(n):
-    """A blob at one of 5 x 5 places, a little off its middle: uint8 (n, 1, 8, 8), one mode a place."""
+    """Images of a blob near one of 5 x 5 centres, uint8 (n, 1, 8, 8): 25 modes."""
     rng = np.random.default_rng(0)
-    middle = np.stack(np.divmod(rng.integers(0, 25, n), 5), 1) * 1.6 + 0.3 + rng.uniform(-0.15, 0.15, (n, 2))
-    return drawn(middle)
+    centres = np.stack(np.divmod(rng.integers(0, 25, n), 5), 1) * 1.6 + 0.3 + rng.uniform(-0.15, 0.15, (n, 2))
+    return images_of(centres)
 
 
-def drawn(middle):
-    rows, columns = ((np.arange(8) - middle[:, i, None]) ** 2 for i in (0, 1))
+def images_of(centres):
+    rows, columns = ((np.arange(8) - centres[:, i, None]) ** 2 for i in (0, 1))
     return (255 * np.exp(-(rows[:, :, None] + columns[:, None, :]) / 0.9)).round().astype(np.uint8)[:, None]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keeps_all_modes_of_25_blobs(tmp_path):
     x = blobs(2000)
-    templates = drawn(np.stack(np.divmod(np.arange(25), 5), 1) * 1.6 + 0.3).reshape(25, -1) / 255
+    templates = images_of(np.stack(np.divmod(np.arange(25), 5), 1) * 1.6 + 0.3).reshape(25, -1) / 255
 
     def nearest(x):
         distance = np.linalg.norm(x.reshape(len(x), 1, -1) / 255 - templates, axis=2)

@@ -6,7 +6,7 @@ from conftest import REPO
 NOTEBOOK = REPO / "docs" / "tour.ipynb"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra test)")
     client = pytest.importorskip("nbclient", reason="nbclient is not installed (extra test)")

@@ -39,7 +39,7 @@ def test_wheel_runs_without_the_checkout(wheel, tmp_path):
         [
             sys.executable,
             "-c",
-            "import imgloop; from imgloop.config.settings import CONF; print(imgloop.__file__, CONF)",
+            "import imgloop; from imgloop.config.compose import CONF; print(imgloop.__file__, CONF)",
         ],
         cwd=tmp_path,
         env=env,
