@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, chisquare, hypergeom
 
 from imgloop import contracts, paradigm
+from imgloop.config.compose import CONF
 from imgloop.config.fields import setting
 from imgloop.config.schedule import Knob, Schedule, knob
-from imgloop.config.compose import CONF
 from imgloop.config.settings import MIXING
 from imgloop.errors import UserError
 from imgloop.paradigm import (

@@ -144,9 +144,9 @@ class Chain(ChainFolder):
                     "images changed): restore them, or give study=NEW or overwrite=true.",
                     "data",
                 )
-            for name in ("pool.safetensors", "model"):
+            for name in ("pool.safetensors", "drawn.safetensors", "model"):
                 path, key = folder / name, f"{name.split('.')[0]}_hash"
-                if name != "model" or path.is_dir():
+                if key in record and (name != "model" or path.is_dir()):
                     if path.is_file():
                         store.open_arrays(path)
                     if not path.exists() or store.file_hash(path) != record[key]:

@@ -16,7 +16,8 @@ from imgloop.errors import UserError
 from imgloop.pool import Pool
 
 EVERY = 512  # files between two calls of progress
-POOL = "pool.safetensors"  # file in the folder of a generation
+POOL = "pool.safetensors"  # in the folder of a generation: what it released to later ones
+DRAWN = "drawn.safetensors"  # what it drew, if that is not the same
 ARRAYS = (".npz", ".npy", ".safetensors")
 # Names of arrays; the first one present is used.
 IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")
@@ -49,7 +50,7 @@ def read(
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder or .zip of images, an .npz, or a pool.safetensors.")
     if path.is_dir() and (path / POOL).is_file():
-        path = path / POOL
+        path = path / (DRAWN if (path / DRAWN).is_file() else POOL)
     if path.suffix in ARRAYS:
         return _resized(_arrays(path), path, size, channels)
     with opened(path) as archive:

@@ -15,7 +15,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
 from imgloop.study.real import RealData, read_real
-from imgloop.study.trained import DataFrame
+from imgloop.study.trained import DataFrame, drawn_path
 
 
 class Study:
@@ -143,11 +143,16 @@ class Study:
 
     def images(self, condition: str, seed: int, generation: int) -> np.ndarray:
         """The samples that a generation drew, uint8 (N, C, H, W), memory-mapped; raises UserError if there are none."""
-        return self._array(self.generation(condition, seed, generation) / "pool.safetensors", "x")
+        return self._array(drawn_path(self.generation(condition, seed, generation)), "x")
 
     def labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
         """The labels of those samples, int64 (N,); None for unconditional samples."""
-        return store.open_arrays(self.generation(condition, seed, generation) / "pool.safetensors").get("y")
+        return store.open_arrays(drawn_path(self.generation(condition, seed, generation))).get("y")
+
+    def released(self, condition: str, seed: int, generation: int) -> dict[str, np.ndarray]:
+        """What a generation released to later ones, memory-mapped: x, perhaps y and weight, and, if it was curated or
+        corrected, `row` int64 (n,), the place of each sample among those drawn, and `corrected` bool (n,)."""
+        return store.open_arrays(self.generation(condition, seed, generation) / "pool.safetensors")
 
     def latents(self, condition: str, seed: int, generation: int) -> np.ndarray:
         """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W)."""

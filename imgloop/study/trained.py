@@ -76,8 +76,13 @@ def table(chain: Path, protocol: str | None = None) -> DataFrame:
 def drawn_pool(folder: Path) -> dict[str, np.ndarray]:
     """What a generation drew, x and perhaps y, memory-mapped: the samples that it is measured on. A curated generation
     releases only some of them (pool.safetensors)."""
+    return store.open_arrays(drawn_path(folder))
+
+
+def drawn_path(folder: Path) -> Path:
+    """The file of what a generation drew: pool.safetensors, if all of it was released."""
     path = folder / "drawn.safetensors"
-    return store.open_arrays(path if path.exists() else folder / "pool.safetensors")
+    return path if path.exists() else folder / "pool.safetensors"
 
 
 def loss_curve(generation: Path) -> list[list[float]]:
