@@ -53,7 +53,7 @@ def chain_of(settings: Settings, around: Surroundings) -> ChainFolder:
         from imgloop.chain.solved import SolvedChain  # imports SciPy
 
         return SolvedChain(settings, around)
-    from imgloop.chain.trained import Chain
+    from imgloop.chain.trained import Chain  # imports pandas and Pillow
 
     return Chain(settings, around)
 

@@ -30,9 +30,9 @@ def measure(
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.config.settings import parsed
+    from imgloop.config.settings import parsed  # likewise
     from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
-    from imgloop.metrics.evaluator import Evaluator
+    from imgloop.metrics.evaluator import Evaluator  # likewise
 
     wrong = [o for o in overrides if not o.startswith(("features=", "features.", "measure=", "measure."))]
     if wrong:
@@ -79,7 +79,7 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
     folder: the generation's. If its weights were pruned, the risks are those measured before.
     """
     from imgloop.metrics.evaluator import Scores  # here, since torch takes seconds to import
-    from imgloop.models import load
+    from imgloop.models import load  # likewise
 
     arrays = trained.drawn_pool(folder)
     generator = load(folder / "model", device, config_dirs) if (folder / "model").is_dir() else None

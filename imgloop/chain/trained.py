@@ -97,7 +97,7 @@ class Chain(ChainFolder):
         plan = Plan.of(self, paradigm, curation, n_drawn, generations)
 
         from imgloop.metrics.evaluator import Evaluator  # torch and Lightning take seconds: after the quick checks
-        from imgloop.training.trainer import use_threads
+        from imgloop.training.trainer import use_threads  # likewise
 
         use_threads(config["threads"], real.train.x.shape[-1])
         model = guarded(self.settings.part("model"), self.settings.build("model"))

@@ -103,7 +103,7 @@ class Profile:
     def __str__(self) -> str:
         from rich.console import Console
 
-        from imgloop.collapse import show
+        from imgloop.collapse import show  # imports rich
 
         page = io.StringIO()
         show.page(

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from imgloop import store
 from imgloop.config.compose import GROUPS, compose, composed, config_folders, folders_of, options
 from imgloop.config.fork import Fork
+from imgloop.config.messages import sentence
 from imgloop.config.parts import Part, build, code_hash, part_of
 from imgloop.config.schedule import Schedule
 from imgloop.errors import UserError
@@ -55,8 +58,6 @@ def parsed(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from imgloop.config.messages import sentence
-
     folders = config_folders(config_dirs)
     try:
         cfg = compose(overrides, folders)
@@ -68,8 +69,6 @@ def parsed(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
 def checked(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings:
     """Checked settings of a composed config and its choice of options; raises UserError for a setting that is wrong."""
     from omegaconf.errors import OmegaConfBaseException
-
-    from imgloop.config.messages import sentence
 
     try:
         return Settings.of(cfg, dict(choices))
@@ -350,8 +349,6 @@ class Settings:
     @property
     def condition(self) -> str:
         """The paradigm followed by the settings that are not the defaults; shortened by a hash when long."""
-        import yaml
-
         identity, defaults, parts = self.identity, flat(self.defaults), []
         keys = [k for k in MIXING if k in identity] + [k for k in identity if k not in (*MIXING, *PARTS)]
         for key in keys:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imgloop.data.real import Facts, RealData
+from imgloop.errors import UserError
 
 if TYPE_CHECKING:
     from imgloop.data.judge import Judgement
@@ -21,11 +22,9 @@ def judge_of(facts: Facts) -> "Callable[[np.ndarray], Judgement] | None":
     if facts.rules is None:
         return None
     if facts.rules != "shapes":
-        from imgloop.errors import UserError
-
         raise UserError(
             f"This version does not know the data's rules {facts.rules!r}, only shapes: use the version that made them."
         )
-    from imgloop.data.judge import judge
+    from imgloop.data.judge import judge  # its tables take time: only for data with rules
 
     return judge

@@ -18,6 +18,7 @@ from imgloop.metrics.frechet import frechet_distance, frechet_infinity
 from imgloop.metrics.images import ImageSet, read, relabelled
 from imgloop.metrics.manifold import RealManifold, manifold_scores
 from imgloop.metrics.neighbours import nearest2
+from imgloop.metrics.protocol import require_one
 from imgloop.metrics.variance import variance_ratio
 from imgloop.pool import Pool
 
@@ -105,7 +106,6 @@ def score(
     not fit.
     """
     from imgloop.config.settings import parsed  # Hydra takes long to import
-    from imgloop.metrics.protocol import require_one
 
     stage = progress or (lambda name: None)
     paths = [generated] if isinstance(generated, str | Path) else list(generated)

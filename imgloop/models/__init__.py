@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgloop import store
+from imgloop.config.parts import model_of_kind
 from imgloop.contracts import Generator
 
 DESCRIPTION = "imgloop.json"  # of a saved generator; its "kind" is the name of the model option that loads it
@@ -24,8 +25,6 @@ def save(generator: Generator, folder: Path, kind: str) -> None:
 def load(folder: Path, device: str = "cpu", config_dirs: Sequence[Path] = ()) -> Generator:
     """The generator saved in `folder`. Its kind is looked up among our models, those of installed packages and those of
     `config_dirs`; raises UserError for a kind that is in none of them, and for a damaged file, which it names."""
-    from imgloop.config.parts import model_of_kind
-
     description = store.read_json(Path(folder) / DESCRIPTION)
     kind = description.get("kind") if isinstance(description, dict) else None
     return model_of_kind(kind, Path(folder), config_dirs).load(Path(folder), device)

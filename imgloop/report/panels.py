@@ -11,6 +11,7 @@ import numpy as np
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.report import sizes
 from imgloop.report.text import figure, spread
+from imgloop.study import solved
 from imgloop.study.study import Study
 
 PER_PANEL = 8  # conditions in one panel: more lines cannot be told apart, and go to further panels
@@ -179,8 +180,6 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
 
 
 def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
-    from imgloop.study import solved
-
     quantities: dict[str, Any] = {}
     for chain in study.chains:
         quantities |= solved.record(chain)["quantities"]

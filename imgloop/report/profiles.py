@@ -17,6 +17,7 @@ from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
 from imgloop.study import tables
 from imgloop.study.frozen import frozen
+from imgloop.study.plain import systems
 from imgloop.study.study import Study
 from imgloop.thresholds import Thresholds
 
@@ -34,8 +35,6 @@ class Question:
 
 def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
     """The study's profile, and "" or, in a sentence, why there is none."""
-    from imgloop.study.plain import systems
-
     try:
         written = None if study.is_csv else frozen(study.root)
         frame = systems(study.path) if study.solvable and not study.single else study.table

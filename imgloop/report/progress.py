@@ -11,9 +11,10 @@ from pathlib import Path
 import yaml
 
 from imgloop import store
+from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.report.text import plural, ranges
-from imgloop.study import tables
+from imgloop.study import solved, tables
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ def _of(chain: Path, locks: set[tuple[int, int]] | None) -> Progress:
     changed = max(p.stat().st_mtime for p in files if p.exists())
     try:
         if tables.is_solved(chain):
-            from imgloop.study import solved
-
             record = solved.record(chain)
             done, ended = int(record["generations"]), bool(record["complete"])
             ended = ended and (record["absorbed"] or planned is None or done >= planned)
@@ -138,8 +137,6 @@ def readable(count: int) -> str:
 
 
 def ago(moment: float) -> str:
-    from imgloop.display import duration
-
     return f"{duration(max(time.time() - moment, 0))} ago"
 
 

@@ -14,6 +14,7 @@ from imgloop.collapse.statistics import interval
 from imgloop.report.panels import displayed
 from imgloop.report.sizes import largest
 from imgloop.report.text import figure, plural
+from imgloop.study import solved
 from imgloop.study.study import Study
 
 LEVELS = {"doubled": 2.0, "halved": 0.5}  # times the value at generation 0
@@ -115,8 +116,6 @@ def _chains(study: Study, condition: str, measures) -> Iterator[tuple[str, np.nd
 def _replicates(study: Study, condition: str, quantities) -> Iterator[tuple[str, np.ndarray]]:
     """(quantity, courses (S, G + 1)) of a solvable system's replicates, of all seeds; absorbed chains keep their last
     value. Quantities that lack a value in some replicate are left out."""
-    from imgloop.study import solved
-
     chains = [study.chain(condition, seed) for seed in study.seeds(condition)]
     values, absorbed = [solved.replicates(c) for c in chains], [solved.record(c)["absorbed"] for c in chains]
     for quantity in (q for q in quantities if all(q in v for v in values)):
@@ -130,8 +129,6 @@ def _replicates(study: Study, condition: str, quantities) -> Iterator[tuple[str,
 
 def _quantities(study: Study) -> tuple[dict[str, str], dict[str, str]]:
     """A solvable system's quantities (doubled if they rise in most conditions, else halved) and their labels."""
-    from imgloop.study import solved
-
     quantities: dict[str, Any] = {}
     for chain in study.chains:
         quantities |= solved.record(chain)["quantities"]

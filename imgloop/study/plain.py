@@ -12,6 +12,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, of_role
 from imgloop.study import solved
 from imgloop.study import tables as study
+from imgloop.study.study import Study
 
 # Which quantity of a solvable system serves as a measure: the first that the system has. Scales cancel against the
 # control.
@@ -30,8 +31,6 @@ def read_table(path: str | Path, on_fault: Callable[[str], None] | None = None) 
     and it is called with one sentence for each; without it the first of them raises UserError.
     """
     import pandas as pd
-
-    from imgloop.study.study import Study
 
     path = Path(path)
     if path.is_dir():
