@@ -21,7 +21,7 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     while deepest.__cause__ is not None:
         deepest = deepest.__cause__
     key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
-    if match := re.search(r"Could not find '([\w-]+)/([^']*)'", text):
+    if match := re.search(r"Could not (?:find|load) '([\w-]+)/([^']*)'", text):
         names = ", ".join(sorted(options(match[1], config_dirs)))
         if not names:
             return f"{match[1]}={match[2]}: imgloop has no options of {match[1]}; they come from --config-dir.", match[
@@ -48,9 +48,13 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
             "quotes inside the shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'."
         ), None
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
-        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b].", None
+        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b].", match[
+            1
+        ].split("=")[0]
     match = re.search(r"Could not override '([\w./@]+)'", text)
     key = key or (match and match[1])
+    if key == "measure":
+        return "measure takes names of your own measures, from --config-dir: measure=NAME or measure=[A,B].", key
     if key and (siblings := allowed(key, overrides, config_dirs)):
         if key.rsplit(".", 1)[-1] in siblings:
             return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key

@@ -220,6 +220,12 @@ class Settings:
         ):
             self.check_group(group, c[group] or {}, self.defaults[group] or {}, self.choices[group])
         for name, node in c["measure"].items():
+            if name not in self.defaults["measure"]:
+                raise UserError(
+                    f"measure.{name} is not a setting: choose measures of your own with measure=NAME, from "
+                    "--config-dir.",
+                    f"measure.{name}",
+                )
             self.check_group(f"measure.{name}", node, self.defaults["measure"][name], name)
         for name, low in (("generations", 1), ("keep_models", 0), ("threads", 1)):
             if c[name] is not None and not low <= c[name] <= 100_000:
@@ -386,26 +392,17 @@ class Settings:
 
 
 def measure_names(cfg: Any, choices: Mapping[str, Any], config_dirs: Sequence[Path]) -> list[str]:
-    """The names of the user's measures that a config asks for, in its order: measure=a, measure=[a,b]. Raises UserError
-    for one that is not an option of measure."""
+    """The names of the user's measures that a config asks for, in its order: measure=a, measure=[a,b]."""
     one, nodes = choices.get("measure"), cfg.get("measure") or {}
     if isinstance(one, str):
         return [one]
-    known = options("measure", config_dirs)
-    if not hasattr(nodes, "keys"):
-        advice = f"choose one of {', '.join(known)}" if known else "imgloop has none; they come from --config-dir"
-        raise UserError(f"measure={nodes} does not exist: {advice}.", "measure")
     if "_target_" in nodes:
         raise UserError(
             "measure=[...] needs measures whose YAML files begin with the line # @package measure.NAME: add it.",
             "measure",
         )
-    if unknown := [k for k in nodes if k not in known]:
-        raise UserError(
-            f"measure.{unknown[0]} is not a setting: choose measures of your own with measure=NAME, from --config-dir.",
-            f"measure.{unknown[0]}",
-        )
-    return [str(k) for k in nodes]
+    known = options("measure", config_dirs)
+    return [str(k) for k in nodes if k in known]
 
 
 def by_name(node: Mapping[str, Any] | None, names: Sequence[str]) -> dict[str, Any]:
