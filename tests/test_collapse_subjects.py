@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def test_a_users_ratio_is_judged_where_ours_is_missing(k):
 
 @pytest.mark.parametrize("k", COLUMN)
 def test_a_named_column_is_judged_in_place_of_ours(k):
-    frame = table().assign(**{"my ratio": np.where(True, 1.0, 1.0)})
+    frame = table().assign(**{"my ratio": 1.0})
     frame.loc[frame["condition"] == "loop", "my ratio"] = 0.5 ** frame["generation"]
     judged = collapse_profile(frame, subjects={ROLE[k]: "my ratio"})["loop"][k]
     assert judged.verdict == "detected" and judged.number == "-log my ratio over control"
@@ -74,6 +75,7 @@ def test_a_named_column_is_judged_in_place_of_ours(k):
 def test_a_users_rate_enters_definition_8_beside_ours():
     frame = table().assign(nonsense=lambda f: np.where(f["condition"] == "loop", 0.02 * f["generation"], 0.0))
     assert verdicts(frame)[8] == "excluded"
+    more: dict[str, Any]
     for more in ({"measures": own("nonsense", "hallucination")}, {"subjects": {"hallucination": "nonsense"}}):
         judged = collapse_profile(frame, **more)["loop"][8]
         assert judged.verdict == "detected" and judged.reading.endswith("nonsense")
@@ -83,10 +85,9 @@ def test_a_users_rate_enters_definition_8_beside_ours():
 
 def test_a_users_risk():
     frame = table({"risk": 0.1 * T}).rename(columns={"risk": "loss"})
-    by_list, by_role, by_name = (
-        collapse_profile(frame, **more)
-        for more in ({"measures": own("loss", "risk")}, {"subjects": {"risk": "loss"}}, {"risk": "loss"})
-    )
+    by_list = collapse_profile(frame, measures=own("loss", "risk"))
+    by_role = collapse_profile(frame, subjects={"risk": "loss"})
+    by_name = collapse_profile(frame, risk="loss")
     assert by_list["loop"][2].verdict == "detected" and by_list["loop"][2].reading.endswith("loss at generation 0")
     pd.testing.assert_frame_equal(by_list.to_frame(), by_role.to_frame())
     pd.testing.assert_frame_equal(by_list.to_frame(), by_name.to_frame())

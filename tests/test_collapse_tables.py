@@ -1,5 +1,7 @@
 """Tables of chains: what is refused, and which condition is the control of another."""
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +17,7 @@ def test_names_of_others_may_hold_commas_and_numbers():
     renamed = frame.assign(condition=frame["condition"].map({"loop": "gpt, loop", "real_only": "gpt, control"}))
     assert collapse_profile(renamed, "gpt, control")["gpt, loop"][2].verdict == "detected"
     numbered = frame.assign(condition=frame["condition"].map({"loop": 1, "real_only": 0}))
-    assert collapse_profile(numbered, 0)["1"][2].verdict == "detected"
+    assert collapse_profile(numbered, cast(Any, 0))["1"][2].verdict == "detected"
     assert tables.settings("edit,n_samples=3,4,5,model.widths=8,16") == ("edit", frozenset({"model.widths=8,16"}))
 
 
@@ -57,10 +59,10 @@ def test_odd_types_are_read_or_refused():
     frame = table(PLANTED[3], seeds=6).drop(index=5)
     narrow = frame.astype(dict.fromkeys(QUIET, "float16"))
     assert collapse_profile(narrow)["loop"][3].seeds >= 5
-    assert collapse_profile(frame, generation=6.0)["loop"][2].generations == 6
+    assert collapse_profile(frame, generation=cast(Any, 6.0))["loop"][2].generations == 6
     for generation in (np.nan, 2.5, -1):
         with pytest.raises(UserError, match="whole number"):
-            collapse_profile(frame, generation=generation)
+            collapse_profile(frame, generation=cast(Any, generation))
     with pytest.raises(UserError, match="Column risk"):
         collapse_profile(frame.assign(risk=frame["risk"].astype(complex)))
 
@@ -122,12 +124,13 @@ def test_controls_are_those_of_the_same_settings():
     known = tables.conditions(pd.DataFrame(rows))
     by = {c.name: c for c in known}
     paired = {c: tables.control_of(by[c], known, "real_only")[0] for c in names[2:]}
-    assert {c: k.name for c, k in paired.items()} == {
+    assert {c: k and k.name for c, k in paired.items()} == {
         "replace": "real_only",
         "replace,real_fraction=0.1": "real_only",
         "replace,n_initial=100": "real_only,n_initial=100",
     }
-    assert tables.quarter_of(by["real_only"], known, None)[0].name == "real_only,n_initial=100"
+    quarter = tables.quarter_of(by["real_only"], known, None)[0]
+    assert quarter is not None and quarter.name == "real_only,n_initial=100"
 
 
 def test_another_model_is_no_control():

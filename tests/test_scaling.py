@@ -1,4 +1,4 @@
-"""Definition 5: what of a scaling law the loop changed, on laws that are known."""
+"""Definition 5: how the loop changed a scaling law, for laws that are known."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ HALF = Law(5.0, 0.5, 0.0)
 
 
 def chains(after, before=HALF, seeds=6, noise=0.01, rng=0):
-    """Risks (S, N, G + 1) that go from one law to another by generation 1 and stay, and controls that stay at once."""
+    """Risks (S, N, G + 1) that change from one law to another at generation 1, and controls that do not change."""
     rng = np.random.default_rng(rng)
     level = 0.05 * rng.standard_normal((seeds, 1, 1))
 
@@ -55,7 +55,7 @@ def test_a_law_is_fitted_as_it_is(law):
     assert (found.a, found.b, found.c) == pytest.approx((law.a, law.b, law.c), rel=1e-3, abs=1e-5)
     np.testing.assert_allclose(law.size(law(SIZES)), SIZES)
     assert law.size(law.c) == np.inf
-    assert law.c > 0 or found.c == 0  # no dust at the bound, which every chain left out would agree on
+    assert law.c > 0 or found.c == 0  # exactly 0 at the bound
 
 
 def test_nothing_changed():
@@ -101,7 +101,7 @@ def test_a_changed_exponent_is_no_new_floor(c):
 
 
 def test_a_floor_of_three_tenths_of_the_smallest_risk_is_mostly_found():
-    rng, n, new = np.random.default_rng(0), 50, 3 / 7 * HALF(SIZES[-1])
+    rng, n, new = np.random.default_rng(0), 50, 3 / 7 * float(HALF(SIZES[-1]))
     found = [floor(HALF, Law(5.0, 0.5, new), 0.03, rng) for _ in range(n)]
     assert sum(low > 0 for _, low, _ in found) > n / 2
     assert sum(not low < new < high for _, low, high in found) <= binom.ppf(0.999, n, 0.05)
@@ -223,11 +223,13 @@ def test_generations_that_are_not_read_may_hold_anything(junk):
 def test_a_chain_with_a_gap_in_what_is_read_is_left_out(holed, generation):
     pair = chains(Law(10.0, 0.5, 0.0), seeds=4)
     pair[holed][2, 1, generation] = np.nan
-    assert scaling_law(SIZES, *pair) == scaling_law(SIZES, *(np.delete(x, 2, 0) for x in pair))
+    treated, control = (np.delete(x, 2, 0) for x in pair)
+    assert scaling_law(SIZES, pair[0], pair[1]) == scaling_law(SIZES, treated, control)
 
 
 def test_one_chain_has_a_law_without_intervals():
-    law = scaling_law(SIZES, *(x[:1] for x in chains(Law(10.0, 0.5, 0.0))))
+    treated, control = chains(Law(10.0, 0.5, 0.0))
+    law = scaling_law(SIZES, treated[:1], control[:1])
     assert law.constant.estimate == pytest.approx(2, rel=0.05) and np.isnan(law.constant.low)
     assert changed(law) == [] and law.to_frame()["effective"].notna().all()
 
