@@ -9,6 +9,7 @@ import shlex
 import shutil
 import tarfile
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,13 @@ import imgloop
 from imgloop import store
 from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
+from imgloop.config.compose import CONF
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
-from imgloop.measures import MEASURES
-from imgloop.report import archive, files, page, pdf, reproduce, sheets, svg, text
-from imgloop.report.__main__ import main, parser, watch
-from imgloop.report.panels import Line, Panel, panels, split
+from imgloop.measures import MEASURES, MeasureInfo
+from imgloop.report import archive, bibliography, files, page, pdf, profiles, reproduce, sheets, svg, text
+from imgloop.report.__main__ import main, parser, subjects, watch
+from imgloop.report.panels import Line, Panel, displayed, panels, split
 from imgloop.report.progress import fingerprint, locked, progress, size
 from imgloop.report.timescales import Timescale, timed
 from imgloop.study.study import Study
@@ -154,7 +156,8 @@ def test_the_matrix_says_in_words_what_the_profile_says():
 def test_points_are_means_over_seeds_with_their_spread():
     by = pd.read_csv(TABLE).groupby(["condition", "generation"])["fd"]
     titles = read(TABLE).said("title")
-    for (condition, t), mean in by.mean().items():
+    means: Any = by.mean()
+    for (condition, t), mean in means.items():
         spread = float(f"{by.std(ddof=1)[condition, t]:.2g}")
         assert f"{condition}, generation {t}: {float(f'{mean:.3g}'):.10g} ± {spread:.10g} (8 seeds)" in titles
 
@@ -218,7 +221,7 @@ def test_a_sheet_shows_the_images_themselves(channels):
 def test_ages_show_the_stored_latents_of_every_generation(made):
     s = Study(made)
     names, _ = text.short_names(s.conditions)
-    shown = sheets.evolution(s, names)
+    shown: Any = sheets.evolution(s, names)
     assert [t for t, _ in shown.generations] == [0, 1, 2] and len(shown.real) == 2 and shown.left_out == ""
     for t, row in shown.generations:
         for condition, (name, sheet) in zip(s.conditions, row):
@@ -233,11 +236,9 @@ def test_many_large_images_stay_within_the_budget(study):
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
     for folder in study.glob("*/seed0/gen*"):
         store.write_arrays(folder / "evolution.safetensors", {"x": noise})
-    whole = page.report(study).evolution
-    assert isinstance(whole, sheets.Evolution)
+    whole: Any = page.report(study).evolution
     names = {c: c for c in Study(study).conditions}
-    less = sheets.evolution(Study(study), names, budget=300_000)
-    assert isinstance(less, sheets.Evolution)
+    less: Any = sheets.evolution(Study(study), names, budget=300_000)
     assert sum(len(s.uri) for _, row in less.generations for _, s in row) <= 300_000
     assert whole.samples == 16 and less.samples < 16 and "of 16 latents" in less.left_out
 
@@ -262,7 +263,12 @@ def test_figures_of_what_is_no_number():
 def test_short_names_stay_apart(conditions):
     names, common = text.short_names(conditions)
     assert list(names) == conditions and len(set(names.values())) == len(conditions)
-    assert all(part in c.split(",") for part in common for c in conditions)
+    assert all(part in text.settings(c) for part in common for c in conditions)
+
+
+def test_a_list_in_a_name_stays_whole():
+    names, common = text.short_names(["replace,model.widths=8,16,n=1", "real_only,model.widths=8,32,n=1"])
+    assert list(names.values()) == ["replace,model.widths=8,16", "real_only,model.widths=8,32"] and common == ["n=1"]
 
 
 def test_lines_are_told_apart_without_colour():
@@ -294,37 +300,39 @@ def test_ticks_lie_on_the_axis(low, width):
     assert 2 <= len(found) <= 7 and all(low - 1e-6 * width <= t <= low + width * (1 + 1e-6) for t in found)
 
 
-def told(courses, change):
-    return Timescale("c", "m", "M", change, **timed(np.atleast_2d(np.asarray(courses, float)), change))
+def timescale(courses, change):
+    fields = timed(np.atleast_2d(np.asarray(courses, float)), change)
+    assert fields is not None
+    return Timescale("c", "m", "M", change, **fields)
 
 
 @given(st.floats(0.1, 100), st.floats(0.01, 2), st.integers(2, 12))
 def test_linear_growth_doubles_when_it_should(start, slope, last):
     t, factors = np.arange(last + 1), np.array([[0.9], [1.0], [1.1]])  # three chains, which grow by what they start at
-    found, expected = told(factors * start * (1 + slope * t), "doubled"), 1 / slope
+    found, expected = timescale(factors * start * (1 + slope * t), "doubled"), 1 / slope
     assume(min(abs(expected - last), abs(expected - 3 * last)) > 1e-6)
     assert found.at == pytest.approx(expected if expected <= 3 * last else np.inf)  # extrapolated; too far to tell
     assert (found.seen, found.extrapolated) == (expected <= last, last < expected <= 3 * last)
     assert ("extrapolated" in found.text) == found.extrapolated and (f"within {last}" in found.text) != found.seen
     if found.seen:
         assert (found.low, found.high) == (pytest.approx(expected), pytest.approx(expected))
-    assert told(factors * start * (1 - t / (4 * last)), "halved").at == pytest.approx(2 * last)
-    assert told(factors * start * (1 - t / (4 * last)), "doubled").at == np.inf
+    assert timescale(factors * start * (1 - t / (4 * last)), "halved").at == pytest.approx(2 * last)
+    assert timescale(factors * start * (1 - t / (4 * last)), "doubled").at == np.inf
 
 
 def test_timescales_of_courses_that_tell_nothing():
     assert timed(np.array([[1.0]]), "halved") is None and timed(np.array([[0.0, 1.0]]), "doubled") is None
     assert timed(np.empty((0, 3)), "doubled") is None
-    back = told([[8, 4, 8], [8, 3.9, 8]], "halved")  # below half, and up again
+    back = timescale([[8, 4, 8], [8, 3.9, 8]], "halved")  # below half, and up again
     assert back.at == np.inf and back.text == "no halving within 2 generations"
-    assert told([[1, 3, 1, 3], [2, 6, 2, 6.1]], "doubled").at == pytest.approx(2.5, abs=0.02)  # the last time
-    again = told([[1, 3, 1, 1, 1.5], [1, 3, 1, 1, 1.51]], "doubled")
+    assert timescale([[1, 3, 1, 3], [2, 6, 2, 6.1]], "doubled").at == pytest.approx(2.5, abs=0.02)  # the last time
+    again = timescale([[1, 3, 1, 1, 1.5], [1, 3, 1, 1, 1.51]], "doubled")
     assert again.significant and not again.extrapolated  # it rises, but where it was before
-    slow = told([[1, 2, 4], [1, 1.2, 1.6], [1, 2, 4], [1, 2, 4]], "doubled")  # one chain has not yet
+    slow = timescale([[1, 2, 4], [1, 1.2, 1.6], [1, 2, 4], [1, 2, 4]], "doubled")  # one chain has not yet
     assert (slow.low, slow.high) == (1, np.inf) and slow.text.endswith("[1, > 2]")
-    alone = told([1, 3], "doubled")  # one chain cannot tell change from noise, nor be extrapolated
-    assert alone.text == "0.5 (1 chain: not tested)" and not told([1, 1.9], "doubled").extrapolated
-    assert told([[1, 3], [1, 0.5], [1, 9]], "doubled").text == "no doubling beyond noise within 1 generation"
+    alone = timescale([1, 3], "doubled")  # one chain cannot tell change from noise, nor be extrapolated
+    assert alone.text == "0.5 (1 chain: not tested)" and not timescale([1, 1.9], "doubled").extrapolated
+    assert timescale([[1, 3], [1, 0.5], [1, 9]], "doubled").text == "no doubling beyond noise within 1 generation"
 
 
 @pytest.mark.parametrize("change", ["doubled", "halved"])
@@ -332,17 +340,18 @@ def test_noise_alone_neither_doubles_nor_halves(change):
     """Flat rates whose noise is as large as they are: at most 2.5 % of tables are significant in one direction."""
     rng = np.random.default_rng(0)
     tables = np.abs(0.01 + 0.01 * rng.standard_normal((400, 5, 41)))
-    found = [told(x, change) for x in tables]
+    found = [timescale(x, change) for x in tables]
     first = [(x.mean(0) / x[:, 0].mean() >= 2).any() for x in tables]  # what a first crossing would have said
     assert np.mean([t.seen or t.extrapolated for t in found]) <= 0.025 + 2 * np.sqrt(0.025 / 400)
     assert change == "halved" or np.mean(first) > 0.2
-    grown = [told(x * np.linspace(1, 6, 41), "doubled").seen for x in tables]
+    grown = [timescale(x * np.linspace(1, 6, 41), "doubled").seen for x in tables]
     assert np.mean(grown) > 0.5  # and what is there is told
 
 
 def test_timescales_of_the_real_table():
     """When the mean over seeds, which is the curve above it, stays beyond twice its start."""
-    by = pd.read_csv(TABLE).query("condition == 'replace'").groupby("generation")["fd"].mean().to_numpy()
+    table: Any = pd.read_csv(TABLE).query("condition == 'replace'")
+    by = table.groupby("generation")["fd"].mean().to_numpy()
     ratio = by / by[0]
     t = int(np.flatnonzero(ratio < 2)[-1])
     times = page.report(TABLE).times
@@ -382,7 +391,8 @@ def sized(tmp_path):
 
 
 def test_curves_numbers_and_times_are_of_the_size_that_is_judged(sized):
-    r, frame = page.report(sized), pd.read_csv(sized)
+    frame: Any = pd.read_csv(sized)
+    r = page.report(sized)
     by = frame[frame["size"] == 800].groupby(["condition", "generation"])["risk"]
     (panel,) = r.panels
     for line in panel.lines:
@@ -413,6 +423,48 @@ def test_a_table_that_cannot_tell_how_fast_says_why(tmp_path):
     rows = [(*row[:3], row[3] - 1) for row in rows]  # nothing to double
     pd.DataFrame(rows, columns=["condition", "seed", "generation", "risk"]).to_csv(path, index=False)
     assert "value in every later generation" in page.html(page.report(path))
+
+
+# -- Measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_measure_of_the_user_has_a_panel_a_timescale_and_a_verdict(study):
+    info = MeasureInfo("sharpness", "Sharpness", "edges an image", collapse="falls", role="mode", floor=1e-3)
+    for scores in study.glob("*/seed*/gen*/scores/*.json"):
+        stored, t = store.read_json(scores), int(scores.parent.parent.name[3:])
+        stored["scores"]["sharpness"] = 8.0 * 0.4**t
+        stored["protocol"]["measures"] = [info.to_dict()]
+        store.write_json(scores, stored)
+    s = Study(study)
+    assert [i.name for i in displayed(s) if i.name not in MEASURES] == ["sharpness"]
+    r = page.report(study)
+    (panel,) = (p for p in r.panels if p.info.name == "sharpness")
+    assert panel.info.label == "Sharpness" and panel.lines[0].mean == pytest.approx([8, 3.2, 1.28])
+    assert {t.change for t in r.times if t.measure == "sharpness"} == {"halved"}
+    assert r.profile is not None and all(r.profile[c][6].number for c in r.profile.conditions)
+
+
+def test_the_subject_of_a_definition_can_be_chosen(tmp_path, capsys):
+    frame = pd.read_csv(TABLE)
+    frame["my_rate"] = frame["variance_ratio"] ** 2
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    r = page.report(tmp_path / "t.csv", profiles.Question(subjects=subjects(["variance=my_rate"])))
+    ours = page.report(TABLE)
+    assert r.profile is not None and ours.profile is not None
+    for c in ours.profile.conditions:
+        assert r.profile[c][4].effect == pytest.approx(2 * ours.profile[c][4].effect)
+    for wrong in (["mood=fd"], ["variance"], ["variance=fd", "variance=kd"]):
+        with pytest.raises(UserError) as error:
+            subjects(wrong)
+        assert error.value.setting == "subject" and "ROLE=COLUMN" in str(error.value)
+
+
+@pytest.mark.parametrize("released", [48, 20])
+def test_samples_drawn_and_released_are_shown_where_they_differ(study, released):
+    for path in study.glob("*/seed*/gen*/record.json"):
+        store.write_json(path, store.read_json(path) | {"n_drawn": 48, "n_pool": released})
+    shown = {i.name for i in displayed(Study(study))}
+    assert ({"n_drawn", "n_pool"} <= shown) == (released != 48) and "n_train" in shown and "kd_sem" not in shown
 
 
 # -- Bands ------------------------------------------------------------------------------------------------------------
@@ -514,12 +566,15 @@ def test_the_command_that_a_missing_quarter_asks_for_makes_it(more, knob):
     )
     known = tables.conditions(frame)
     quarter, why = tables.quarter_of(next(c for c in known if c.given == control), known, None)
-    line = re.search(r": run (paradigm=.*), with the same", why).group(1)
+    line = re.search(r": run (paradigm=.*), with the same", why)
+    assert line is not None
+    line = line[1]
     again = parsed([*shlex.split(line), *(m for m in more if m.startswith("study"))])
     assert quarter is None and f"{knob}=25" in shlex.split(line)
     less = frame[frame["condition"] == control].assign(condition=again.condition, n_train=25)
     near = tables.conditions(pd.concat([frame, less]))
-    assert tables.quarter_of(next(c for c in near if c.given == control), near, None)[0].given == again.condition
+    quarter, _ = tables.quarter_of(next(c for c in near if c.given == control), near, None)
+    assert quarter is not None and quarter.given == again.condition
 
 
 def test_a_name_that_does_not_tell_its_settings_has_no_command():
@@ -530,6 +585,25 @@ def test_a_name_that_does_not_tell_its_settings_has_no_command():
     assert tables.settings("a, b") == ("a, b", frozenset())
     shared = frozenset({"model.widths=8,16", "start=weights"})
     assert tables.settings("replace,real_fraction=0.1,model.widths=8,16,start=weights") == ("replace", shared)
+
+
+def test_an_option_of_the_user_is_found_in_the_stored_folders(tmp_path):
+    (tmp_path / "one" / "data").mkdir(parents=True)
+    (tmp_path / "two" / "paradigm").mkdir(parents=True)
+    (tmp_path / "one" / "data" / "mine.yaml").write_text((CONF / "data" / "shapes.yaml").read_text())
+    (tmp_path / "two" / "paradigm" / "theirs.yaml").write_text((CONF / "paradigm" / "replace.yaml").read_text())
+    base = parsed(["data=shapes", "paradigm=replace", "data.n=4000"])
+    stored = {"choices": base.choices | {"data": "mine", "paradigm": "theirs", "tier": "cpu"}, "config": base.config}
+    with pytest.raises(UserError) as error:
+        reproduce.command(stored, [0])
+    assert error.value.setting == "paradigm"
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    words = shlex.split(reproduce.command(stored | {"config_dirs": folders}, [0]))
+    assert words[3:6] == ["--config-dir", folders[0], f'hydra.searchpath=["file://{folders[1]}"]']
+    assert {"data=mine", "paradigm=theirs", "data.n=4000"} <= set(words) and not [w for w in words if "tier" in w]
+    assert not [w for w in words if w.startswith(("data.", "paradigm.")) and w != "data.n=4000"]
+    shutil.rmtree(tmp_path / "one")  # an archive read elsewhere
+    assert "data=mine" in reproduce.command(stored | {"config_dirs": folders}, [0])
 
 
 def test_commands_for_several_seeds(made):
@@ -551,7 +625,7 @@ def test_a_study_has_a_table_images_and_real_data(made):
     images = s.images(condition, seed=0, generation=2)
     assert images.shape == (48, 1, 8, 8) and images.dtype == np.uint8 and isinstance(images, np.memmap)
     assert s.latents(condition, 0, 2).shape == (16, 1, 8, 8) and s.labels(condition, 0, 2) is None
-    assert len(s.real.train) == 1397 and s.real.heldout.x.shape[1:] == (1, 8, 8) and len(s.real.classes) == 10
+    assert len(s.real.train) == 1397 and s.real.heldout.x.shape[1:] == (1, 8, 8) and len(s.real.classes or ()) == 10
     assert s.record(condition, 0, 1)["share_by_origin"] == {"0": 1.0}
 
 
@@ -625,6 +699,22 @@ def test_a_formula_is_its_figure(x, said):
     power = re.search(r"\{(-?\d+)\}", plain)
     plain = plain.replace(power.group(), power.group(1).translate(text.POWERS)) if power else plain
     assert text.figure(x) == plain.replace("-", text.MINUS)
+
+
+def test_references_are_read_from_one_file():
+    entries = bibliography.references()
+    uses = bibliography.ALWAYS | bibliography.STATISTICS | bibliography.SCALING
+    uses |= dict((*bibliography.MEASURES.values(), *bibliography.SETTINGS.values()))
+    assert set(uses) == set(entries)
+    for key, entry in entries.items():
+        assert {"author", "title", "year"} <= set(entry.fields) and entry.source.count("{") == entry.source.count("}")
+        assert not set(bibliography.work(key, "").citation) & set("{}\\")
+    assert bibliography.work("binkowski2018demystifying", "").citation.startswith(
+        "Bińkowski et al. (2018). Demystifying"
+    )
+    assert bibliography.plain(r"{\L}ód{\'z} {\c{c}} K{\"a}".replace(r"{\L}", r"{\l}")) == "łódź ç Kä"
+    one = "% a comment\n@book{k2,\n  Title = {A {Nested {B}}\n    title},\n  year = {1999}\n}\n"
+    assert bibliography.entries(one)["k2"].fields == {"Title".lower(): "A {Nested {B}} title", "year": "1999"}
 
 
 def test_only_what_was_used_is_cited(made, solved):
@@ -824,7 +914,7 @@ def test_mistakes_end_in_one_sentence(made, tmp_path, capsys):
         assert said.startswith("imgloop.report: ") and said.count("\n") == 1, arguments
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_multirun_ends_with_a_report(tmp_path, command):
     done = command("-m", *TINY, "paradigm=replace,real_only", "generations=2", f"out={tmp_path}", "study=swept")
     assert done.returncode == 0, done.stderr

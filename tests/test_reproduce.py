@@ -15,9 +15,9 @@ from imgloop.config.compose import CONF, compose
 from imgloop.config.settings import parsed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import faults
-import reproduce
-from faults import TWINS, Twin
+import faults  # pyright: ignore[reportMissingImports]
+import reproduce  # pyright: ignore[reportMissingImports]
+from faults import TWINS, Twin  # pyright: ignore[reportMissingImports]
 
 
 def options(group):

@@ -175,7 +175,7 @@ def summary(r: Report) -> list[str]:
         if study.shown_protocol:
             lines.append(f"Scores by protocol {study.shown_protocol}.")
     if r.common:
-        lines.append(f"All conditions have {', '.join(r.common)}.")
+        lines.append(f"All conditions have {'; '.join(r.common)}.")
     if r.chains:
         done = sum(p.ended for p in r.chains)
         states = Counter(p.state for p in r.chains if not p.ended and p.state != "interrupted")

@@ -142,7 +142,7 @@ def displayed(study: Study) -> list[MeasureInfo]:
         wanted = info.name in names or (info.kind in ("score", "system") and not error)
         return wanted and info.name in frame and frame[info.name].notna().any()
 
-    return sorted(filter(shown, study.measures.values()), key=lambda info: ORDER.index(info.kind))
+    return sorted(filter(shown, study.measures.values()), key=lambda i: (ORDER.index(i.kind), i.name not in MEASURES))
 
 
 def panels(study: Study, names: Mapping[str, str], reference: Mapping[str, float] | None = None) -> list[Panel]:
@@ -168,14 +168,8 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
                 x, n = np.array(sorted(by.groups), float), by.size().to_numpy()
                 lines.append(Line(condition, names[condition], i, x, mean, mean - sd, mean + sd, n))
         level = reference.get(measure) if info.kind == "score" else None
-        found.append(
-            Panel(
-                info,
-                tuple(lines),
-                band,
-                reference=("real against real", float(level)) if isinstance(level, int | float) else None,
-            )
-        )
+        mark = ("real against real", float(level)) if isinstance(level, int | float) else None
+        found.append(Panel(info, tuple(lines), band, reference=mark))
     return found
 
 
@@ -183,9 +177,8 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
     quantities: dict[str, Any] = {}
     for chain in study.chains:
         quantities |= solved.record(chain)["quantities"]
-    frame: Any = solved.pooled(
-        study.table if study.single or study.damaged else solved.carried(study.table, study.chains)
-    )
+    whole = not (study.single or study.damaged)
+    frame: Any = solved.pooled(solved.carried(study.table, study.chains) if whole else study.table)
     found = []
     for measure, q in quantities.items():
         bound, lines = q["kind"] == "bound", []
@@ -196,20 +189,11 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
             part = part[part[measure].notna()]
             mean, sem = part[measure].to_numpy(float), part[f"{measure}_sem"].to_numpy(float)
             exact = part.get(f"{measure}_bound" if bound else f"{measure}_theory")
-            lines.append(
-                Line(
-                    condition,
-                    names[condition],
-                    i,
-                    part["generation"].to_numpy(float),
-                    mean,
-                    mean - 2 * sem,
-                    mean + 2 * sem,
-                    part["seeds"].to_numpy(),
-                    None if exact is None or exact.isna().all() else exact.to_numpy(float),
-                    part[f"{measure}_median"].to_numpy(float) if q["skewed"] else None,
-                )
-            )
+            theory = None if exact is None or exact.isna().all() else exact.to_numpy(float)
+            median = part[f"{measure}_median"].to_numpy(float) if q["skewed"] else None
+            x, n = part["generation"].to_numpy(float), part["seeds"].to_numpy()
+            low, high = mean - 2 * sem, mean + 2 * sem
+            lines.append(Line(condition, names[condition], i, x, mean, low, high, n, theory, median))
         band = "points: mean over replicates with two standard errors; line: theory"
         band += "; hollow: median" * bool(q["skewed"]) + "; dotted: upper bound" * bound
         info = MEASURES.get(measure) or MeasureInfo(measure, "", low=None if measure in SIGNED else 0.0)

@@ -18,10 +18,7 @@ from imgloop.report.text import listed, ranges
 from imgloop.study import tables
 from imgloop.study.study import Study
 
-GROUPS = (
-    *("experiment", "paradigm", "curation", "correction", "data", "model", "features", "measure", "collapse"),
-    "trainer",
-)
+GROUPS = "experiment paradigm curation correction data model features measure collapse trainer".split()
 ELSEWHERE = ("seed", "study", "out", "overwrite", "display")  # given apart, or without effect on a chain's content
 
 
@@ -147,8 +144,9 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
 
 
 def _ours(option: str) -> bool:
-    """Whether GROUP=OPTION is an option of this version."""
-    return (compose.CONF / f"{option.replace('=', '/', 1)}.yaml").is_file()
+    """Whether GROUP=OPTION is an option of this version or of an installed package."""
+    group, _, name = option.partition("=")
+    return name in compose.options(group)
 
 
 def _composed(folders: Sequence[str], options: Sequence[str]):

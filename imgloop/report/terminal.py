@@ -54,7 +54,7 @@ def listing(path: Path, console: Console) -> None:
         done = sum(p.ended for p in chains)
         names, common = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))
         summary = f"  {done} of {plural(len(chains), 'chain')} finished, {readable(size([folder]))}, "
-        summary += f"last change {ago(max(p.changed for p in chains))}" + f"; all with {', '.join(common)}" * bool(
+        summary += f"last change {ago(max(p.changed for p in chains))}" + f"; all with {'; '.join(common)}" * bool(
             common
         )
         console.print(Text(f"{folder.name}", "bold").append(summary, "default"))
