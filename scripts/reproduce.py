@@ -21,7 +21,7 @@ import imgloop
 from imgloop import loop
 from imgloop.config.compose import CONF, compose
 from imgloop.config.settings import parsed
-from imgloop.display import clock
+from imgloop.display import duration
 from imgloop.errors import Stopped
 from imgloop.study import solved as results
 
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"reproduce: {e}")
     print(
         f"\n{len(agree)} comparisons with theory, {agree.count(False)} failed; {len(caught)} with a fault, "
-        f"{caught.count(False)} not caught; {clock(time.monotonic() - BEGAN)}"
+        f"{caught.count(False)} not caught; {duration(time.monotonic() - BEGAN)}"
     )
     return 0 if all(agree + caught) else 1
 
