@@ -257,7 +257,7 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
         TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1)))),
     ):
         mapped, held = (Batches(training, 3, 1, 10, resident=size, labelled=True) for size in (0, 1e9))
-        assert mapped.held is None and held.held.dtype == torch.uint8 and len(held.held) == 45
+        assert mapped.resident_images is None and held.resident_images.dtype == torch.uint8 and len(held.resident_images) == 45
         for k in (0, 1, 7, 3):
             (x, y), (held_x, held_y) = mapped(k), held(k)
             assert torch.equal(x, held_x) and torch.equal(y, held_y)
@@ -268,14 +268,14 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
 
 def test_a_large_resident_set_is_complete():
     training = plain_set(9000)  # filled in several pieces
-    assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).held, torch.from_numpy(training.pools[REAL].x))
+    assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).resident_images, torch.from_numpy(training.pools[REAL].x))
 
 
 def test_a_set_is_resident_up_to_the_size_given():
     training = plain_set(10)  # 10 images of 4 bytes
-    assert Batches(training, 0, 0, 4, resident=40).held is not None
-    assert Batches(training, 0, 0, 4, resident=39).held is None
-    assert Batches(training, 0, 0, 4).held is None
+    assert Batches(training, 0, 0, 4, resident=40).resident_images is not None
+    assert Batches(training, 0, 0, 4, resident=39).resident_images is None
+    assert Batches(training, 0, 0, 4).resident_images is None
 
 
 def test_a_weighted_mix_is_drawn_in_proportion_to_its_weights():
