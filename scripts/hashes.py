@@ -135,7 +135,7 @@ def differences(before, now, path: str = "") -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Hashes of small chains.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the hashes to this JSON file")
     what.add_argument("--compare", type=Path, help="compare with the hashes in this JSON file")
