@@ -202,9 +202,9 @@ def test_resuming_continues_from_the_checkpoint_and_not_from_the_start(tmp_path,
     from imgloop.errors import Stopped
     from imgloop.models.diffusion import Diffusion
     from imgloop.pool import Mix, Pool, TrainingSet
-    from imgloop.training.tasks import Task
     from imgloop.training import trainer
     from imgloop.training.batches import Batches
+    from imgloop.training.tasks import Task
 
     x = np.random.default_rng(0).integers(0, 256, (96, 1, 8, 8), np.uint8)
     data = TrainingSet({REAL: Pool(x)}, Mix(np.full((96, 1), REAL), np.arange(96)[:, None]))
