@@ -1,5 +1,5 @@
-"""Solvable systems through the loop: every system under every mixing rule against its closed forms, forms written out
-here, and the table that a chain leaves: extended, interrupted, refused, damaged."""
+"""Solvable systems through the loop: every system under every paradigm against its closed forms, closed forms written
+out here, and the table of a chain: extended, interrupted, refused, damaged."""
 
 import copy
 import functools
@@ -67,14 +67,14 @@ def quick(monkeypatch, request):
 
 @pytest.fixture
 def composed():
-    """Asks for every config to be composed as the command line does."""
+    """Request that every config is composed as on the command line."""
 
 
 def chain(tmp_path, *overrides):
     return imgloop.run([f"out={tmp_path}", "display=none", *overrides])
 
 
-def kept(folder) -> dict[str, np.ndarray]:
+def quantities(folder) -> dict[str, np.ndarray]:
     """Each quantity of every replicate and generation, (G, R)."""
     return {name: np.array(a) for name, a in store.open_arrays(folder / "replicates.safetensors").items()}
 
@@ -88,8 +88,8 @@ def table(folder) -> pd.DataFrame:
 
 
 def filled(folder) -> set[str]:
-    """Quantities whose closed form or bound is given in every generation; asserts that it is in all, none, or in
-    generation 0, which every rule fits to R."""
+    """Quantities with a closed form or bound in every generation. Asserts that each has one in all generations, in none,
+    or in generation 0 alone, which every paradigm fits to R."""
     frame = table(folder)
     columns = [c for c in frame if c.endswith(("_theory", "_bound"))]
     assert all(
@@ -100,13 +100,13 @@ def filled(folder) -> set[str]:
 
 
 def deviations(folder) -> pd.Series:
-    """The z scores that are there, by quantity and generation."""
+    """The z scores that are not empty, by quantity and generation."""
     frame = table(folder)
     return frame[[c for c in frame if c.endswith("_z")]].stack().dropna()
 
 
 def test_what_is_composed_quickly_is_what_the_command_line_composes(monkeypatch):
-    """So that the chains of this file are those that a user gets."""
+    """The chains of this file are those that a user gets."""
     for overrides in (
         (*STANDARD, "out=there"),
         (*CUBE, *ODD, "paradigm=edit", "edit_fraction={start: 0.8, factor: 0.7}"),
@@ -161,7 +161,7 @@ SOLVED = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("system", SETTINGS)
-def test_every_system_under_every_rule_is_as_theory_says_wherever_theory_says_something(tmp_path, system, rule):
+def test_every_system_under_every_rule_agrees_with_its_closed_forms(tmp_path, system, rule):
     settings, always, chained, never = SETTINGS[system]
     folder = chain(tmp_path, *settings, *ODD, *RULES[rule]).folder
     if always is None:
@@ -170,12 +170,12 @@ def test_every_system_under_every_rule_is_as_theory_says_wherever_theory_says_so
         expected = always | (chained if rule == "replace" else chained - {"wide"} if rule == "real_only" else set())
         expected |= {"alive"} if system == "poisson" and rule in ("accumulate", "augment") else set()
     assert filled(folder) == expected and not never & expected
-    assert set(kept(folder)) == (EXCESS if always is None else always | chained | never)
+    assert set(quantities(folder)) == (EXCESS if always is None else always | chained | never)
     z = deviations(folder)
     assert len(z) >= len(expected) and (z.abs() < 4).all(), z[z.abs() >= 4]
     frame = table(folder)
-    for name in set(kept(folder)) - expected:
-        assert f"{name}_z" in frame and frame[f"{name}_z"][1:].isna().all()  # nothing to be compared with, and not 0
+    for name in set(quantities(folder)) - expected:
+        assert f"{name}_z" in frame and frame[f"{name}_z"][1:].isna().all()  # empty, not 0: there is no closed form
 
 
 PLAIN = ("generations=4", "paradigm=replace", "n_initial=9", "n_samples=[11,13,12,10]", "data.n=9")
@@ -235,16 +235,16 @@ def test_settings_that_have_forms_of_their_own(tmp_path, settings, expected):
 
 
 def z_scores(values: np.ndarray, expected) -> np.ndarray:
-    """Differences of the mean over replicates, (G, R), from what is expected, in standard errors."""
+    """Differences between the mean over replicates, (G, R), and the expected values, in standard errors."""
     return (values.mean(1) - np.asarray(expected)) / (values.std(1, ddof=1) / math.sqrt(values.shape[1]))
 
 
-def law_mean(values, expected):
+def check_mean(values, expected):
     z = z_scores(values, expected)
     assert (np.abs(z) < 4).all(), z
 
 
-def law_share(hits, p):
+def check_share(hits, p):
     """A frequency, by its binomial standard error under the law."""
     p = np.asarray(p)
     z = (hits.mean(1) - p) / np.sqrt(p * (1 - p) / hits.shape[1])
@@ -255,15 +255,15 @@ MANY = ("model.replicates=4000", "generations=6")
 
 
 def simulated(tmp_path, *overrides):
-    return kept(chain(tmp_path, *MANY, *overrides).folder)
+    return quantities(chain(tmp_path, *MANY, *overrides).folder)
 
 
 def test_replaced_gaussian_loses_a_share_of_one_nth_a_generation_and_its_mean_gains_it(tmp_path):
     n, k = 9, np.arange(1, 7)
     x = simulated(tmp_path, "model=gaussian", "paradigm=replace", "data.n=9")
-    law_mean(x["variance"], (1 - 1 / n) ** k)
-    law_mean(x["mean_part"], 1 - (1 - 1 / n) ** k)
-    law_mean(x["log_variance"], k * (digamma((n - 1) / 2) - math.log(n / 2)))
+    check_mean(x["variance"], (1 - 1 / n) ** k)
+    check_mean(x["mean_part"], 1 - (1 - 1 / n) ** k)
+    check_mean(x["log_variance"], k * (digamma((n - 1) / 2) - math.log(n / 2)))
     assert np.allclose(x["w2"], x["mean_part"] + (np.sqrt(x["variance"]) - 1) ** 2)
 
 
@@ -271,21 +271,21 @@ def test_replaced_unbiased_gaussian_keeps_its_expected_variance_while_the_typica
     n, k, shrink = 9, np.arange(1, 7), 0.9
     x = simulated(tmp_path, "model=gaussian", "model.unbiased=true", "paradigm=replace", "data.n=9")
     c4 = math.sqrt(2 / (n - 1)) * math.exp(gammaln(n / 2) - gammaln((n - 1) / 2))
-    law_mean(x["variance"], np.ones(6))
-    law_mean(x["mean_part"], k / n)
-    law_mean(x["w2"], k / n + 2 * (1 - c4**k))
-    law_mean(x["log_variance"], k * (digamma((n - 1) / 2) - math.log((n - 1) / 2)))
+    check_mean(x["variance"], np.ones(6))
+    check_mean(x["mean_part"], k / n)
+    check_mean(x["w2"], k / n + 2 * (1 - c4**k))
+    check_mean(x["log_variance"], k * (digamma((n - 1) / 2) - math.log((n - 1) / 2)))
     x = simulated(tmp_path, "model=gaussian", "model.unbiased=true", "paradigm=replace", "data.n=9", "model.bias=0.9")
-    law_mean(x["variance"], shrink ** (k - 1))
-    law_mean(x["mean_part"], np.cumsum(shrink ** (k - 1)) / n)
+    check_mean(x["variance"], shrink ** (k - 1))
+    check_mean(x["mean_part"], np.cumsum(shrink ** (k - 1)) / n)
 
 
 def test_accumulated_gaussian_follows_the_product_whose_limit_is_bounded(tmp_path):
     n, k = 5, np.arange(1, 7)
     x = simulated(tmp_path, "model=gaussian", "paradigm=accumulate", "data.n=5")
     product_ = np.cumprod(1 - 1 / (n * k**2))
-    law_mean(x["variance"], product_)
-    law_mean(x["mean_part"], 1 - product_)
+    check_mean(x["variance"], product_)
+    check_mean(x["mean_part"], 1 - product_)
 
 
 def test_gaussian_on_fresh_real_rows_follows_two_moments(tmp_path):
@@ -297,8 +297,8 @@ def test_gaussian_on_fresh_real_rows_follows_two_moments(tmp_path):
         mean = (r / n) ** 2 / r + (s / n) ** 2 * (m[-1] + v[-1] / s)
         square = (r + s * (m[-1] + v[-1])) / n
         m.append(mean), v.append(square - mean)
-    law_mean(x["mean_part"], m)
-    law_mean(x["variance"], v)
+    check_mean(x["mean_part"], m)
+    check_mean(x["variance"], v)
 
 
 def test_gaussian_on_r_and_its_own_samples_remembers_r(tmp_path):
@@ -311,8 +311,8 @@ def test_gaussian_on_r_and_its_own_samples_remembers_r(tmp_path):
         mean = (r + pools + 2 * s) / n**2  # E (sum of R)^2 = r, and of its product with S twice r s (1/r)
         square = (r + s * (m[-1] + v[-1])) / n
         m.append(mean), v.append(square - mean)
-    law_mean(x["mean_part"], m)
-    law_mean(x["variance"], v)
+    check_mean(x["mean_part"], m)
+    check_mean(x["variance"], v)
 
 
 def test_gaussian_on_a_budget_drawn_from_everything_follows_its_recursion(tmp_path):
@@ -338,16 +338,16 @@ def test_gaussian_on_a_budget_drawn_from_everything_follows_its_recursion(tmp_pa
         square = (size * square + k * (m[-1] + v[-1])) / (size + k)
         centre = (size**2 * centre + 2 * size * k * towards + k**2 * pool) / (size + k) ** 2
         size += k
-    law_mean(x["mean_part"], m)
-    law_mean(x["variance"], v)
+    check_mean(x["mean_part"], m)
+    check_mean(x["variance"], v)
 
 
 def test_edited_whole_the_data_set_is_replaced(tmp_path):
     """edit_fraction=1 with pools of |R| is replace, bit for bit; 0 is R in every generation."""
     common = ("model=gaussian", "data.n=9", "generations=4")
-    edited = kept(chain(tmp_path, *common, "paradigm=edit", "edit_fraction=1").folder)
-    replaced = kept(chain(tmp_path, *common, "paradigm=replace").folder)
-    left = kept(chain(tmp_path, *common, "paradigm=edit", "edit_fraction=0").folder)
+    edited = quantities(chain(tmp_path, *common, "paradigm=edit", "edit_fraction=1").folder)
+    replaced = quantities(chain(tmp_path, *common, "paradigm=replace").folder)
+    left = quantities(chain(tmp_path, *common, "paradigm=edit", "edit_fraction=0").folder)
     for name in edited:
         assert np.array_equal(edited[name], replaced[name]), name
         assert (left[name] == left[name][0]).all(), name
@@ -371,43 +371,43 @@ def test_regression_grows_without_bound_under_replace_and_by_pi_squared_over_six
     rows, d, sigma = 20, 3, 0.5
     x = simulated(tmp_path, "model=regression", "model.dimension=3", "model.noise=0.5", "data.n=20", *settings)
     first = sigma**2 * d / (rows - d - 1)
-    law_mean(x["excess"], first * np.asarray(factors))
-    law_mean(x["excess_ratio"], factors)
-    law_mean(x["test_ratio"], (first * np.asarray(factors) + sigma**2) / (first + sigma**2))
+    check_mean(x["excess"], first * np.asarray(factors))
+    check_mean(x["excess_ratio"], factors)
+    check_mean(x["test_ratio"], (first * np.asarray(factors) + sigma**2) / (first + sigma**2))
 
 
 def test_discrete_heterozygosity_falls_by_one_dth_a_generation_whatever_the_law(tmp_path):
     x = simulated(tmp_path, "model=discrete", "model.p=[0.6,0.25,0.15]", "data.n=7", "paradigm=replace")
-    law_mean(x["heterozygosity"], (1 - (0.36 + 0.0625 + 0.0225)) * (1 - 1 / 7) ** np.arange(1, 7))
+    check_mean(x["heterozygosity"], (1 - (0.36 + 0.0625 + 0.0225)) * (1 - 1 / 7) ** np.arange(1, 7))
     x = simulated(tmp_path, "model=discrete", "model.outcomes=2", "data.n=5", "paradigm=accumulate")
-    law_mean(x["heterozygosity"], 0.5 * np.cumprod(1 - 1 / (5 * np.arange(1, 7) ** 2)))
+    check_mean(x["heterozygosity"], 0.5 * np.cumprod(1 - 1 / (5 * np.arange(1, 7) ** 2)))
     assert ((x["survivors"] == 1) == (x["collapsed"] == 1)).all() and (x["entropy"] <= 1 + 1e-12).all()
 
 
-def test_coins_are_absorbed_as_often_as_they_are_probable_and_as_fast_as_wright_and_fisher_say(tmp_path):
+def test_coins_are_absorbed_with_the_probability_and_the_time_of_wright_and_fisher(tmp_path):
     folder = chain(
         tmp_path, "model=bernoulli", "paradigm=replace", "data.n=10", "model.replicates=4000", "generations=400"
     ).folder
-    x, record = kept(folder), store.read_json(folder / "record.json")
-    law_mean(x["variance"][:8], 0.25 * 0.9 ** np.arange(1, 9))
+    x, record = quantities(folder), store.read_json(folder / "record.json")
+    check_mean(x["variance"][:8], 0.25 * 0.9 ** np.arange(1, 9))
     assert record["absorbed"] and set(np.unique(x["p"][-1])) == {0.0, 1.0}
-    law_share(x["p"][-1:], [0.5])
+    check_share(x["p"][-1:], [0.5])
     time_ = record["timescale"]
     assert abs(time_["simulated"] - 12.59) < 4 * time_["sem"] and time_["exact"] == pytest.approx(12.59, abs=0.005)
     assert time_["draws"] == 10 and time_["outcomes"] == 2
     biased = chain(tmp_path, "model=bernoulli", "model.p=0.2", "paradigm=replace", "data.n=6", "generations=400").folder
-    law_share(kept(biased)["p"][-1:], [0.2])
+    check_share(quantities(biased)["p"][-1:], [0.2])
 
 
 def test_poisson_rates_keep_their_mean_spread_linearly_and_die_out_as_a_branching_process(tmp_path):
     n, rate, k = 4, 0.7, np.arange(1, 7)
     x = simulated(tmp_path, "model=poisson", "model.rate=0.7", "data.n=4", "paradigm=replace")
-    law_mean(x["rate"], np.full(6, rate))
-    law_mean((x["rate"] - rate) ** 2, k * rate / n)
+    check_mean(x["rate"], np.full(6, rate))
+    check_mean((x["rate"] - rate) ** 2, k * rate / n)
     g = [1.0]
     for _ in range(5):
         g.append(1 - math.exp(-g[-1]))
-    law_share(x["rate"] > 0, 1 - np.exp(-n * rate * np.array(g)))
+    check_share(x["rate"] > 0, 1 - np.exp(-n * rate * np.array(g)))
 
 
 def test_kernel_densities_widen_to_a_limit_under_replace_and_logarithmically_under_accumulate(tmp_path):
@@ -420,7 +420,7 @@ def test_kernel_densities_widen_to_a_limit_under_replace_and_logarithmically_und
                 v.append((v[-1] + h**2) * (1 - 1 / n))
             else:
                 v.append(v[-1] * (1 - 1 / (n * k**2)) + h**2 * (1 / k - 1 / (n * k**2)))
-        law_mean(x["variance"], v)
+        check_mean(x["variance"], v)
         assert np.allclose(x["density_variance"] - x["variance"], h**2)
 
 
@@ -429,7 +429,7 @@ def test_mixture_components_die_out_below_the_bound_of_suresh_and_others(tmp_pat
     folder = chain(
         tmp_path, "model=mixture", "model.threshold=0.4", "data.n=5", "paradigm=replace", "generations=40"
     ).folder
-    x = kept(folder)
+    x = quantities(folder)
     bound = np.minimum(1, np.exp(-np.arange(1, 41) / (4 * n)) / e)
     error = np.sqrt(bound * (1 - bound) / 1000)
     assert (x["wide"].mean(1) <= bound + 4 * error).all() and x["wide"][-1].mean() < x["wide"][0].mean() / 2
@@ -439,35 +439,37 @@ def test_mixture_components_die_out_below_the_bound_of_suresh_and_others(tmp_pat
     assert (frame["wide_z"].isna() == (bound >= 1)).all()  # a bound of 1 bounds nothing
 
 
-# Twins: broken on purpose, and the comparison with theory must notice
+# Mutations: with a planted fault, the comparison with theory must fail
 
 
-def notices(tmp_path, *overrides):
+def check_noticed(tmp_path, *overrides):
     z = deviations(chain(tmp_path, "model=gaussian", "model.replicates=2000", *overrides).folder)
     assert (z.abs() > 4).any(), z.abs().max()
 
 
-def test_twin_the_same_noise_in_every_generation(tmp_path, monkeypatch):
+def test_mutation_the_same_noise_in_every_generation(tmp_path, monkeypatch):
     seed = SolvedChain.seed
-    monkeypatch.setattr(SolvedChain, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose))
-    notices(tmp_path, *ODD, "n_samples=9", "paradigm=replace")
+    monkeypatch.setattr(
+        SolvedChain, "seed", lambda self, t, purpose: seed(self, 0 if purpose == "sample" else t, purpose)
+    )
+    check_noticed(tmp_path, *ODD, "n_samples=9", "paradigm=replace")
 
 
-def test_twin_rows_drawn_with_replacement(tmp_path, monkeypatch):
-    def drawn(mix, n, rng):
+def test_mutation_rows_drawn_with_replacement(tmp_path, monkeypatch):
+    def with_replacement(mix, n, rng):
         pick = rng.integers(len(mix), size=(n, mix.row.shape[1]))
         return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
-    monkeypatch.setattr("imgloop.paradigm.subsample", drawn)
-    notices(tmp_path, *ODD, *RULES["accumulate_subsample"])
+    monkeypatch.setattr("imgloop.paradigm.subsample", with_replacement)
+    check_noticed(tmp_path, *ODD, *RULES["accumulate_subsample"])
 
 
-def test_twin_the_first_rows_in_place_of_random_ones(tmp_path, monkeypatch):
+def test_mutation_the_first_rows_in_place_of_random_ones(tmp_path, monkeypatch):
     monkeypatch.setattr("imgloop.paradigm.subsample", lambda mix, n, rng: Mix(mix.origin[:n], mix.row[:n]))
-    notices(tmp_path, *ODD, *RULES["accumulate_subsample"])
+    check_noticed(tmp_path, *ODD, *RULES["accumulate_subsample"])
 
 
-def test_twin_real_data_left_out(tmp_path, monkeypatch):
+def test_mutation_real_data_left_out(tmp_path, monkeypatch):
     real = Paradigm.everything
 
     def everything(self, sizes, t, replicates):
@@ -476,10 +478,10 @@ def test_twin_real_data_left_out(tmp_path, monkeypatch):
         return Mix(mix.origin[n:], mix.row[n:])
 
     monkeypatch.setattr(Paradigm, "everything", everything)
-    notices(tmp_path, *ODD, *RULES["accumulate"])
+    check_noticed(tmp_path, *ODD, *RULES["accumulate"])
 
 
-def test_twin_the_wrong_divisor(tmp_path, monkeypatch):
+def test_mutation_the_wrong_divisor(tmp_path, monkeypatch):
     from imgloop.analytic.gaussian import Gaussian
 
     fit = Gaussian.fit
@@ -490,7 +492,7 @@ def test_twin_the_wrong_divisor(tmp_path, monkeypatch):
         return f
 
     monkeypatch.setattr(Gaussian, "fit", wrong)
-    notices(tmp_path, *ODD, *RULES["replace"])
+    check_noticed(tmp_path, *ODD, *RULES["replace"])
 
 
 # The samples go through the loop's mixes
@@ -566,8 +568,8 @@ def test_every_system_is_fitted_to_its_mix_and_each_replicate_has_its_own_data(t
             assert np.array_equal(g["f"].points, x[:, :, 0])
         else:
             for r in range(6):
-                found = np.linalg.lstsq(x[:, r, :-1], x[:, r, -1], rcond=None)[0]
-                assert np.allclose(g["f"].weights[r], found)
+                weights = np.linalg.lstsq(x[:, r, :-1], x[:, r, -1], rcond=None)[0]
+                assert np.allclose(g["f"].weights[r], weights)
 
 
 def test_replicates_draw_independent_subsets(watched, tmp_path):
@@ -588,7 +590,7 @@ def test_replicates_draw_independent_subsets(watched, tmp_path):
     )
 
 
-def test_twin_one_set_of_indices_for_all_replicates_is_seen(tmp_path, monkeypatch, watched):
+def test_mutation_one_set_of_indices_for_all_replicates_is_seen(tmp_path, monkeypatch, watched):
     later = AccumulateSubsample.later
 
     def shared(self, sizes, t, rng, replicates):
@@ -622,7 +624,7 @@ def test_seeds_make_the_bits_and_conditions_of_one_seed_share_generation_0(tmp_p
     assert bits(one) == bits(again)
     real = [store.read_json(f / "record.json")["real"] for f in (one, other, seed1)]
     assert real[0] == real[1] != real[2]
-    first, theirs, fresh = kept(one), kept(other), kept(seed1)
+    first, theirs, fresh = quantities(one), quantities(other), quantities(seed1)
     assert all(np.array_equal(theirs[q][0], first[q][0]) for q in first)
     assert any((theirs[q][1] != first[q][1]).any() for q in first)
     assert any((fresh[q] != first[q]).any() for q in first)
@@ -662,12 +664,15 @@ def test_the_record_says_what_the_table_was_made_of(finished):
     assert record["absorbed"] is False and record["timescale"] is None
     assert record["replicates_hash"] == store.file_hash(finished.folder / "replicates.safetensors")
     assert len(set(record["seeds"]["mix"]) | set(record["seeds"]["sample"])) == 8  # no two draws share a seed
-    assert record["versions"]["numpy"] == np.__version__ and record["quantities"].keys() == kept(finished.folder).keys()
+    assert (
+        record["versions"]["numpy"] == np.__version__
+        and record["quantities"].keys() == quantities(finished.folder).keys()
+    )
     assert set(record["seconds"]) == {"train", "sample", "measure"} and len(record["real"]) == 64
 
 
 def test_the_table_is_the_means_of_the_replicates(finished):
-    x, frame = kept(finished.folder), table(finished.folder)
+    x, frame = quantities(finished.folder), table(finished.folder)
     assert list(frame["n_train"]) == [9, 8, 8, 8] and list(frame["n_pool"]) == [7] * 4
     assert list(frame["generation"]) == [0, 1, 2, 3] and frame["real_share"][0] == 1
     assert frame["real_share"].to_numpy() == pytest.approx(9 / (9 + 7 * np.arange(4)), rel=0.05)
@@ -710,8 +715,8 @@ def test_a_finished_chain_is_left_as_it_is_and_says_so(finished):
         again = chain(finished.folder.parents[2], *STANDARD, f"generations={generations}")
         assert before == {n: (finished.folder / n).stat().st_mtime_ns for n in names}
         pd.testing.assert_frame_equal(again.metrics, finished.metrics)
-    told = (finished.folder / "run.log").read_text()
-    assert told.count("holds 4 generations already: nothing to do (generations=5 or more would extend it)") == 2
+    log = (finished.folder / "run.log").read_text()
+    assert log.count("nothing to do (generations=5") == 2
 
 
 @pytest.mark.parametrize(
@@ -733,7 +738,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_overwrite_begins_agai
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace("model.bias: 1\n", "model.bias: 2\n"))
     before = bits(folder)
-    with pytest.raises(UserError, match=r"model\.bias \(there 2, now 1\).*study=NEW.*overwrite=true"):
+    with pytest.raises(UserError, match=r"there 2, now 1.*overwrite=true"):
         chain(tmp_path, *STANDARD, "generations=3")
     assert bits(folder) == before
     longer = chain(tmp_path, *STANDARD, "generations=3", "overwrite=true").folder
@@ -761,7 +766,7 @@ def stop_after(monkeypatch, generation: int) -> None:
     monkeypatch.setattr(SolvedChain, "commit", stopping)
 
 
-def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_sitting(tmp_path, monkeypatch):
+def test_an_interrupted_chain_keeps_its_generations_and_continues_to_the_same_bits(tmp_path, monkeypatch):
     whole = chain(tmp_path / "whole", *STANDARD, "generations=6").folder
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
@@ -770,12 +775,12 @@ def test_interrupted_a_chain_keeps_what_was_done_and_goes_on_to_the_bits_of_one_
     (folder,) = (tmp_path / "parts" / "gaussian").glob("*/seed0")
     record = store.read_json(folder / "record.json")
     assert (record["generations"], record["complete"]) == (3, False) and len(table(folder)) == 3
-    assert all(np.array_equal(a, kept(whole)[q][:3]) for q, a in kept(folder).items())
+    assert all(np.array_equal(a, quantities(whole)[q][:3]) for q, a in quantities(folder).items())
     assert bits(chain(tmp_path / "parts", *STANDARD, "generations=6").folder) == bits(whole)
     assert store.read_json(folder / "record.json")["complete"]
 
 
-def test_interrupted_before_its_first_generation_a_chain_can_be_begun_again(tmp_path, monkeypatch):
+def test_a_chain_interrupted_before_its_first_generation_can_be_started_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SolvedChain, "fitted", lambda self, *a: setattr(self.stop, "signal", 2) or self.stop.end_of_fit())
         with pytest.raises(Stopped):
@@ -783,19 +788,19 @@ def test_interrupted_before_its_first_generation_a_chain_can_be_begun_again(tmp_
     assert len(chain(tmp_path, *STANDARD, "generations=2").metrics) == 2
 
 
-def test_interrupted_while_it_is_extended_a_chain_loses_nothing(tmp_path, monkeypatch):
-    """What the replay has not reached again is still there."""
+def test_a_chain_interrupted_while_extended_loses_nothing(tmp_path, monkeypatch):
+    """Generations that the replay has not reached again still exist."""
     folder = chain(tmp_path, *STANDARD, "generations=4").folder
-    before = kept(folder)
+    before = quantities(folder)
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         with pytest.raises(Stopped):
             chain(tmp_path, *STANDARD, "generations=8")
     assert len(table(folder)) >= 4
-    assert all(np.array_equal(kept(folder)[q][:4], a) for q, a in before.items())
+    assert all(np.array_equal(quantities(folder)[q][:4], a) for q, a in before.items())
 
 
-def test_ctrl_c_ends_a_long_chain_with_a_table_of_what_was_done(tmp_path):
+def test_ctrl_c_ends_a_long_chain_with_a_table_of_its_generations(tmp_path):
     system = ("model=gaussian", "model.unbiased=true", "paradigm=replace", "data.n=50", "model.replicates=3000")
     settings = [*system, f"out={tmp_path / 'parts'}", "display=lines"]
     process = subprocess.Popen(
@@ -809,16 +814,16 @@ def test_ctrl_c_ends_a_long_chain_with_a_table_of_what_was_done(tmp_path):
     began = time.monotonic()
     while not list((tmp_path / "parts").rglob("config.yaml")) and time.monotonic() - began < 60:
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(2)  # some generations, on a busy machine too
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in error and "continues from here" in error
     (folder,) = (tmp_path / "parts" / "gaussian").glob("*/seed0")
-    record, x = store.read_json(folder / "record.json"), kept(folder)
+    record, x = store.read_json(folder / "record.json"), quantities(folder)
     done = record["generations"]
     assert not record["complete"] and 1 <= done < 9000 and len(table(folder)) == done
     short = min(done, 20)
-    whole = kept(chain(tmp_path / "whole", *system, f"generations={short}").folder)
+    whole = quantities(chain(tmp_path / "whole", *system, f"generations={short}").folder)
     assert all(np.array_equal(x[q][:short], a) for q, a in whole.items())
 
 
@@ -827,9 +832,9 @@ def test_ctrl_c_ends_a_long_chain_with_a_table_of_what_was_done(tmp_path):
 COINS = ("model=bernoulli", "data.n=3", "model.replicates=20", "model.p=0.1")
 
 
-def test_a_closed_chain_ends_when_every_replicate_is_absorbed_and_says_so_when_it_is_run_again(tmp_path):
+def test_a_closed_chain_ends_when_every_replicate_is_absorbed(tmp_path):
     whole = chain(tmp_path, *COINS, "paradigm=replace", "generations=900").folder
-    x, record = kept(whole), store.read_json(whole / "record.json")
+    x, record = quantities(whole), store.read_json(whole / "record.json")
     done = record["generations"]
     assert record["absorbed"] and record["complete"] and 1 < done < 900
     assert x["collapsed"][-1].all() and not x["collapsed"][-2].all()  # in the very generation in which the last one is
@@ -837,7 +842,7 @@ def test_a_closed_chain_ends_when_every_replicate_is_absorbed_and_says_so_when_i
     for generations in (2000, 900, 1):
         chain(tmp_path, *COINS, "paradigm=replace", f"generations={generations}")
     assert bits(whole) == before
-    assert (whole / "run.log").read_text().count(f"was absorbed by generation {done - 1}: nothing to do") == 3
+    assert (whole / "run.log").read_text().count(f"absorbed by generation {done - 1}: nothing to do") == 3
     assert record["timescale"]["simulated"] == pytest.approx(1 + (1 - x["collapsed"]).sum(0).mean())
 
 
@@ -875,7 +880,7 @@ def test_a_chain_that_real_rows_enter_never_ends_early(tmp_path, rule):
     settings = ("model=bernoulli", "data.n=3", "model.replicates=4", "model.p=0.001", "generations=6")
     folder = chain(tmp_path, *settings, *rule).folder
     record = store.read_json(folder / "record.json")
-    assert kept(folder)["collapsed"][0].all() and record["generations"] == 6 and not record["absorbed"]
+    assert quantities(folder)["collapsed"][0].all() and record["generations"] == 6 and not record["absorbed"]
     closed = chain(tmp_path, *settings, "paradigm=replace").folder
     assert store.read_json(closed / "record.json")["generations"] == 1
 
@@ -896,7 +901,7 @@ def damaged(tmp_path, name, spoil, *more):
 def test_a_damaged_record_is_refused_by_name_wherever_it_is_read(tmp_path, spoil):
     folder = damaged(tmp_path, "record.json", spoil)
     for generations in (3, 4):
-        with pytest.raises(UserError, match=r"record\.json cannot be read.*overwrite=true"):
+        with pytest.raises(UserError, match=r"record\.json.*overwrite=true"):
             chain(tmp_path, *STANDARD, f"generations={generations}")
     with pytest.raises(UserError, match=r"record\.json"):
         compare(folder.parents[1])
@@ -908,7 +913,7 @@ def test_damaged_replicates_are_refused_by_name_where_they_are_read(tmp_path, sp
     folder = damaged(tmp_path, "replicates.safetensors", spoil)
     with pytest.raises(UserError, match=r"replicates\.safetensors .*run the chain again"):
         results.replicates(folder)
-    chain(tmp_path, *STANDARD, "generations=3")  # is replayed, which mends it
+    chain(tmp_path, *STANDARD, "generations=3")  # is replayed, which repairs it
     assert len(results.replicates(folder)["w2"]) == 3
 
 
@@ -917,17 +922,17 @@ def test_a_damaged_table_is_refused_by_name_where_it_is_read(tmp_path, spoil):
     folder = damaged(tmp_path, "metrics.csv", spoil)
     with pytest.raises(UserError, match=r"metrics\.csv .*run the chain again"):
         imgloop.load_study(folder.parents[1])
-    chain(tmp_path, *STANDARD, "generations=3")  # is replayed, which mends it
+    chain(tmp_path, *STANDARD, "generations=3")  # is replayed, which repairs it
     assert len(imgloop.load_study(folder.parents[1])) == 3
 
 
 def test_overwriting_with_a_wrong_setting_leaves_the_chain_as_it_was(tmp_path):
     settings = ["model=gaussian", "paradigm=fresh", "data.n=60", "n_initial=10", "model.replicates=20"]
     before = chain(tmp_path, *settings, "generations=6").folder
-    kept = {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"}
+    before_files = {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"}
     with pytest.raises(UserError, match="has used 60 of 60"):
         chain(tmp_path, *settings, "generations=7", "overwrite=true")
-    assert {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"} == kept
+    assert {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"} == before_files
     assert len(chain(tmp_path, *settings, "generations=2", "overwrite=true").metrics) == 2
     assert not [p for p in before.iterdir() if p.name.startswith(".") and p.name != ".lock"]
 
@@ -1001,7 +1006,11 @@ WRONG = [  # settings, the setting that the error names, a key word of its messa
     (("model=discrete", "data=digits"), "data", "data=law"),
     (("model=kde", "data=digits"), "data", "data=law"),
     (("model=diffusion", "data=law"), "data", "data=law"),
-    (("model=gaussian", "data=digits", "n_initial=9", "model.replicates=3", "model.dimension=3"), "model.dimension", "="),
+    (
+        ("model=gaussian", "data=digits", "n_initial=9", "model.replicates=3", "model.dimension=3"),
+        "model.dimension",
+        "=",
+    ),
     (("model=gaussian", "features=pixels"), "features", "no effect"),
     (("model=gaussian", "features.images=5"), "features", "no effect"),
     (("model=gaussian", "trainer=gpu"), "trainer", "no effect"),
@@ -1063,7 +1072,7 @@ def test_a_fit_to_the_same_x_again_and_again_is_refused_or_solved_but_no_crash(t
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_overflow_and_underflow_end_a_chain_without_a_crash(tmp_path):
+def test_overflow_and_underflow_do_not_crash_a_chain(tmp_path):
     for bias in (1000, 0.001):
         chain(
             tmp_path, "model=gaussian", "model.dimension=2", f"model.bias={bias}", "paradigm=replace", "data.n=5",
@@ -1079,7 +1088,7 @@ def test_a_single_replicate_has_no_standard_error_and_no_z(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, what",
     [
         (("model=regression", "data.n=20", "n_samples=21"), "model.design=resampled"),
         (("model=discrete", "model.p=[0.5,half]"), "model.p"),
@@ -1087,10 +1096,10 @@ def test_a_single_replicate_has_no_standard_error_and_no_z(tmp_path):
         (("model=gaussian", "keep_models=1"), "keep_models has no effect"),
     ],
 )
-def test_the_command_line_says_it_without_a_traceback(tmp_path, command, settings, told):
+def test_the_command_line_reports_it_without_a_traceback(tmp_path, command, settings, what):
     done = command(*settings, f"out={tmp_path / 'out'}", "generations=2")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("imgloop: ") and told in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("imgloop: ") and what in done.stderr and done.stderr.count("\n") == 1
     assert not [p for p in (tmp_path / "out").rglob("*")]
 
 
@@ -1168,7 +1177,7 @@ def test_a_study_of_tables_is_loaded_as_one_table(swept):
     )
 
 
-def test_measuring_a_study_of_tables_says_that_it_does_not_apply(swept, command):
+def test_measuring_a_study_of_tables_is_refused(swept, command):
     from imgloop.measure import measure
 
     before = {p: p.read_bytes() for p in swept[1].rglob("metrics.csv")}

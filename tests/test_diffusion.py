@@ -72,7 +72,9 @@ def test_compact_network_uses_time_and_label():
         torch.nn.init.normal_(p, std=0.2)
     x = torch.randn(1, 1, 8, 8)
     outputs = [network(x, torch.tensor([t]), torch.tensor([y])) for t, y in ((100.0, 0), (900.0, 0), (100.0, 1))]
-    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3) and not torch.allclose(outputs[0], outputs[2], atol=1e-3)
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3) and not torch.allclose(
+        outputs[0], outputs[2], atol=1e-3
+    )
 
 
 def test_chunk_and_residence_change_no_bit(tmp_path, monkeypatch):

@@ -290,7 +290,7 @@ def test_published_weights_are_downloaded_once_and_checked(monkeypatch):
 
 
 @pytest.mark.parametrize("failure", ["offline", "other bytes"])
-def test_weights_that_cannot_be_downloaded_raise_one_sentence(failure, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_refused(failure, monkeypatch):
     def urlopen(url, timeout):
         if failure == "offline":
             raise URLError("Name or service not known")

@@ -23,7 +23,9 @@ def training_set(n=64, channels=1, size=8, labels=None, x=None):
     return TrainingSet({REAL: Pool(x, labels)}, Mix(np.full((len(x), 1), REAL), np.arange(len(x))[:, None]))
 
 
-def fitted(tmp_path, data=None, images=96, start="scratch", t=0, previous=None, stop=never_stop, settings=None, **model):
+def fitted(
+    tmp_path, data=None, images=96, start="scratch", t=0, previous=None, stop=never_stop, settings=None, **model
+):
     model = {"widths": [8, 16], "batch": 16, **model}
     task = Task(t, 0, images, start, tmp_path / f"scratch{t}", stop=stop, trainer=settings or TrainerSettings())
     return GAN(**model).fit(data or training_set(), task, previous)
@@ -452,9 +454,7 @@ def test_wrong_settings_are_refused(settings, what):
     assert error.value.setting == f"model.{next(iter(settings))}"
 
 
-@pytest.mark.parametrize(
-    "size, widths, what", [(28, None, "preset"), (8, [8] * 4, "2"), (9, [8, 8], "9-p")]
-)
+@pytest.mark.parametrize("size, widths, what", [(28, None, "preset"), (8, [8] * 4, "2"), (9, [8, 8], "9-p")])
 def test_widths_that_do_not_fit_are_refused(size, widths, what):
     with pytest.raises(UserError, match=what) as error:
         check_widths(size, widths)

@@ -1,4 +1,4 @@
-"""The wheel, built and installed elsewhere, holds the configuration and runs without the checkout."""
+"""The wheel contains the configuration and runs without the checkout."""
 
 import os
 import subprocess
