@@ -1,5 +1,5 @@
-"""python scripts/reproduce.py [--out DIR] [--only NAME ...]: compare every analytic experiment with its theory, then check
-that deliberate faults of the loop are detected by such comparisons. Exit status 1 if either fails."""
+"""python scripts/reproduce.py [--out DIR] [--only NAME ...]: compare every analytic experiment with its theory, then
+check that such comparisons detect deliberate faults of the loop. Exit status 1 if either fails."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ BEGAN = time.monotonic()
 
 @dataclass(frozen=True)
 class Comparison:
-    """A quantity of one chain at the last generation that can be compared, and its z of largest size over all
-    generations.
+    """A quantity of one chain at the last generation that can be compared, and its z with the largest |z| over
+    all generations.
 
     `z` is NaN if no generation can be compared. `approximate` theory is printed but not judged.
     """

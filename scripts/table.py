@@ -9,7 +9,6 @@ from pathlib import Path
 
 import imgloop
 from imgloop.measures import MEASURES, MeasureInfo
-from imgloop.study import tables
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 START, END = "<!-- measures -->", "<!-- /measures -->"  # lines before and after the list in docs/metrics.md
@@ -26,7 +25,7 @@ def main() -> None:
         DOCS.write_text(f"{before}{START}\n{measures()}\n{END}{after}")
         return
     try:
-        frame = tables.read_csv(a.study) if a.study.endswith(".csv") else imgloop.load_study(a.study)
+        frame = imgloop.Study(a.study).table
     except imgloop.UserError as e:
         sys.exit(f"table: {e}")
     unknown = [m for m in a.measure if m not in frame]
