@@ -1,8 +1,8 @@
-"""python scripts/agreement.py STUDY [...] [features=NAME]: samples of `shapes` by rule and by features.
+"""python scripts/agreement.py STUDY [...] [features=NAME]: scores of `shapes` samples by rule and by features.
 
-`shapes` are data whose rules decide of any image whether it is valid and which mode it shows. For every generation: the
-share of images that break a rule beside the off-support rate and ambiguity, with what real images read of each; AUC,
-the probability that an invalid sample has a larger score than a valid one; modes by rule and by classifier.
+The rules of the data set `shapes` decide whether an image is valid, and which mode it shows. Printed for every
+generation and for fresh real images: rule violations, off-support rate and ambiguity; AUC, the probability that an
+invalid sample has a larger score than a valid one; modes by rule and by classifier.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by
 
 
 def fresh(real, n: int = 2000) -> np.ndarray:
-    """The `n` images that the law draws after the training images, which neither generator nor classifier has seen."""
+    """The next `n` images after the training images, which neither generator nor classifier has seen."""
     frequencies = real.facts.mode_frequencies
-    law = Shapes(real.train.x.shape[-1], tail=frequencies[0] / frequencies[-1], seed=real.facts.seed)
-    return law.rows("train", len(real.train), len(real.train) + n)[0]
+    source = Shapes(real.train.x.shape[-1], tail=frequencies[0] / frequencies[-1], seed=real.facts.seed)
+    return source.rows("train", len(real.train), len(real.train) + n)[0]
 
 
 def row(images: np.ndarray, evaluator: Evaluator) -> dict[str, float | None]:
-    """Scores of uint8 (N, 3, S, S) by rule and by features, with how they agree image by image and mode by mode."""
+    """Scores of images uint8 (N, 3, S, S) by rule and by features, and their agreement by image and by mode."""
     pool, tails = Pool(images), evaluator.tails
-    judged, found = evaluator.judge(images), evaluator.extractor(images)
-    scores = evaluator(pool, found=found)
-    features = torch.as_tensor(np.asarray(found.x))
+    judged, extracted = evaluator.judge(images), evaluator.extractor(images)
+    scores = evaluator(pool, features=extracted)
+    features = torch.as_tensor(np.asarray(extracted.x))
     distance = nearest2(features, tails.features, tails.k)[0][:, -1]
-    between = ambiguity_of(features, tails.centroids)
+    ambiguity = ambiguity_of(features, tails.centroids)
     both = judged.valid.any() and not judged.valid.all()
     by_rule = class_counts(judged.mode[judged.mode >= 0], len(evaluator.real.classes))
     return {
         **{c: scores.values.get(c, scores.notes.get(c)) for c in COLUMNS},
         "auc_off_support": roc_auc_score(~judged.valid, distance) if both else None,
-        "auc_ambiguity": roc_auc_score(~judged.valid, between) if both else None,
+        "auc_ambiguity": roc_auc_score(~judged.valid, ambiguity) if both else None,
         "mode_shares": spearmanr(by_rule, scores.notes["class_shares"]).statistic if by_rule.any() else None,
     }
 
@@ -61,19 +61,21 @@ def row(images: np.ndarray, evaluator: Evaluator) -> dict[str, float | None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("study", nargs="+", help="folders of studies of shapes; features=NAME chooses the extractor")
-    given = parser.parse_args().study
-    features = [g for g in given if g.startswith(("features=", "features."))]
+    arguments = parser.parse_args().study
+    features = [a for a in arguments if a.startswith(("features=", "features."))]
     table, rows = Table(title="shapes: by rule and by features", title_justify="left"), []
     try:
-        node = parsed(features).config["features"]
-        for path in [g for g in given if g not in features]:
+        settings = parsed(features)
+        for path in [a for a in arguments if a not in features]:
             opened, evaluators = imgloop.Study(path), {}
             for chain in opened.chains:
                 for folder in study.generations(chain):
                     key = store.read_json(folder / "record.json")["real"]
                     if key not in evaluators:
                         real = read_real(opened.root / "shared" / f"real-{key}")
-                        evaluators[key] = Evaluator.of(node, real, opened.root / "shared")
+                        shared = opened.root / "shared"
+                        extractor = settings.build("features", real=real, shared=shared, device="cpu")
+                        evaluators[key] = Evaluator(extractor, real, shared)
                         if evaluators[key].judge is None or evaluators[key].tails is None:
                             sys.exit(f"agreement: {path} needs data=shapes and 250 held-out images or more.")
                         rows.append((f"{opened.name}: fresh real images", row(fresh(real), evaluators[key])))

@@ -1,16 +1,17 @@
-"""python scripts/bench.py step | metrics: what we take against others, interleaved in one run, as ratios."""
+"""python scripts/bench.py step | metrics | start: time and memory beside alternatives, all in turn in one run."""
 
 from __future__ import annotations
 
 import argparse
 from importlib import import_module
+from pathlib import Path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     rows = parser.add_subparsers(dest="row", required=True)
     p = rows.add_parser(
-        "step", help="a training step, start of the Trainer and checkpoint included, against a bare PyTorch loop"
+        "step", help="a training step, including start of the Trainer and checkpoints, against a bare PyTorch loop"
     )
     p.add_argument("--network", default="compact", choices=("compact", "unet2d"))
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
@@ -21,14 +22,14 @@ def main() -> None:
     p.add_argument("--gpu", action="store_true")
     p = rows.add_parser("metrics", help="metrics against torch-fidelity, torchmetrics and prdc: time, memory, values")
     p.add_argument(
-        "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large; all but large if none"
+        "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large (default: all but large)"
     )
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=1)
+    p = rows.add_parser("start", help="time of `python -m imgloop --help`, and until the first line of a run")
+    p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
+    p.add_argument("--rounds", type=int, default=5)
     a = parser.parse_args()
-    import torch  # here, so that processes that a row starts import no more than they measure
-
-    torch.set_num_threads(a.threads)
     getattr(import_module(f"bench.{a.row}"), a.row)(a)
 
 

@@ -1,5 +1,5 @@
-"""python scripts/calibrate.py [--studies N] [--only PART ...]: the error rates and power of the collapse profile, from
-simulated studies judged by the rules of imgloop.collapse; and the paper's own cases (part `paper`)."""
+"""python scripts/calibrate.py [--studies N] [--only PART ...]: error rates and power of the collapse profile, from
+simulated studies judged by the rules of imgloop.collapse, and the paper's own cases (part `paper`)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from imgloop.thresholds import Thresholds
 
 H = Thresholds.of()
 NOISES = ("normal", "lognormal", "t3")
-SEED_SPREAD = 3.0  # sd of the level that a chain shares with its control, in sds of its own errors
+SEED_SPREAD = 3.0  # sd of the level that a chain shares with its control, in sds of the chain's own errors
 CORRELATION = 0.5  # between the errors of two measures
 SIZES = 5
-START = 100.0  # risk at generation 0, in the same sds
+START = 100.0  # risk at generation 0, in sds of a chain's own errors
 PARTS = ("null", "exclusion", "planted", "shapes", "skewed", "signs", "unpaired", "paper")
 
 
@@ -31,7 +31,7 @@ PARTS = ("null", "exclusion", "planted", "shapes", "skewed", "signs", "unpaired"
 def errors(rng: np.random.Generator, shape: tuple[int, ...], kind: str, accumulated: float) -> np.ndarray:
     """Errors of chains, float (..., G + 1): variance 1 at the last generation, 0 at generation 0, which is shared.
 
-    accumulated: share of the variance that is a random walk along the chain.
+    accumulated: share of the variance that is due to a random walk along the chain.
     """
     last = shape[-1] - 1
 
@@ -48,7 +48,7 @@ def errors(rng: np.random.Generator, shape: tuple[int, ...], kind: str, accumula
 
 
 def spread(reduce, shape, kind: str, accumulated: float) -> float:
-    """Standard deviation between chains of a number that `reduce` computes from paired differences."""
+    """Standard deviation over chains of the number that `reduce` computes from paired differences."""
     rng = np.random.default_rng(7)
     return float(np.std(reduce(errors(rng, shape, kind, accumulated) - errors(rng, shape, kind, accumulated))))
 
@@ -56,8 +56,8 @@ def spread(reduce, shape, kind: str, accumulated: float) -> float:
 class Simulated:
     """Many studies of S chains and generations 0..G; each definition has its own series, and all are correlated.
 
-    In `question(k, effect)` the number of definition k is `effect` standard deviations between chains above the
-    threshold of detection; with `at_margin`, above the threshold of exclusion.
+    In `question(k, effect)` the number of definition k lies `effect` standard deviations (over chains) above the
+    threshold of detection, or of exclusion with `at_margin`.
     """
 
     def __init__(self, seed: int, studies: int, chains: int = 5, last: int = 8, kind="normal", accumulated=0.5):
@@ -68,7 +68,7 @@ class Simulated:
         self.contrast_sd = spread(definitions.contrast, (4_000, 1, last + 1), kind, accumulated)
 
     def pair(self, signal: float | np.ndarray = 0.0, start: float = 0.0) -> definitions.Pair:
-        """Chains with a signal (G + 1,) and their controls; both share the level of their seed, which varies a lot."""
+        """Chains with a signal (G + 1,) and their controls; both share the level of their seed, which varies strongly."""
         level = SEED_SPREAD * self.rng.standard_normal((*self.shape[:2], 1))
         if self.kind == "lognormal":
             level = SEED_SPREAD * (np.exp(level / SEED_SPREAD) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
@@ -105,13 +105,13 @@ class Simulated:
             treated, control = self.pair((H.hallucinated / 0.01 + shift) * after)
             rates = {"off_support": (0.01 * treated, 0.01 * control)}
             return definitions.hallucination(rates, H)
-        kept = {4: H.variance_kept, 6: H.mode_kept, 7: H.tail_kept}[k]
+        remaining = {4: H.variance_kept, 6: H.mode_kept, 7: H.tail_kept}[k]
         scale = 0.05  # of the logarithm, so that floors are never reached
-        treated, control = self.pair((-np.log(kept) / scale + shift) * after)
+        treated, control = self.pair((-np.log(remaining) / scale + shift) * after)
         return definitions.loss(k, (np.exp(-scale * treated), np.exp(-scale * control)), H)
 
     def judged(self, effects: Mapping[int, float], at_margin=False, exact=True) -> dict[int, definitions.Judged]:
-        """All eight definitions, with effect 0 where `effects` gives none."""
+        """All eight definitions judged; definitions that are not in `effects` have effect 0."""
         questions = [self.question(k, effects.get(k, 0.0), at_margin) for k in definitions.TITLES]
         return dict(zip(definitions.TITLES, judge(questions, H, exact)))
 
@@ -120,7 +120,7 @@ class Simulated:
 
 
 def family(judged, among=None) -> float:
-    """Share of studies in which any of the definitions was detected."""
+    """Share of studies in which at least one of the definitions `among` (default: all) was detected."""
     return float(np.logical_or.reduce([judged[k].detected for k in among or judged]).mean())
 
 
@@ -163,11 +163,11 @@ def planted(studies: int):
             alone = [simulated.judged({k: effect}, exact=False)[k].detected.mean() for k in range(1, 9)]
             four: dict[int, float] = dict.fromkeys((1, 2, 4, 7), effect)
             tests = simulated.judged(four)
-            hits = np.mean([tests[k].detected.mean() for k in four])
+            power = np.mean([tests[k].detected.mean() for k in four])
             exact = np.mean([(tests[k].detected & (tests[k].p_exact <= H.alpha)).mean() for k in four])
             cells = "".join(f" {p:.2f} |" for p in alone)
             false = family(tests, [k for k in tests if k not in four])
-            print(f"| {effect:g} | {kind} |{cells} {hits:.2f} | {false:.3f} | {exact:.2f} |", flush=True)
+            print(f"| {effect:g} | {kind} |{cells} {power:.2f} | {false:.3f} | {exact:.2f} |", flush=True)
 
 
 def shapes(studies: int):
@@ -224,8 +224,8 @@ def signs(studies: int):
         ("step-down max-T over all definitions", statistics.step_down(t)),
         ("without definitions clearly below their thresholds", statistics.sign_flip_p(t, np.full((studies, 8), 5))),
     ):
-        hit = p <= H.alpha
-        print(f"| {name} | {hit[:, 0].mean():.3f} | {hit[:, 1:4].any(1).mean():.3f} |")
+        detected = p <= H.alpha
+        print(f"| {name} | {detected[:, 0].mean():.3f} | {detected[:, 1:4].any(1).mean():.3f} |")
 
 
 def unpaired(studies: int):
@@ -236,16 +236,16 @@ def unpaired(studies: int):
 
 
 def unpaired_rates(studies: int, chains: int = 5) -> tuple[float, float]:
-    """False detections of a tail mass at its threshold, paired and not paired, where the held-out data give all chains
-    of a study a common error of sd .15 (docs/profile.md)."""
+    """Rates of false detection of a tail mass at its threshold, paired and unpaired, when the held-out data give all
+    chains of a study a common error of sd .15 (docs/profile.md)."""
     rng = np.random.default_rng(6)
     shared = 0.15 * rng.standard_normal((studies, 1))
     own = 0.05 * rng.standard_normal((2, studies, chains))
     treated, control = shared - np.log(H.tail_kept) + own[0], shared + own[1]
-    paired, alone = (
+    paired, unpaired = (
         float((statistics.greater(x, -np.log(H.tail_kept)) <= H.alpha).mean()) for x in (treated - control, treated)
     )
-    return paired, alone
+    return paired, unpaired
 
 
 def paper(studies: int):

@@ -1,6 +1,6 @@
-"""Deliberate faults of the loop, and the chains in which the comparison with theory must expose each: its twins.
+"""Deliberate faults of the loop, each with the chains (twins) in which a comparison with theory must detect it.
 
-A fault is a function that returns a context manager, within which imgloop is broken in one way.
+A fault is a function that returns a context manager; inside it, imgloop is broken in one way.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def reused_indices():
 
 
 def real_dropped():
-    """R is in no mix after generation 0."""
+    """No mix after generation 0 contains R."""
     real = Paradigm.real
 
     def of(rule, sizes, t, replicates):
@@ -56,12 +56,12 @@ def real_dropped():
 
 
 def real_again():
-    """R stands where the newest pool should."""
+    """R takes the place of the newest pool."""
     return patch.object(Paradigm, "newest", lambda rule, sizes, t, replicates: rows_of(REAL, sizes[t - 1], replicates))
 
 
 def newest_left_out():
-    """All that has accumulated but the newest pool."""
+    """The accumulated data without the newest pool."""
 
     def of(rule, sizes, t, replicates):
         return concatenate(rule.real(sizes, t, replicates), *(rows_of(s, sizes[s], replicates) for s in range(t - 1)))
@@ -75,38 +75,38 @@ def with_replacement():
 
 
 def first_rows():
-    """The first rows, in place of rows at random."""
+    """The first rows are used instead of random rows."""
     return drawing(lambda total, n, replicates, rng: np.arange(n)[:, None])
 
 
 def shared_rows():
     """All replicates draw the same rows.
 
-    Each replicate keeps its law, on average over what may be drawn; but replicates are no longer independent, so that
-    their mean strays from theory by more than its standard error. That shows where few rows are drawn (which ones then
-    matters) and replicates are many (the error that is claimed is then small).
+    Each replicate alone still has the right distribution, but replicates are no longer independent, so their mean
+    differs from theory by more than its standard error. This shows if few rows are drawn, so that the choice matters,
+    and there are many replicates, so that the standard error is small.
     """
     return drawing(lambda total, n, replicates, rng: rng.permutation(total)[:n, None])
 
 
 def drawing(choose: Callable) -> AbstractContextManager:
-    """Rules that draw rows draw rows choose(total, n, replicates, rng), (n, replicates) or (n, 1)."""
+    """Random rows become choose(total, n, replicates, rng), (n, replicates) or (n, 1)."""
 
-    def drawn(mix, n, rng):
+    def subsample(mix, n, rng):
         total, replicates = mix.row.shape
         pick = np.broadcast_to(choose(total, n, replicates, rng), (n, replicates))
         return Mix(np.take_along_axis(mix.origin, pick, 0), np.take_along_axis(mix.row, pick, 0))
 
-    return patch.object(paradigm, "subsample", drawn)
+    return patch.object(paradigm, "subsample", subsample)
 
 
 def seen_rows():
-    """Real rows that should be fresh are the first ones, which have been seen."""
+    """Fresh real rows are replaced by the first ones, which earlier generations have seen."""
     return patch.object(paradigm, "rows_of", lambda origin, n, replicates, first=0: rows_of(origin, n, replicates))
 
 
 def edits_renewed():
-    """Every place that was ever edited is edited again, from the newest pool."""
+    """Every row that was ever edited is edited again, with samples of the newest pool."""
     later = Edit.later
 
     def of(rule, sizes, t, rng, replicates):
@@ -125,7 +125,7 @@ def control_contaminated():
 
 
 def other_divisor():
-    """A Gaussian's variance is divided by n - 1 in place of n, or the other way round."""
+    """A Gaussian's variance is divided by n - 1 instead of n, or the other way round."""
     fit = Gaussian.fit
 
     def of(system, data, task=None, previous=None):
@@ -143,20 +143,20 @@ def clipped():
     """A Gaussian's samples are clipped to 0..1, as images are."""
     sample = gaussian.Fitted.sample
 
-    def of(f, n, **given):
-        return Pool(np.clip(sample(f, n, **given).x, 0, 1))
+    def of(f, n, **options):
+        return Pool(np.clip(sample(f, n, **options).x, 0, 1))
 
     return patch.object(gaussian.Fitted, "sample", of)
 
 
 def smoothed():
-    """Each outcome of a discrete law counts once more than it was drawn."""
+    """Each outcome of a discrete distribution is counted once more than it was drawn."""
     return fitted(Discrete, lambda f, n: replace(f, p=(n * f.p + 1) / (n + f.p.shape[1])))
 
 
 @contextmanager
 def miscounted():
-    """A coin's probability and a Poisson rate are divided by n + 1 in place of n."""
+    """A coin's probability and a Poisson rate are divided by n + 1 instead of n."""
     coin = fitted(Bernoulli, lambda f, n: replace(f, p=f.p * n / (n + 1)))
     rate = fitted(Poisson, lambda f, n: replace(f, rate=f.rate * n / (n + 1)))
     with coin, rate:
@@ -169,12 +169,12 @@ def kernel_twice():
 
 
 def quieter_targets():
-    """A regression's synthetic targets have nine tenths of the noise."""
+    """The noise of a regression's synthetic targets is multiplied by 0.9."""
     return sampled(regression.Fitted, lambda f: replace(f, system=replace(f.system, noise=0.9 * f.system.noise)))
 
 
 def fitted(system: type, changed: Callable) -> AbstractContextManager:
-    """A fit f to n rows becomes changed(f, n)."""
+    """Replace each fit f to n rows by changed(f, n)."""
     fit = system.fit
 
     def of(self, data, task=None, previous=None):
@@ -184,11 +184,11 @@ def fitted(system: type, changed: Callable) -> AbstractContextManager:
 
 
 def sampled(generator: type, changed: Callable) -> AbstractContextManager:
-    """A fit f draws its samples as changed(f) would."""
+    """Replace the samples of each fit f by those of changed(f)."""
     sample = generator.sample
 
-    def of(f, n, **given):
-        return sample(changed(f), n, **given)
+    def of(f, n, **options):
+        return sample(changed(f), n, **options)
 
     return patch.object(generator, "sample", of)
 
@@ -198,8 +198,7 @@ def sampled(generator: type, changed: Callable) -> AbstractContextManager:
 
 @dataclass(frozen=True)
 class Twin:
-    """A chain, as the overrides that describe it, of which `quantities` agree with theory, and not so with the
-    fault."""
+    """A chain, given by its overrides, whose `quantities` agree with theory, but not with the fault."""
 
     fault: Callable[[], AbstractContextManager]
     chain: str
@@ -211,7 +210,7 @@ class Twin:
 
     @property
     def oracle(self) -> str:
-        """What of the chain tells one closed form from another: all but its sizes."""
+        """The overrides that select the closed form: all except sizes."""
         sizes = ("data.n=", "generations=", "model.replicates=", "n_initial=")
         return " ".join(o for o in self.chain.split() if not o.startswith(sizes))
 

@@ -14,7 +14,7 @@ from imgloop.collapse.verdicts import Profile
 from imgloop.study import plain
 
 PARTS = Path(__file__).parent / "paper_parts"  # the model known_law
-# The paper's Table 1: whether a definition shows collapse. Only compared with the verdicts, never used for them.
+# The paper's Table 1: whether collapse occurs under each definition. Verdicts never depend on it.
 PUBLISHED = {
     "accumulate": {1: False, 2: True, 3: False, 4: False, 5: True, 6: False, 7: False, 8: False},
     "replace": {1: True, 2: True, 3: True, 4: False, 5: True, 6: False, 7: False, 8: False},
@@ -78,9 +78,9 @@ def table1(
 ) -> Table1:
     """Run the regression study of appendix A in folder `out` and judge it.
 
-    `chains` replicates under replace, accumulate and real_only, at each of `sizes` rows. The largest size is that of
-    the study; a quarter of it is among the sizes for definition 1; all serve definition 5. The design X is reused, as
-    in the paper.
+    `chains` replicates run under replace, accumulate and real_only at each of `sizes` rows. Verdicts are for the
+    largest size; definition 1 also needs a quarter of it among the sizes, and definition 5 uses all. The design X is
+    reused, as in the paper.
     """
     system = ["model=known_law", f"model.replicates={chains}", f"model.dimension={dimension}"]
     common = [f"generations={fits}", f"seed={seed}", f"out={out}", "study=table1", "display=none"]
@@ -98,8 +98,8 @@ class GaussianCase:
     """Section 2.1: the profile of a Gaussian refitted to its own samples, and what drives its risk.
 
     courses: pandas table, one row a generation: the squared Wasserstein risk and its mean and covariance parts, each as
-    expectation (mean over chains), standard error `_sem` and median `_median`. growth: of each part from generation 0
-    to the last, (mean, low, high) with a 95 % t interval.
+    expectation (mean over chains), standard error `_sem` and median `_median`. growth: the growth of each part from
+    generation 0 to the last, (mean, low, high) with a 95 % t interval.
     """
 
     profile: Profile
@@ -121,7 +121,7 @@ class GaussianCase:
 
 
 def gaussian(out: str | Path, chains: int = 1_000, rows: int = 20, fits: int = 20, seed: int = 0) -> GaussianCase:
-    """Run section 2.1's unbiased one-dimensional Gaussian under replace and real_only in folder `out`; judge it."""
+    """Run the unbiased one-dimensional Gaussian of section 2.1 under replace and real_only in folder `out`; judge it."""
     system = ["model=gaussian", "model.unbiased=true", f"model.replicates={chains}", f"data.n={rows}"]
     common = [f"generations={fits}", f"seed={seed}", f"out={out}", "study=gaussian", "display=none"]
     for paradigm in ("replace", "real_only"):
@@ -132,7 +132,7 @@ def gaussian(out: str | Path, chains: int = 1_000, rows: int = 20, fits: int = 2
 
 
 def decomposition(chains: Any) -> tuple[Any, dict[str, tuple[float, float, float]]]:
-    """The courses and the growth of GaussianCase, from the plain table of one condition's chains."""
+    """The courses and the growth of GaussianCase, from the table of one condition's chains."""
     import pandas as pd
 
     columns, growth = {}, {}

@@ -1,5 +1,5 @@
-"""python scripts/reproduce.py [--out DIR] [--only NAME ...]: every experiment that can be solved, against its theory;
-then the same comparisons with the loop broken on purpose, which must fail. Exit status 1 where either is not so."""
+"""python scripts/reproduce.py [--out DIR] [--only NAME ...]: compare every analytic experiment with its theory, then
+check that such comparisons detect deliberate faults of the loop. Exit status 1 if either fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgloop.display import duration
 from imgloop.errors import Stopped
 from imgloop.study import solved as results
 
-LIMIT = 4.0  # standard errors: theory and a simulation that differ by more do not agree
+LIMIT = 4.0  # standard errors; theory and simulation disagree if they differ by more
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment" / "analytic").glob("*.yaml"))
 MUTATIONS = "mutations"
 PARTS = [*EXPERIMENTS, MUTATIONS]
@@ -37,9 +37,10 @@ BEGAN = time.monotonic()
 
 @dataclass(frozen=True)
 class Comparison:
-    """A quantity of one chain at the last generation that can be compared, and its largest |z| over all of them.
+    """A quantity of one chain at the last generation that can be compared, and its z with the largest |z| over
+    all generations.
 
-    `z` is NaN where none can be compared; `approximate` theory is shown and not judged.
+    `z` is NaN if no generation can be compared. `approximate` theory is printed but not judged.
     """
 
     quantity: str
@@ -58,10 +59,10 @@ class Comparison:
 
 
 def comparisons(result: loop.Result) -> list[Comparison]:
-    """Every quantity of a finished chain that has theory or a bound; the time to total collapse where it was seen."""
-    told = results.record(result.folder)
-    found = []
-    for name, quantity in told["quantities"].items():
+    """Every quantity of a finished chain that has theory or a bound, and the time to total collapse if it occurred."""
+    record = results.record(result.folder)
+    compared = []
+    for name, quantity in record["quantities"].items():
         bound = quantity["kind"] == "bound"
         theory = result.metrics.get(f"{name}_bound" if bound else f"{name}_theory")
         if theory is not None and theory[1:].notna().any() and not (bound and theory.min() >= 1):
@@ -69,20 +70,20 @@ def comparisons(result: loop.Result) -> list[Comparison]:
             last = theory.last_valid_index() if z.isna().all() else z.last_valid_index()
             at = last if z.isna().all() else z.abs().idxmax()
             simulated, sem = result.metrics.loc[last, [name, f"{name}_sem"]]
-            found.append(Comparison(name, last, simulated, sem, theory[last], z[at], at, bound))
-    return found + collapse_times(told["timescale"], told["generations"] - 1)
+            compared.append(Comparison(name, last, simulated, sem, theory[last], z[at], at, bound))
+    return compared + collapse_times(record["timescale"], record["generations"] - 1)
 
 
 def collapse_times(timescale: dict | None, last: int) -> list[Comparison]:
-    """The simulated time to total collapse against the exact expectation, where it is known, and the diffusion's."""
+    """The simulated time to total collapse against the exact expectation, if known, and the diffusion approximation."""
     if timescale is None:
         return []
     simulated, sem, exact = timescale["simulated"], timescale["sem"] or np.nan, timescale["exact"]
-    found = []
+    rows = []
     if exact is not None:
-        found.append(Comparison("collapse_time", last, simulated, sem, exact, (simulated - exact) / sem, last))
+        rows.append(Comparison("collapse_time", last, simulated, sem, exact, (simulated - exact) / sem, last))
     diffusion = timescale["diffusion"]
-    return [*found, Comparison("collapse_diffusion", last, simulated, sem, diffusion, np.nan, last, approximate=True)]
+    return [*rows, Comparison("collapse_diffusion", last, simulated, sem, diffusion, np.nan, last, approximate=True)]
 
 
 def conditions(experiment: str) -> list[list[str]]:
@@ -93,15 +94,15 @@ def conditions(experiment: str) -> list[list[str]]:
     for o in parser.parse_overrides([f"{key}={value}" for key, value in swept.items()]):
         values = o.sweep_string_iterator() if o.is_sweep_override() else [o.get_value_element_as_str()]
         axes.append([f"{o.get_key_element()}={value}" for value in values])
-    return [list(chosen) for chosen in product(*axes)]
+    return [list(overrides) for overrides in product(*axes)]
 
 
-# -- Broken on purpose ------------------------------------------------------------------------------------------------
+# -- Deliberate faults ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """The largest z of a quantity in a healthy chain and in the same chain with a fault."""
+    """The largest z of a quantity in a correct chain, and in the same chain with a fault."""
 
     quantity: str
     before: float
@@ -113,7 +114,7 @@ class Exposure:
 
 
 def exposures(twin: faults.Twin) -> Iterator[Exposure]:
-    """Run a twin's chain healthy and with its fault, in a temporary folder."""
+    """Run a twin's chain without and with its fault, in a temporary folder."""
     with TemporaryDirectory() as out:
         settings = parsed([*twin.chain.split(), f"out={out}", "overwrite=true", "display=none"])
         before = {c.quantity: c.z for c in comparisons(loop.run(settings))}
@@ -126,8 +127,8 @@ def exposures(twin: faults.Twin) -> Iterator[Exposure]:
 # -- Lines to print ---------------------------------------------------------------------------------------------------
 
 
-def compared(experiments: list[str], out: Path) -> Iterator[bool]:
-    """Run experiments and print a line for each comparison; yields whether it agrees."""
+def compare(experiments: list[str], out: Path) -> Iterator[bool]:
+    """Run experiments and print a line for each comparison; yield whether it agrees."""
     chains = [(e, c) for e in experiments for c in conditions(e)]
     wide, broad = max(len(e) for e, _ in chains), max(len(" ".join(c)) for _, c in chains)
     head = f"{'experiment':<{wide}}  {'condition':<{broad}}"
@@ -136,10 +137,10 @@ def compared(experiments: list[str], out: Path) -> Iterator[bool]:
         label = f"{experiment:<{wide}}  {' '.join(condition):<{broad}}"
         progress(label)
         result = imgloop.run([f"experiment=analytic/{experiment}", *condition, f"out={out}", "display=none"])
-        found = comparisons(result)
-        if not found:
+        rows = comparisons(result)
+        if not rows:
             print(f"{label}  no closed form", flush=True)
-        for c in found:
+        for c in rows:
             simulated, theory = f"{c.simulated:.4g} ± {c.sem:.2g}", ("<= " if c.bound else "") + f"{c.theory:.4g}"
             z = "" if c.approximate else "none" if np.isnan(c.z) else f"{c.z:+.2f} at {c.at:>3}"
             verdict = "approximation" if c.approximate else "ok" if c.agrees else "FAILED"
@@ -149,8 +150,8 @@ def compared(experiments: list[str], out: Path) -> Iterator[bool]:
                 yield c.agrees
 
 
-def exposed(twins: Sequence[faults.Twin]) -> Iterator[bool]:
-    """Run twins and print a line for each quantity; yields whether the fault was caught."""
+def expose(twins: Sequence[faults.Twin]) -> Iterator[bool]:
+    """Run twins and print a line for each quantity; yield whether the fault was detected."""
     wide, broad = (max(len(getattr(t, name)) for t in twins) for name in ("name", "oracle"))
     print(f"{'fault':<{wide}}  {'oracle':<{broad}}  {'quantity':<18}   z before    z after  verdict")
     for twin in twins:
@@ -168,7 +169,7 @@ def progress(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="keep the experiments' chains in this folder")
+    parser.add_argument("--out", type=Path, help="folder for the experiments' chains (default: temporary)")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=PARTS, default=PARTS, help=f"some of {', '.join(PARTS)}"
     )
@@ -178,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if experiments:
             with nullcontext(a.out) if a.out else TemporaryDirectory() as out:
-                agree = list(compared(experiments, out))
+                agree = list(compare(experiments, out))
         if MUTATIONS in a.only:
             print(end="\n" if experiments else "")
-            caught = list(exposed(faults.TWINS))
+            caught = list(expose(faults.TWINS))
     except (imgloop.UserError, Stopped) as e:
         sys.exit(f"reproduce: {e}")
     print(

@@ -1,5 +1,5 @@
-"""Tables as Markdown: `python scripts/table.py STUDY [MEASURE ...]` prints a study's measures by condition and
-generation; `python scripts/table.py measures` writes the list of all measures into docs/metrics.md."""
+"""Markdown tables: `python scripts/table.py STUDY [MEASURE ...]` prints a study's measures by condition and generation;
+`python scripts/table.py measures` writes the list of all measures into docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START, END = "<!-- measures -->", "<!-- /measures -->"  # lines before and after
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", help="folder of a study, or `measures`")
+    parser.add_argument("study", help="folder of a study, its CSV table, or `measures`")
     parser.add_argument("measure", nargs="*", default=["fd"], help="columns of metrics.csv")
     a = parser.parse_args()
     if a.study == "measures":
@@ -25,7 +25,7 @@ def main() -> None:
         DOCS.write_text(f"{before}{START}\n{measures()}\n{END}{after}")
         return
     try:
-        frame = imgloop.load_study(a.study)
+        frame = imgloop.Study(a.study).table
     except imgloop.UserError as e:
         sys.exit(f"table: {e}")
     unknown = [m for m in a.measure if m not in frame]

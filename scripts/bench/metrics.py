@@ -1,4 +1,4 @@
-"""Our metrics against public packages: each pair in turn in one run, best of several, as ratios; memory by process."""
+"""Metrics of imgloop against public packages, in turn in one run: best time of several rounds, values, peak memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ LARGE = 50_000
 
 
 def metrics(a) -> None:
-    """The rows that `a.rows` names (all by default), one after the other."""
+    """Run the rows in `a.rows`; if it is empty, all but `large`."""
+    torch.set_num_threads(a.threads)
     rows = {"term": term, "few": few, "kernel": kernel, "memory": memory, "knn": knn, "large": large}
     print(f"{torch.get_num_threads()} threads, best of {a.rounds}")
     for name in a.rows or [r for r in rows if r != "large"]:
@@ -23,7 +24,8 @@ def metrics(a) -> None:
 
 
 def in_turn(rounds: int, **contestants: Callable[[], float]) -> dict[str, tuple[float, float]]:
-    """Seconds (best of `rounds`) and value of each contestant; a round runs them all, so that drift hits all alike."""
+    """Seconds (best of `rounds`) and value of each contestant; each round runs all of them, so that drift affects all
+    alike."""
     best = dict.fromkeys(contestants, float("inf"))
     values = {}
     for _ in range(rounds):
@@ -34,10 +36,11 @@ def in_turn(rounds: int, **contestants: Callable[[], float]) -> dict[str, tuple[
     return {name: (best[name], values[name]) for name in contestants}
 
 
-def tell(title: str, found: dict[str, tuple[float, float]], target: float) -> None:
-    ours, value = found["imgloop"]
+def show(title: str, results: dict[str, tuple[float, float]], target: float) -> None:
+    """Print seconds and values of in_turn(), and ratios beside the ratio aimed at."""
+    ours, value = results["imgloop"]
     print(f"{title}\n  imgloop          {ours:8.3f} s   {value:.9g}", flush=True)
-    for name, (seconds, other) in found.items():
+    for name, (seconds, other) in results.items():
         if name != "imgloop":
             print(
                 f"  {name:<16} {seconds:8.3f} s   {other:.9g}   {seconds / ours:.1f} times as long (aim: {target:g}), "
@@ -54,7 +57,7 @@ def features(seed: int, n: int, d: int, shift: float = 0.0) -> np.ndarray:
 
 
 def peers():
-    """(statistics of features, Frechet distance of two) for each package."""
+    """The Frechet distance of two statistics by package, and the function that gives the statistics of features."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torchmetrics.image.fid import _compute_fid
 
@@ -68,14 +71,14 @@ def peers():
 
 
 def term(a) -> None:
-    """The Frechet distance of moments that are at hand, the real side factored once."""
+    """The Frechet distance of two sets of known moments; the real side is factored once."""
     from imgloop.metrics.frechet import Moments, RealMoments, frechet_distance
 
     x, y = features(0, 6000, WIDTH), features(1, 6000, WIDTH, 0.02)
     real, generated = RealMoments.of(x), Moments().update(y)
     others, statistics = peers()
     r, g = statistics(x), statistics(y)
-    tell(
+    show(
         f"Frechet term, d = {WIDTH}, real side cached",
         in_turn(
             a.rounds,
@@ -87,14 +90,14 @@ def term(a) -> None:
 
 
 def few(a) -> None:
-    """The Frechet distance of 500 samples, from their features."""
+    """The Frechet distance of 500 samples, computed from their features."""
     from imgloop.metrics.frechet import RealMoments, frechet_distance
 
     x, y = features(0, 6000, WIDTH), features(1, 500, WIDTH, 0.02)
     real = RealMoments.of(x)
     others, statistics = peers()
     r = statistics(x)
-    tell(
+    show(
         f"Frechet distance, n = 500, d = {WIDTH}, real side cached",
         in_turn(
             a.rounds,
@@ -106,14 +109,14 @@ def few(a) -> None:
 
 
 def kernel(a) -> None:
-    """One squared MMD of 1,000 against 1,000: a subset of the kernel distance."""
+    """One squared MMD of 1,000 against 1,000 samples: one subset of the kernel distance."""
     from torch_fidelity.metric_kid import kernel_poly, mmd2
 
     from imgloop.metrics.kernel import polynomial_mmd2
 
     x, y = features(0, 1000, WIDTH).astype(np.float64), features(1, 1000, WIDTH, 0.02).astype(np.float64)
     options = dict(kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1)
-    tell(
+    show(
         f"kernel distance, one subset of 1,000, d = {WIDTH}",
         in_turn(
             a.rounds,
@@ -129,14 +132,14 @@ def memory(a) -> None:
     seconds, peak, value = apart(_streamed, LARGE, WIDTH, torch.get_num_threads())
     base = apart(_nothing)[1]
     print(
-        f"Frechet distance, {LARGE:,} x {WIDTH:,} streamed: peak {peak:,.0f} MiB (aim: under 1,000), of which "
-        f"{base:,.0f} after imports; {seconds:.0f} s; {value:.6g}",
+        f"Frechet distance, {LARGE:,} x {WIDTH:,} streamed: peak {peak:,.0f} MiB (aim: under 1,000; "
+        f"{base:,.0f} after imports alone); {seconds:.0f} s; {value:.6g}",
         flush=True,
     )
 
 
 def knn(a) -> None:
-    """Precision, recall, density and coverage, each in a process of its own."""
+    """Precision, recall, density and coverage; each package runs in its own process."""
     n, d, k = KNN
     best, values, peaks = {}, {}, {}
     for _ in range(max(1, a.rounds // 2)):
@@ -154,12 +157,12 @@ def knn(a) -> None:
 
 
 def large(a) -> None:
-    """The same at 50,000 x 2,048, ours alone: prdc would hold matrices of 20 GB."""
+    """The same at 50,000 x 2,048, imgloop only: prdc would need matrices of 20 GB."""
     seconds, peak, values = apart(_manifold, LARGE, WIDTH, KNN[2], torch.get_num_threads())
     print(f"the same, {LARGE:,} x {WIDTH:,}: {seconds:.0f} s, peak {peak:,.0f} MiB (aim: under 4,096)   {values}")
 
 
-# -- run in processes of their own --
+# -- run in a separate process --
 
 
 def apart(run: Callable, *arguments):
@@ -169,7 +172,7 @@ def apart(run: Callable, *arguments):
 
 
 def _peak() -> float:
-    """MiB: the kernel's high-water mark of this process's own memory."""
+    """Peak resident memory of this process in MiB, from the kernel."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
@@ -198,8 +201,8 @@ def _manifold(n: int, d: int, k: int, threads: int) -> tuple[float, float, list[
     torch.set_num_threads(threads)
     x, y = features(0, n, d), features(1, n, d, 0.02)
     began = time.perf_counter()
-    found = manifold_scores(x, y, k)
-    values = [found.precision, found.recall, found.density, found.coverage]
+    scores = manifold_scores(x, y, k)
+    values = [scores.precision, scores.recall, scores.density, scores.coverage]
     return time.perf_counter() - began, _peak(), [round(v, 6) for v in values]
 
 
@@ -212,8 +215,8 @@ def _prdc(n: int, d: int, k: int, threads: int) -> tuple[float, float, list[floa
 
     x, y = features(0, n, d), features(1, n, d, 0.02)
     began = time.perf_counter()
-    warnings.simplefilter("ignore")  # that it stays in this one process
+    warnings.simplefilter("ignore")  # affects this process only
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        found = compute_prdc(x, y, k)
-    values = [round(float(found[name]), 6) for name in ("precision", "recall", "density", "coverage")]
+        scores = compute_prdc(x, y, k)
+    values = [round(float(scores[name]), 6) for name in ("precision", "recall", "density", "coverage")]
     return time.perf_counter() - began, _peak(), values

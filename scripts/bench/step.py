@@ -1,4 +1,4 @@
-"""Our training step against a bare PyTorch loop over the same network."""
+"""Training step of imgloop against a bare PyTorch loop over the same network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ import torch
 from imgloop.models.diffusion import Diffusion
 from imgloop.models.networks import build_network
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
-from imgloop.training.tasks import Task
-from imgloop.training.trainer import TrainerSettings
+from imgloop.training.tasks import Task, TrainerSettings
 
 
 def bare_loop(network, x: torch.Tensor, steps: int, batch: int, lr: float, device: str, precision: str) -> None:
-    """The same network, loss, optimiser, average and batch size with nothing around them: the least a step can cost."""
+    """The same network, loss, optimiser, moving average and batch size in a minimal loop: a lower bound on the cost."""
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     for _ in range(steps):
@@ -38,8 +37,9 @@ def bare_loop(network, x: torch.Tensor, steps: int, batch: int, lr: float, devic
 
 
 def step(a) -> None:
-    """Rounds of `steps` steps of each, in turn; the ratio of a round compares neighbours in time, so that drift
-    cancels."""
+    """Time `a.steps` steps of both loops in each round, one after the other; ratios are taken within a round, so that
+    drift cancels."""
+    torch.set_num_threads(a.threads)
     torch.manual_seed(0)
     device = "cuda" if a.gpu else "cpu"
     precision = "bf16-mixed" if a.gpu else "32-true"
@@ -48,18 +48,17 @@ def step(a) -> None:
         precision=precision,
         channels_last=a.gpu,
         resident_gib=8.0 if a.gpu else 0.0,
-        chunk=64 if a.gpu else 16,
     )
     channels = 1 if a.size == 8 else 3
     images = np.random.default_rng(0).integers(0, 256, (2000, channels, a.size, a.size), np.uint8)
     data = TrainingSet({REAL: Pool(images)}, Mix(np.full((2000, 1), REAL), np.arange(2000)[:, None]))
-    model = Diffusion(network=a.network, batch=a.batch, trainer=trainer)
+    model = Diffusion(network=a.network, batch=a.batch)
     resident = torch.from_numpy(images).to(device)
     layout = torch.channels_last if a.gpu else torch.contiguous_format
 
     def ours(steps: int) -> None:
         with tempfile.TemporaryDirectory() as tmp:
-            model.fit(data, Task(0, 0, steps * a.batch, "scratch", Path(tmp)), None)
+            model.fit(data, Task(0, 0, steps * a.batch, "scratch", Path(tmp), trainer=trainer), None)
             if a.gpu:
                 torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""A model for scripts/paper.py: regression that also measures the law of y."""
+"""A model for scripts/paper.py: regression that also measures the distribution of y."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ CELLS, TAIL, SUPPORT = 10, 0.90, 0.999  # equal-probability cells of y as modes;
 
 @dataclass(frozen=True)
 class KnownLaw(Regression):
-    """Regression that also measures the law of y, which is normal under the truth and under every fit.
+    """Regression that also measures the distribution of y, which is normal under the truth and under every fit.
 
-    variance_ratio: variance of y over its true one. mode_share_min: smallest cell share over its true share. tail_mass:
-    between the .90 and .999 quantiles of |y|, over its true mass. off_support: rate beyond the .999 quantile.
+    variance_ratio: variance of y over its true variance. mode_share_min: smallest cell share over its true share.
+    tail_mass: mass between the .90 and .999 quantiles of |y|, over its true mass. off_support: rate beyond the .999
+    quantile.
     """
 
     quantities: ClassVar[dict[str, Quantity]] = Regression.quantities | {
@@ -32,7 +33,7 @@ class KnownLaw(Regression):
     def measure(self, f):
         noise = self.noise**2
         true, fitted = np.sqrt(self.beta @ self.beta + noise), np.sqrt((f.weights**2).sum(1) + noise)
-        z = (true / fitted)[:, None]  # a quantile of the true law, in standard deviations of the fitted one
+        z = (true / fitted)[:, None]  # scales true quantiles to standard deviations of the fit
         shares = np.diff(norm.cdf(norm.ppf(np.linspace(0, 1, CELLS + 1)) * z), axis=1) * CELLS
         tail, support = (2 * norm.sf(norm.isf((1 - q) / 2) * z[:, 0]) for q in (TAIL, SUPPORT))
         return super().measure(f) | {
