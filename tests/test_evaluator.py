@@ -1,6 +1,9 @@
-"""The evaluator: one pass of features, every score from it, the real side computed once and kept by content."""
+"""The evaluator: one extraction pass for all scores; what is computed of the real data is stored by content."""
+
+from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ TAILS = ("tail_mass", "off_support", "ambiguity", "tail_risk")
 
 
 class Nearest(nn.Module):
-    """Classifies by the nearest mean training image, each channel apart where the label has three digits."""
+    """Classifies by the nearest mean training image; with three channels, each digit of the label by its channel."""
 
     def __init__(self, real, channels=1):
         super().__init__()
@@ -42,7 +45,7 @@ class Nearest(nn.Module):
 
 
 class WithRisk:
-    """A generator's loss on held-out images: here the brightness of the image, at two levels."""
+    """A generator whose loss on an image is the image's brightness, at two levels."""
 
     def risk(self, pool, seed):
         bright = np.asarray(pool.x).mean((1, 2, 3)) / 255
@@ -54,7 +57,7 @@ def digits(tmp_path_factory):
     return Digits().load(tmp_path_factory.mktemp("digits"))
 
 
-def build(real, cache, extractor=None):
+def build(real: Any, cache, extractor=None) -> Any:
     return Evaluator(extractor or Extractor("nearest", Nearest(real)), real, cache)
 
 
@@ -63,7 +66,7 @@ def evaluator(digits, tmp_path_factory):
     return build(digits, tmp_path_factory.mktemp("cache"))
 
 
-def without(real, **changes):
+def changed_data(real, **changes) -> Any:
     return RealData(**{**vars(real), **changes})
 
 
@@ -100,10 +103,10 @@ def test_each_null_stands_in_the_notes(evaluator, digits):
     assert notes["off_support_p"] < 1e-10 and 0 <= notes["ambiguity_p"] <= 1
 
 
-def test_held_out_images_pass_as_a_perfect_generator(digits, tmp_path):
-    """Fresh real images, kept from training set and held-out set, read as the nulls say."""
+def test_fresh_real_images_score_like_a_perfect_generator(digits, tmp_path):
+    """Images that are in neither the training set nor the held-out set have the scores that the nulls predict."""
     fresh = Pool(digits.train.x[:400], digits.train.y[:400])
-    rest = without(digits, train=Pool(digits.train.x[400:], digits.train.y[400:]))
+    rest = changed_data(digits, train=Pool(digits.train.x[400:], digits.train.y[400:]))
     got = build(rest, tmp_path)(fresh)
     null = got.notes["null"]
     assert got.notes["off_support_p"] > 0.01 and got.notes["ambiguity_p"] > 0.01
@@ -136,19 +139,21 @@ def test_rare_classes_have_a_risk_of_their_own(tmp_path):
 
 
 def test_with_few_held_out_images_tail_columns_stay_empty_with_the_reason(digits, tmp_path):
-    few = without(digits, heldout=Pool(digits.heldout.x[:199], digits.heldout.y[:199]))
+    few = changed_data(digits, heldout=Pool(digits.heldout.x[:199], digits.heldout.y[:199]))
     got = build(few, tmp_path)(digits.train, WithRisk())
     for name in TAILS:
         assert got.values[name] is None and "199 held-out" in got.notes[name]
     assert got.values["risk"] > 0 and got.values["authenticity"] == 0 and got.values["recall"] is not None
     assert "tail_mass" not in got.notes["null"]
-    flat = without(digits, heldout=Pool(np.repeat(digits.heldout.x[:10], 40, 0), np.repeat(digits.heldout.y[:10], 40)))
+    flat = changed_data(
+        digits, heldout=Pool(np.repeat(digits.heldout.x[:10], 40, 0), np.repeat(digits.heldout.y[:10], 40))
+    )
     got = build(flat, tmp_path / "flat")(digits.train)  # every distance is 0: there is no tail
     assert got.values["tail_mass"] is None and "too few values" in got.notes["tail_mass"]
 
 
 def test_data_without_classes_are_counted_in_bins(digits, tmp_path):
-    bare = without(digits, train=Pool(digits.train.x), heldout=Pool(digits.heldout.x), classes=None)
+    bare = changed_data(digits, train=Pool(digits.train.x), heldout=Pool(digits.heldout.x), classes=None)
     evaluator = build(bare, tmp_path, extractors.pixels(bare, tmp_path, "cpu"))
     half = evaluator(Pool(digits.train.x[digits.train.y < 5]))
     whole = evaluator(Pool(digits.train.x))
@@ -175,7 +180,7 @@ def test_stacked_digits_are_read_channel_by_channel(tmp_path):
     assert one.values["modes_present"] <= 100 < one.notes["modes_hit"] < got.notes["modes_hit"]
 
 
-# What is computed once, and under which key
+# What is computed once, and under which key it is stored
 
 
 def folders(cache):
@@ -211,13 +216,13 @@ def test_a_changed_byte_changes_every_key_that_it_touches(digits, tmp_path, chan
     elif changed == "labels":
         y = digits.train.y.copy()
         y[0] = (y[0] + 1) % 10
-        real = without(digits, train=Pool(digits.train.x, y))
+        real = changed_data(digits, train=Pool(digits.train.x, y))
         extractor = before.extractor
     else:
         part = getattr(digits, changed)
         x = np.array(part.x)
         x[3, 0, 4, 4] ^= 1
-        real = without(digits, **{changed: Pool(x, part.y)})
+        real = changed_data(digits, **{changed: Pool(x, part.y)})
         extractor = before.extractor
     seen = folders(tmp_path)
     build(real, tmp_path, extractor)
@@ -240,23 +245,23 @@ def test_two_runs_and_any_batch_size_give_the_same_digits(digits, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["tails", "moments", "manifold", "copies", "features"])
-def test_damage_to_what_is_kept_is_told(name, digits, tmp_path):
+def test_damage_to_a_stored_array_is_an_error(name, digits, tmp_path):
     build(digits, tmp_path)
     path = next(tmp_path.glob(f"{name}-*/arrays.safetensors"))
     whole, data = path.read_bytes(), bytearray(path.read_bytes())
-    data[-5] ^= 1  # of a number
+    data[-5] ^= 1  # inside a number
     for damaged in (bytes(data), whole[:50]):
         path.write_bytes(damaged)
-        with pytest.raises(store.UserError, match=f"{name}-.* has changed since it was written: remove it"):
+        with pytest.raises(store.UserError, match=f"{name}-.* has changed"):
             build(digits, tmp_path)
     store.remove(path.parent)
     build(digits, tmp_path)
 
 
-def test_what_real_images_read_does_not_depend_on_their_order(digits, tmp_path):
+def test_scores_of_real_images_do_not_depend_on_their_order(digits, tmp_path):
     """Files are sorted by class: halves of a sorted set would be different classes."""
     order = np.argsort(digits.heldout.y, kind="stable")
-    sorted_ = build(without(digits, heldout=Pool(digits.heldout.x[order], digits.heldout.y[order])), tmp_path)
+    sorted_ = build(changed_data(digits, heldout=Pool(digits.heldout.x[order], digits.heldout.y[order])), tmp_path)
     plain = build(digits, tmp_path / "plain")
     assert sorted_.reference["fd"] == pytest.approx(plain.reference["fd"], rel=0.3)
     fresh = Pool(digits.train.x[:200])
@@ -264,20 +269,20 @@ def test_what_real_images_read_does_not_depend_on_their_order(digits, tmp_path):
     assert null[0] == pytest.approx(null[1], rel=0.1)
 
 
-def test_kept_manifold_of_other_features_is_refused(evaluator):
+def test_a_stored_manifold_of_other_features_is_refused(evaluator):
     arrays = evaluator.manifold.to_arrays()
     with pytest.raises(store.UserError, match="cached distances"):
         RealManifold.from_arrays(evaluator.heldout[:-1], arrays)
 
 
-def test_features_of_a_classifier_agree_with_the_rules_of_shapes_and_random_ones_are_blind(tmp_path):
+def test_a_classifiers_features_agree_with_the_rules_of_shapes_and_random_ones_do_not(tmp_path):
     real = Shapes(size=16, n=1500, heldout=600).load(tmp_path)
     fresh = Shapes(size=16).rows("train", 1500, 3500)[0].astype(np.float32)
     trained = extractors.classifier(real, tmp_path, "cpu", images=16_000)
     measures = [Evaluator(e, real, tmp_path) for e in (trained, extractors.random(real, tmp_path, "cpu"))]
 
     def measured(share):
-        """Scores of images, each of them mixed with another: where `share` is .5, two modes shine through each other"""
+        """Scores of images each blended with another one; at share 0.5 two modes overlap equally."""
         x = (1 - share) * fresh[:1000] + share * fresh[1000:]
         return [m(Pool(np.rint(x).astype(np.uint8))).values for m in measures]
 

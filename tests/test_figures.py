@@ -1,5 +1,7 @@
 """Curves: one panel for every measure with values."""
 
+from __future__ import annotations
+
 import io
 
 import numpy as np
@@ -11,12 +13,12 @@ from imgloop import figures
 from imgloop.measures import MEASURES
 from imgloop.study import trained
 
-CURVES = figures.curves  # itself: the chains of other tests draw none
+CURVES = figures.curves  # before the fixture `undrawn` replaces it
 PANELS = trained.panels(MEASURES)
 NAMES = [name for name, *_ in PANELS]
 
 
-def course(conditions=("replace",), seeds=2, names=NAMES, generations=4):
+def table(conditions=("replace",), seeds=2, names=NAMES, generations=4):
     """A table of a study with increasing values."""
     rows = [
         {"condition": c, "seed": s, "generation": t, **{n: 1.0 + t + 0.1 * s + i for n in names}}
@@ -33,7 +35,7 @@ def picture(frame, title, reference=None):
 
 @pytest.mark.parametrize("count, panels", [(1, 1), (3, 3), (5, 8), (len(NAMES), 4 * -(-len(NAMES) // 4))])
 def test_one_panel_per_measure(count, panels):
-    x = picture(course(names=NAMES[:count]), "a study")
+    x = picture(table(names=NAMES[:count]), "a study")
     height, width = x.shape[:2]
     rows, columns = -(-panels // 4), min(4, panels)
     assert width == pytest.approx(455 * columns, abs=2) and height == pytest.approx(65 + 351 * rows, abs=2)
@@ -41,20 +43,20 @@ def test_one_panel_per_measure(count, panels):
 
 
 def test_a_measure_without_values_has_no_panel():
-    frame = course(names=NAMES[:2])
+    frame = table(names=NAMES[:2])
     frame["recall"] = np.nan
-    assert "recall" in NAMES and np.array_equal(picture(frame, "s"), picture(course(names=NAMES[:2]), "s"))
+    assert "recall" in NAMES and np.array_equal(picture(frame, "s"), picture(table(names=NAMES[:2]), "s"))
 
 
 def test_gaps_one_seed_and_one_generation_are_drawn():
-    frame = course(names=NAMES[:1])
+    frame = table(names=NAMES[:1])
     frame.loc[2, NAMES[0]] = np.nan
-    for table in (frame, course(seeds=1, names=NAMES[:1]), course(generations=1, names=NAMES[:1])):
-        assert picture(table, "s").std() > 10
+    for one in (frame, table(seeds=1, names=NAMES[:1]), table(generations=1, names=NAMES[:1])):
+        assert picture(one, "s").std() > 10
 
 
 def test_values_conditions_and_the_reference_change_the_picture():
-    one = course(("replace", "accumulate"), names=["fd"])
+    one = table(("replace", "accumulate"), names=["fd"])
     moved = one.copy()
     moved.loc[3, "fd"] += 1.5
     pictures = [

@@ -1,8 +1,13 @@
-"""Every combination runs: each pair of data, model, labels, paradigm, start and bias meets in a tiny chain. And no knob
-of conf/ is without effect."""
+"""Combinations of data, model, labels, paradigm, start and bias run as tiny chains: every level of each, and nightly
+every pair of levels. And every setting in conf/ has an effect."""
+
+from __future__ import annotations
 
 import random
+import tempfile
+from functools import cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +16,8 @@ from PIL import Image
 
 import imgloop
 from imgloop import store
-from imgloop.config.settings import CONF, build, parsed
+from imgloop.config.compose import CONF
+from imgloop.config.settings import Settings, parsed
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.study.real import real_key
@@ -48,30 +54,45 @@ FACTORS = {
 
 
 def impossible(row: dict[str, str]) -> str | None:
-    """What refuses a combination: words of its sentence, or None where it must run."""
+    """A word of the message that refuses a combination; None where it must run."""
     if row["labels"] != "none" and row["data"] == "ffhq":
         return "labelled data"
-    if row["labels"] != "none" and row["data"] == "stacked_digits":  # of which these sources hold 80 images
-        return "needs a training image of every class"
+    if row["labels"] != "none" and row["data"] == "stacked_digits":  # 80 images here, of 1,000 classes
+        return "every class"
     return None
 
 
-def rows() -> list[dict[str, str]]:
-    """Rows that hold every pair of levels of two factors, few of them, the same ones every time: of a hundred random
-    rows through the first pair left, the one with most pairs that are left."""
-    names, rng = list(FACTORS), random.Random(0)
-    left = {((a, x), (b, y)) for a, b in combinations(names, 2) for x in FACTORS[a] for y in FACTORS[b]}
-    found = []
+REFUSED = [
+    {"data": data, "labels": labels}
+    for data in FACTORS["data"]
+    for labels in FACTORS["labels"]
+    if impossible({"data": data, "labels": labels})
+]
+
+
+def levels(size: int) -> set[tuple[tuple[str, str], ...]]:
+    """All combinations of levels of `size` factors that are not refused."""
+    sets: set[tuple[tuple[str, str], ...]] = {()}
+    for name in FACTORS:
+        sets |= {(*chosen, (name, level)) for chosen in sets if len(chosen) < size for level in FACTORS[name]}
+    return {chosen for chosen in sets if len(chosen) == size and dict(chosen) not in REFUSED}
+
+
+def rows(size: int) -> list[dict[str, str]]:
+    """Few rows that hold all combinations of levels of `size` factors, the same rows every time: of a hundred random
+    rows that contain the first combination left, the one with most combinations that are left."""
+    rng, left, chosen = random.Random(0), levels(size), []
     while left:
         first = dict(min(left))
-        tries = [{n: first.get(n) or rng.choice(FACTORS[n]) for n in names} for _ in range(100)]
-        best = max(tries, key=lambda row: len(left & set(combinations(row.items(), 2))))
-        left -= set(combinations(best.items(), 2))
-        found.append(best)
-    return found
+        tries = [{n: first.get(n) or rng.choice(FACTORS[n]) for n in FACTORS} for _ in range(100)]
+        possible = [row for row in tries if not impossible(row)]
+        best = max(possible, key=lambda row: len(left & set(combinations(row.items(), size))))
+        left -= set(combinations(best.items(), size))
+        chosen.append(best)
+    return chosen
 
 
-ROWS = rows()
+FEW, PAIRS = rows(1), rows(2)
 
 
 def images(root, names, size):
@@ -83,7 +104,7 @@ def images(root, names, size):
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
-    """Each source's settings, on made-up files in their own layouts where it reads files."""
+    """Settings of each source; those that read files get random images in their own layout."""
     root = tmp_path_factory.mktemp("sources")
     cifar = [f"{part}/{c}/{i}.png" for part, k in (("train", 12), ("test", 4)) for c in CIFAR10 for i in range(k)]
     many = [f"{part}/{k:02}/{i}.png" for part, n in (("train", 2), ("test", 1)) for k in range(100) for i in range(n)]
@@ -130,19 +151,40 @@ def overrides(row: dict[str, str], sources) -> list[str]:
     ]
 
 
-def test_the_rows_hold_every_pair():
-    met = {pair for row in ROWS for pair in combinations(row.items(), 2)}
-    assert all(((a, x), (b, y)) in met for a, b in combinations(FACTORS, 2) for x in FACTORS[a] for y in FACTORS[b])
-    assert len(ROWS) < 1.5 * len(FACTORS["model"]) * len(FACTORS["paradigm"])  # the largest two, all of their pairs
+def name(row: dict[str, str]) -> str:
+    return "-".join(row.values()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()).replace(" ", "-"))
-def test_every_combination_runs_or_is_refused(row, sources, tmp_path):
+def test_the_rows_hold_every_level_and_every_pair():
+    for size, chosen in ((1, FEW), (2, PAIRS)):
+        assert {c for row in chosen for c in combinations(row.items(), size)} >= levels(size)
+    assert {c for (c,) in levels(1)} == {(factor, level) for factor in FACTORS for level in FACTORS[factor]}
+    assert len(FEW) <= 12
+    assert len(PAIRS) < 1.5 * len(FACTORS["model"]) * len(FACTORS["paradigm"])  # all pairs of the largest two factors
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=name)
+def test_a_combination_without_the_labels_it_needs_is_refused(row, sources, tmp_path):
+    for model in ("objective=flow,sampler=heun", "gan"):
+        given = overrides({"model": model, "paradigm": "replace", "bias": "1.0", **row}, sources)
+        with pytest.raises(UserError, match=str(impossible(row))):
+            imgloop.run([*given, f"out={tmp_path}", "generations=1"])
+
+
+@pytest.mark.parametrize("row", FEW, ids=name)
+def test_every_level_runs(row, sources, tmp_path):
+    check_row(row, sources, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("row", PAIRS, ids=name)
+def test_every_pair_of_levels_runs(row, sources, tmp_path):
+    check_row(row, sources, tmp_path)
+
+
+def check_row(row: dict[str, str], sources, tmp_path) -> None:
+    """Run a chain of two generations and check its scores and pools."""
     given = [*overrides(row, sources), f"out={tmp_path}"]
-    if told := impossible(row):
-        with pytest.raises(UserError, match=told):
-            imgloop.run([*given, "generations=1"])
-        return
     if row["start"] == "PATH":
         first = imgloop.run([*given, "generations=1"]).folder / "gen000"
         given += [f'start="{first}"', "study=second"]
@@ -150,13 +192,12 @@ def test_every_combination_runs_or_is_refused(row, sources, tmp_path):
         given += [f"start={row['start']}"]
     run = imgloop.run([*given, "generations=2"])
     assert list(run.metrics["generation"]) == [0, 1] and np.isfinite(run.metrics["fd"]).all()
+    real = store.open_arrays(next((run.folder.parent.parent / "shared").glob("real-*/train.safetensors")))["x"]
     for t in (0, 1):
         folder = run.folder / f"gen{t:03d}"
         pool, record = store.open_arrays(folder / "pool.safetensors"), store.read_json(folder / "record.json")
         assert len(pool["x"]) == 24 and pool["x"].std() > 0 and ("y" in pool) == (row["labels"] != "none")
-        assert record["sampling"]["bias"] == float(row["bias"])
-    real = store.open_arrays(next((run.folder.parent.parent / "shared").glob("real-*/train.safetensors")))["x"]
-    assert pool["x"].shape[1:] == real.shape[1:]
+        assert record["sampling"]["bias"] == float(row["bias"]) and pool["x"].shape[1:] == real.shape[1:]
 
 
 @pytest.mark.parametrize("data", FACTORS["data"])
@@ -167,10 +208,10 @@ def test_the_gaussian_runs_on_every_source_of_images(data, sources, tmp_path):
     assert len(run.metrics) == 3 and run.metrics.filter(like="variance").notna().all(None)
 
 
-# No knob is without effect: each key of each file of conf/ is changed, and the result differs.
+# Every setting has an effect: each key of each file of conf/ is changed, and the result differs.
 
-DATA = {  # key: another value than the source's settings above; None: tested by what is written beside it
-    "root": None,  # test_sources: other files
+DATA = {  # another value than the source's settings above; None: tested elsewhere
+    "root": None,  # test_sources
     "size": 12,
     "channels": 1,
     "n": 40,
@@ -180,7 +221,7 @@ DATA = {  # key: another value than the source's settings above; None: tested by
     "imbalance": 2,
     "labels": False,
     "tail": 3,
-    "skip_broken": None,  # test_data: with a broken file
+    "skip_broken": None,  # test_data
 }
 FIXED = {("digits", "size"), ("stacked_digits", "size")}
 MODELS = {
@@ -213,7 +254,7 @@ MODELS = {
         "bias": 0.5,
     },
 }
-NEEDS = {  # what a knob needs beside it to mean anything
+NEEDS = {  # settings without which a setting has no effect
     "prediction": ["model.objective=ddpm"],
     "labels": ["model.conditional=true"],
     "guidance": ["model.conditional=true"],
@@ -240,14 +281,19 @@ MIXES = {
 
 def keys(group: str, option: str) -> set[str]:
     node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    return set(node) - {"_target_", "defaults"}
+    return {k for k in node if not k.startswith("_")} - {"defaults"}
+
+
+@cache
+def settings(*overrides: str) -> Settings:
+    return parsed(overrides)
 
 
 def text(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
-def test_every_knob_of_conf_is_among_the_changes():
+def test_every_setting_of_conf_is_among_the_changes():
     for option in FACTORS["data"]:
         assert keys("data", option) <= DATA.keys(), option
     for group in (MODELS, SYSTEMS):
@@ -262,41 +308,49 @@ def test_every_knob_of_conf_is_among_the_changes():
     "option, key",
     [(o, k) for o in FACTORS["data"] for k in sorted(keys("data", o)) if DATA[k] is not None and (o, k) not in FIXED],
 )
-def test_every_knob_of_the_data_changes_them(option, key, sources, tmp_path):
+def test_every_setting_of_the_data_changes_them(option, key, sources, tmp_path):
     change = 20 if (option, key) == ("shapes", "size") else DATA[key]
     fewer = {"classes": ["data.n=null", "data.heldout=2"], "imbalance": ["data.n=null"]}  # of two classes, of a tail
     usual = [*sources[option], *fewer.get(key, [])]
 
     def load(*more):
-        source = build(parsed([f"data={option}", *usual, *more]).config["data"])
-        real = source.load(tmp_path / "cache")
+        real = settings(f"data={option}", *usual, *more).build("data").load(tmp_path / "cache")
         return real_key(real), real.classes
 
     assert load() == load() != load(f"data.{key}={text(change)}")
 
 
-@pytest.mark.parametrize("option, key", [(o, k) for o, changes in MODELS.items() for k in changes])
-def test_every_knob_of_a_model_changes_what_is_drawn(option, key, tmp_path):
+def samples(option: str, *overrides: str) -> np.ndarray:
+    """Samples uint8 (40, 1, 8, 8) of a model that is fitted to random images for six steps."""
     x = np.random.default_rng(0).integers(0, 256, (64, 1, 8, 8), np.uint8)
     pool = Pool(x, np.minimum(np.arange(64) % 9, 3))
     data = TrainingSet({REAL: pool}, Mix(np.full((40, 1), REAL), np.arange(40)[:, None] // 2))  # other class shares
+    given = [f"model={option}", "model.widths=[8,16]", "model.batch=8"]
+    given += ["model.sampler_steps=2"] if option == "diffusion" else []
+    model = settings(*given, *overrides).build("model")
+    with tempfile.TemporaryDirectory() as scratch:
+        return model.fit(data, Task(0, 0, 48, "scratch", Path(scratch)), None).sample(40, seed=1).x
 
-    def drawn(name, *more):
-        given = [f"model={option}", "model.widths=[8,16]", "model.batch=8", *NEEDS.get(key, [])]
-        given += ["model.sampler_steps=2"] if option == "diffusion" else []
-        model = build(parsed([*given, *more]).config["model"])
-        return model.fit(data, Task(0, 0, 96, "scratch", tmp_path / name), None).sample(40, seed=1).x
 
-    usual = drawn("a")
-    assert np.array_equal(usual, drawn("b")) and not np.array_equal(
-        usual, drawn("c", f"model.{key}={text(MODELS[option][key])}")
-    )
+usual_samples = cache(samples)
+
+
+@pytest.mark.parametrize("option, key", [(o, k) for o, changes in MODELS.items() for k in changes])
+def test_every_setting_of_a_model_changes_its_samples(option, key):
+    needs = NEEDS.get(key, [])
+    changed = samples(option, *needs, f"model.{key}={text(MODELS[option][key])}")
+    assert not np.array_equal(usual_samples(option, *needs), changed)
+
+
+@pytest.mark.parametrize("option, needs", [(o, n) for o in MODELS for n in ([], NEEDS["labels"])])
+def test_a_model_with_the_same_settings_has_the_same_samples(option, needs):
+    assert np.array_equal(usual_samples(option, *needs), samples(option, *needs))
 
 
 @pytest.mark.parametrize("option, key", [(o, k) for o, changes in SYSTEMS.items() for k in changes])
-def test_every_knob_of_a_system_changes_its_table(option, key, tmp_path):
-    def table(name, *more):
-        given = [f"model={option}", "model.replicates=3", "generations=3", "display=none", f"out={tmp_path / name}"]
+def test_every_setting_of_a_system_changes_its_table(option, key, tmp_path):
+    def table(folder, *more):
+        given = [f"model={option}", "model.replicates=3", "generations=3", "display=none", f"out={tmp_path / folder}"]
         return imgloop.run([*given, *more]).metrics
 
     usual = table("a")
@@ -307,17 +361,16 @@ def test_every_knob_of_a_system_changes_its_table(option, key, tmp_path):
     "option, key",
     [(p.stem, k) for p in sorted((CONF / "paradigm").glob("*.yaml")) for k in sorted(keys("paradigm", p.stem))],
 )
-def test_every_knob_of_a_paradigm_changes_its_mix(option, key):
+def test_every_setting_of_a_paradigm_changes_its_mix(option, key):
     start = {"n_initial": 20, "n_real": 10} if option == "fresh" else {}
 
     def mixes(**more):
-        paradigm = build(
-            parsed([f"paradigm={option}", *(f"{k}={v}" for k, v in (start | more).items())]).config["paradigm"]
-        )
-        sizes, found = {REAL: 80}, []
+        given = [f"{k}={v}" for k, v in (start | more).items()]
+        paradigm = settings(f"paradigm={option}", *given).build("paradigm")
+        sizes, made = {REAL: 80}, []
         for t in range(3):
-            found.append(paradigm(sizes, t, np.random.default_rng(t)))
+            made.append(paradigm(sizes, t, np.random.default_rng(t)))
             sizes[t] = 80
-        return [(m.origin.tolist(), m.row.tolist()) for m in found]
+        return [(m.origin.tolist(), m.row.tolist()) for m in made]
 
     assert mixes() == mixes() != mixes(**{key: MIXES[key]})
