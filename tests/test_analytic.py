@@ -88,7 +88,7 @@ def table(folder) -> pd.DataFrame:
 
 
 def filled(folder) -> set[str]:
-    """Quantities with a closed form or bound in every generation. Asserts that each has one in all generations, in none,
+    """Quantities with a closed form or bound in every generation. Asserts that each has one in all generations, in none
     or in generation 0 alone, which every paradigm fits to R."""
     frame = table(folder)
     columns = [c for c in frame if c.endswith(("_theory", "_bound"))]

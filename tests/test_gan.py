@@ -82,7 +82,7 @@ def test_residual_branches_start_at_zero_and_signals_neither_vanish_nor_explode(
 
 @pytest.mark.parametrize("y", [None, torch.tensor([0, 1, 1, 0])])
 def test_penalties_of_a_known_function(y):
-    """D(x) = a_y / 2 |x|^2 has the gradient a_y x. Hence R1 + R2 = mean a^2 |x|^2 + mean a^2 |fake|^2, and its derivative
+    """D(x) = a_y / 2 |x|^2 has the gradient a_y x. Hence R1 + R2 = mean a^2 |x|^2 + mean a^2 |fake|^2; its derivative
     with respect to a is 2 / a times that."""
     g = torch.Generator().manual_seed(0)
     x, fake = torch.randn((2, 4, 3, 2, 2), generator=g, dtype=torch.double)
@@ -121,7 +121,7 @@ def test_penalties_agree_with_finite_differences_of_the_real_discriminator():
 
 
 def test_one_step_follows_the_two_loss_equations(tmp_path):
-    """Against the paper's equations, by torch.autograd and plain gradient steps: D first, then G, one label per pair."""
+    """Against the paper's equations, by torch.autograd and plain gradient steps: D first, then G; one label a pair."""
     torch.manual_seed(0)
     data = training_set(labels=np.arange(64) % 3)
     generator, discriminator = Generator(8, 1, (8, 16), LATENT, 1, 3), Discriminator(8, 1, (8, 16), 1, 3)
