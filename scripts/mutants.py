@@ -12,19 +12,26 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
-from queue import SimpleQueue
 from tempfile import TemporaryDirectory
+from typing import cast
+
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("imgloop", "conf", "tests", "scripts", "docs", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff")
 REQUIRED = 0.95  # share of faults caught
+PRELOADED = (
+    "pytest scipy.stats pandas torch._dynamo torchmetrics lightning.pytorch sklearn.datasets hydra.main "
+    "diffusers.models.unets.unet_2d matplotlib.pyplot"
+).split()
+FORK = get_context("fork")
 TIMEOUT = 400  # seconds for one fault; one that runs longer counts as survived
 
 # "# file: tests, the fastest first", then a fault a line: "old text => new text".
@@ -51,7 +58,7 @@ max(1, round(self.fraction * n)) => round(self.fraction * n)
 np.argsort(-confidence, kind => np.argsort(confidence, kind
 np.asarray(drawn.y)[rows] => np.asarray(drawn.y)[: len(rows)]
 rows, changed[rows]) => rows, changed[: len(rows)])
-Pool(np.take_along_axis(x, rows[:, :, None], 0), None, choice.weight) => Pool(np.take_along_axis(x, rows[:, :, None], 0), None)
+rows[:, :, None], 0), None, choice.weight) => rows[:, :, None], 0))
 # collapse/statistics: collapse_statistics collapse scaling
 (n - 1) / n) => n / n)
 np.maximum.accumulate(np.minimum(ranked * left, 1.0), axis=-1) => np.minimum(ranked * left, 1.0)
@@ -94,7 +101,7 @@ Path(path).rglob("*") if p => Path(path).glob("*") if p
 # training/batches: pool
 store.seed_of(self.seed, self.t, "epoch", epoch) => store.seed_of(self.seed, "epoch", epoch)
 torch.from_numpy(self.y[index]) => torch.from_numpy(self.y[: len(index)])
-# training/trainer: diffusion gan loop
+# training/trainer: trainer diffusion gan loop
 self.chunks.position = state["done"] => self.chunks.position = 0
 self.loss_sum + steps * module.recent_loss => self.loss_sum + module.recent_loss
 self.loss_sum, self.loss_steps = state["since"] => self.loss_sum, self.loss_steps = 0.0, 0
@@ -114,7 +121,7 @@ class Fault:
     file: str
     old: str
     new: str
-    tests: tuple[str, ...]
+    tests: list[str]
 
     def __str__(self) -> str:
         return f"{self.file}: {self.old} => {self.new}"
@@ -122,11 +129,11 @@ class Fault:
 
 def faults() -> Iterator[Fault]:
     """The faults of the list above; exits with a message if a text does not occur exactly once in its file."""
-    file, tests = "", ()
+    file, tests = "", []
     for line in FAULTS.strip().split("\n"):
         if line.startswith("# "):
             name, _, names = line[2:].partition(": ")
-            file, tests = f"imgloop/{name}.py", tuple(f"tests/test_{word}.py" for word in names.split())
+            file, tests = f"imgloop/{name}.py", [f"tests/test_{word}.py" for word in names.split()]
             continue
         old, _, new = line.partition(" => ")
         if (count := (ROOT / file).read_text().count(old)) != 1:
@@ -134,76 +141,89 @@ def faults() -> Iterator[Fault]:
         yield Fault(file, old, new, tests)
 
 
-def run_tests(copy: Path, *tests: str, stop: str = "-x") -> tuple[set[str], bool]:
-    """The tests, as file::function, that fail in a copy of the repository; and whether they took too long."""
-    options = ("-q", "-n", "0", "-m", "not nightly", "--tb=no", "-rfE", "-p", "no:cacheprovider", stop)
-    run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *tests],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = run.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return set(), True
-    finally:
-        try:
-            os.killpg(run.pid, signal.SIGKILL)  # with the processes that tests left
-        except ProcessLookupError:
-            pass
-    if run.returncode not in (0, 1, 2):
-        sys.exit(f"pytest could not run {' '.join(tests)}:\n{output}")
-    return set(re.findall(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::\w+)?)", output, re.MULTILINE)), False
+def run_pytest(copy: Path, arguments: list[str], output: Path) -> None:
+    """pytest in a copy of the repository, in a process of its own that already has the heavy imports."""
+    os.setsid()
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(copy)
+    os.environ.update({"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"})
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(copy))
+    options = ["-q", "-n", "0", "-m", "not nightly", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
+    sys.exit(import_module("pytest").main([*options, *arguments]))
+
+
+class Run:
+    """pytest in a copy of the repository, ended with every process that its tests leave."""
+
+    def __init__(self, copy: Path, arguments: list[str]):
+        self.copy, self.output, self.start = copy, copy / "output.txt", time.monotonic()
+        self.process = FORK.Process(target=run_pytest, args=(copy, arguments, self.output))
+        self.process.start()
+
+    def ended(self) -> bool:
+        self.process.join(0.2)
+        return not self.process.is_alive() or time.monotonic() - self.start > TIMEOUT
+
+    def failures(self) -> set[str]:
+        """The tests, as file::function, that failed; none if the run took longer than TIMEOUT."""
+        code = self.process.exitcode
+        with suppress(ProcessLookupError):
+            os.killpg(cast(int, self.process.pid), signal.SIGKILL)
+        text = self.output.read_text()
+        if code not in (None, 0, 1, 2):
+            sys.exit(f"pytest could not run:\n{text}")
+        names = re.findall(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::\w+)?)", text, re.MULTILINE)
+        return set() if code is None else set(names)
+
+
+def try_all(chosen: list[Fault], copies: list[Path]) -> list[set[str]]:
+    """The tests that fail with each fault; as many faults at the same time as there are copies."""
+    results: list[set[str]] = [set() for _ in chosen]
+    free, waiting, running = list(copies), list(enumerate(chosen)), {}
+    while waiting or running:
+        while waiting and free:
+            (i, fault), copy = waiting.pop(0), free.pop()
+            (copy / fault.file).write_text((ROOT / fault.file).read_text().replace(fault.old, fault.new))
+            running[i] = Run(copy, ["-x", *fault.tests])
+        for i in [i for i, run in running.items() if run.ended()]:
+            run = running.pop(i)
+            results[i] = run.failures()
+            shutil.copy(ROOT / chosen[i].file, run.copy / chosen[i].file)
+            free.append(run.copy)
+            seconds = time.monotonic() - run.start
+            print(f"{chosen[i]}\n    {', '.join(results[i]) or 'SURVIVED'} ({seconds:.0f} s)", flush=True)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="faults whose file or text contains it")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="faults that are tested at the same time")
-    parser.add_argument("--check", action="store_true", help="check the list and run no test")
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="faults with this in their file or text")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at the same time")
+    parser.add_argument("--check", action="store_true", help="run no test")
     a = parser.parse_args()
     chosen = [fault for fault in faults() if a.only in str(fault)]
     print(f"{len(chosen)} faults", flush=True)
     if a.check or not chosen:
         return
-    start, copies = time.monotonic(), SimpleQueue()
-
-    def try_fault(fault: Fault) -> set[str]:
-        copy = copies.get()
-        path, before = copy / fault.file, time.monotonic()
-        source = path.read_text()
-        try:
-            path.write_text(source.replace(fault.old, fault.new))
-            failed, late = run_tests(copy, *fault.tests)
-        finally:
-            path.write_text(source)
-            copies.put(copy)
-        result = ", ".join(sorted(failed)) or ("SURVIVED (time-out)" if late else "SURVIVED")
-        print(f"{fault}\n    {result} ({time.monotonic() - before:.0f} s)", flush=True)
-        return failed
-
+    start = time.monotonic()
+    for module in PRELOADED:
+        import_module(module)
+    settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate))  # a failure is enough: no shrinking
+    settings.load_profile("mutants")
     with TemporaryDirectory() as folder:
-        for i in range(a.jobs):
-            copies.put(copy := Path(folder) / str(i))
-            copy.mkdir()
-            for name in COPIED:
-                source = ROOT / name
-                if source.is_dir():
-                    shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-                elif source.exists():
-                    shutil.copy(source, copy / name)
-        with ThreadPoolExecutor(a.jobs) as pool:
-            results = list(pool.map(try_fault, chosen))
-        # A test that fails without a fault as well catches nothing.
+        copies = [Path(folder) / str(i) for i in range(a.jobs)]
+        for copy in copies:
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "outputs", "build", "dist", "__pycache__"))
+        results = try_all(chosen, copies)
         broken: set[str] = set()
-        if caught_by := set().union(*results):
-            broken, late = run_tests(copies.get(), *sorted(caught_by), stop="--maxfail=1000")
-            if late:
-                sys.exit(f"The tests without a fault took longer than {TIMEOUT} s.")
+        if caught_by := sorted(set().union(*results)):  # a test that fails without a fault as well catches nothing
+            run = Run(copies[0], caught_by)
+            while not run.ended():
+                pass
+            broken = run.failures()
     if broken:
         print(f"These tests fail without a fault as well and count for nothing: {', '.join(sorted(broken))}")
     caught = sum(bool(failed - broken) for failed in results)

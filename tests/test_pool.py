@@ -126,6 +126,26 @@ def test_there_are_no_labels_if_a_pool_of_the_mix_has_none(pools):
     assert TrainingSet(bare, whole(1, 20)).labels().tolist() == pools[1].y.tolist()  # pool 0 is not in this mix
 
 
+def test_weights_of_the_mix_and_of_its_samples_are_multiplied_in_each_replicate():
+    mix = random_mix(3, 30, 2, sizes={REAL: 12, 0: 7}, weight=np.random.default_rng(4).random((30, 2)))
+    own = np.random.default_rng(5).random((7, 2))
+    for weight in (own[:, 0], own):  # one for all replicates, one for each
+        pools = {REAL: Pool(np.zeros((12, 2, 1))), 0: Pool(np.zeros((7, 2, 1)), weight=weight)}
+        of_sample = np.broadcast_to(weight.reshape(7, -1), (7, 2))
+        expected = mix.weight.copy()
+        for k, r in np.argwhere(mix.origin == 0):
+            expected[k, r] *= of_sample[mix.row[k, r], r]
+        assert np.array_equal(TrainingSet.of(pools, mix).mix.weight, expected)
+
+
+@pytest.mark.parametrize("sizes", [{REAL: 12, 1: 7}, {0: 7}])
+def test_samples_of_a_solvable_system_are_those_of_their_replicate(sizes):
+    pools = {o: Pool(np.random.default_rng(o + 1).random((n, 3, 2))) for o, n in sizes.items()}
+    mix = random_mix(8, 40, 3, sizes)
+    expected = [[pools[int(mix.origin[k, r])].x[mix.row[k, r], r] for r in range(3)] for k in range(40)]
+    assert np.array_equal(TrainingSet(pools, mix).samples(), expected)
+
+
 def test_a_mix_with_an_unknown_pool_or_row_fails(pools):
     with pytest.raises(KeyError):
         TrainingSet(pools, whole(5, 3)).gather(np.arange(3))
@@ -257,7 +277,11 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
         TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1)))),
     ):
         mapped, held = (Batches(training, 3, 1, 10, resident=size, labelled=True) for size in (0, 1e9))
-        assert mapped.held is None and held.held.dtype == torch.uint8 and len(held.held) == 45
+        assert (
+            mapped.resident_images is None
+            and held.resident_images.dtype == torch.uint8
+            and len(held.resident_images) == 45
+        )
         for k in (0, 1, 7, 3):
             (x, y), (held_x, held_y) = mapped(k), held(k)
             assert torch.equal(x, held_x) and torch.equal(y, held_y)
@@ -268,14 +292,16 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
 
 def test_a_large_resident_set_is_complete():
     training = plain_set(9000)  # filled in several pieces
-    assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).held, torch.from_numpy(training.pools[REAL].x))
+    assert torch.equal(
+        Batches(training, 0, 0, 64, resident=1e6).resident_images, torch.from_numpy(training.pools[REAL].x)
+    )
 
 
 def test_a_set_is_resident_up_to_the_size_given():
     training = plain_set(10)  # 10 images of 4 bytes
-    assert Batches(training, 0, 0, 4, resident=40).held is not None
-    assert Batches(training, 0, 0, 4, resident=39).held is None
-    assert Batches(training, 0, 0, 4).held is None
+    assert Batches(training, 0, 0, 4, resident=40).resident_images is not None
+    assert Batches(training, 0, 0, 4, resident=39).resident_images is None
+    assert Batches(training, 0, 0, 4).resident_images is None
 
 
 def test_a_weighted_mix_is_drawn_in_proportion_to_its_weights():
