@@ -16,22 +16,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import NamedTuple, cast
 
 from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIRED = 0.95  # share of faults caught
-PRELOADED = (
-    "pytest scipy.stats pandas torch._dynamo torchmetrics lightning.pytorch sklearn.datasets hydra.main "
-    "diffusers.models.unets.unet_2d matplotlib.pyplot"
-).split()
-FORK = get_context("fork")
+PRELOADED = "pytest scipy.stats pandas torch._dynamo torchmetrics lightning.pytorch hydra.main matplotlib.pyplot"
 TIMEOUT = 400  # seconds for one fault; one that runs longer counts as survived
 
 # "# file: tests, the fastest first", then a fault a line: "old text => new text".
@@ -116,19 +110,15 @@ return (torch.arange(n) + 0.5) / n => return torch.arange(n) / n
 """
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     file: str
     old: str
     new: str
     tests: list[str]
 
-    def __str__(self) -> str:
-        return f"{self.file}: {self.old} => {self.new}"
 
-
-def faults() -> Iterator[Fault]:
-    """The faults of the list above; exits with a message if a text does not occur exactly once in its file."""
+def faults(only: str) -> Iterator[Fault]:
+    """The faults above with `only` in file or text; exits with a message if a text does not occur exactly once."""
     file, tests = "", []
     for line in FAULTS.strip().split("\n"):
         if line.startswith("# "):
@@ -138,7 +128,8 @@ def faults() -> Iterator[Fault]:
         old, _, new = line.partition(" => ")
         if (count := (ROOT / file).read_text().count(old)) != 1:
             sys.exit(f"{file} contains {old!r} {count} times; a fault needs a text that occurs once.")
-        yield Fault(file, old, new, tests)
+        if only in f"{file}: {line}":
+            yield Fault(file, old, new, tests)
 
 
 def run_pytest(copy: Path, arguments: list[str], output: Path) -> None:
@@ -149,10 +140,9 @@ def run_pytest(copy: Path, arguments: list[str], output: Path) -> None:
         os.dup2(file.fileno(), 2)
     os.chdir(copy)
     os.environ.update({"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"})
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, str(copy))
-    options = ["-q", "-n", "0", "-m", "not nightly", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
-    sys.exit(import_module("pytest").main([*options, *arguments]))
+    sys.dont_write_bytecode, sys.path = True, [str(copy), *sys.path]
+    options = "-q -n 0 --tb=no -rfE -p no:cacheprovider -m".split()
+    sys.exit(import_module("pytest").main([*options, "not nightly", *arguments]))
 
 
 class Run:
@@ -160,11 +150,11 @@ class Run:
 
     def __init__(self, copy: Path, arguments: list[str]):
         self.copy, self.output, self.start = copy, copy / "output.txt", time.monotonic()
-        self.process = FORK.Process(target=run_pytest, args=(copy, arguments, self.output))
+        self.process = get_context("fork").Process(target=run_pytest, args=(copy, arguments, self.output))
         self.process.start()
 
-    def ended(self) -> bool:
-        self.process.join(0.2)
+    def ended(self, wait: float) -> bool:
+        self.process.join(wait)
         return not self.process.is_alive() or time.monotonic() - self.start > TIMEOUT
 
     def failures(self) -> set[str]:
@@ -175,26 +165,23 @@ class Run:
         text = self.output.read_text()
         if code not in (None, 0, 1, 2):
             sys.exit(f"pytest could not run:\n{text}")
-        names = re.findall(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::\w+)?)", text, re.MULTILINE)
-        return set() if code is None else set(names)
+        return set(re.findall(r"^(?:FAILED|ERROR) (tests/\S+?\.py(?:::\w+)?)", text, re.MULTILINE))
 
 
 def try_all(chosen: list[Fault], copies: list[Path]) -> list[set[str]]:
     """The tests that fail with each fault; as many faults at the same time as there are copies."""
-    results: list[set[str]] = [set() for _ in chosen]
-    free, waiting, running = list(copies), list(enumerate(chosen)), {}
+    results, free, waiting, running = [set()] * len(chosen), list(copies), list(enumerate(chosen)), {}
     while waiting or running:
         while waiting and free:
             (i, fault), copy = waiting.pop(0), free.pop()
             (copy / fault.file).write_text((ROOT / fault.file).read_text().replace(fault.old, fault.new))
             running[i] = Run(copy, ["-x", *fault.tests])
-        for i in [i for i, run in running.items() if run.ended()]:
-            run = running.pop(i)
-            results[i] = run.failures()
-            shutil.copy(ROOT / chosen[i].file, run.copy / chosen[i].file)
+        for i in [i for i, run in running.items() if run.ended(0.2)]:
+            run, (file, old, new, _) = running.pop(i), chosen[i]
+            results[i], seconds = run.failures(), time.monotonic() - run.start
+            shutil.copy(ROOT / file, run.copy / file)
             free.append(run.copy)
-            seconds = time.monotonic() - run.start
-            print(f"{chosen[i]}\n    {', '.join(results[i]) or 'SURVIVED'} ({seconds:.0f} s)", flush=True)
+            print(f"{file}: {old} => {new}\n    {', '.join(results[i]) or 'SURVIVED'} ({seconds:.0f} s)", flush=True)
     return results
 
 
@@ -204,12 +191,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="faults at the same time")
     parser.add_argument("--check", action="store_true", help="run no test")
     a = parser.parse_args()
-    chosen = [fault for fault in faults() if a.only in str(fault)]
+    chosen, start = list(faults(a.only)), time.monotonic()
     print(f"{len(chosen)} faults", flush=True)
     if a.check or not chosen:
         return
-    start = time.monotonic()
-    for module in PRELOADED:
+    for module in PRELOADED.split():
         import_module(module)
     settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate))  # a failure is enough: no shrinking
     settings.load_profile("mutants")
@@ -221,14 +207,12 @@ def main() -> None:
         broken: set[str] = set()
         if caught_by := sorted(set().union(*results)):  # a test that fails without a fault as well catches nothing
             run = Run(copies[0], caught_by)
-            while not run.ended():
-                pass
+            run.ended(TIMEOUT)
             broken = run.failures()
-    if broken:
-        print(f"These tests fail without a fault as well and count for nothing: {', '.join(sorted(broken))}")
     caught = sum(bool(failed - broken) for failed in results)
+    print(f"Tests that fail without a fault as well and count for nothing: {', '.join(sorted(broken)) or 'none'}")
     print(f"{caught} of {len(chosen)} caught ({caught / len(chosen):.0%}) in {(time.monotonic() - start) / 60:.0f} min")
-    sys.exit(caught < REQUIRED * len(chosen))
+    sys.exit(caught < 0.95 * len(chosen))
 
 
 if __name__ == "__main__":
