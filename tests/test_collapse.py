@@ -17,6 +17,8 @@ def test_numbers_of_a_chain():
     assert definitions.late(x[:, :3]) == pytest.approx((1 + 4) / 2)  # never generation 0
     q = (1 / 6 + 1 / 7 + 1 / 8 + 1 / 9) / (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)
     assert definitions.contrast(x) == pytest.approx((64 - 16) - q * 16)
+    q = (1 / 5 + 1 / 6 + 1 / 7 + 1 / 8) / (1 / 2 + 1 / 3 + 1 / 4)  # halfway from 0 to 7 is 3
+    assert definitions.contrast(x[:, :8]) == pytest.approx((49 - 9) - q * 9)
 
 
 @given(st.integers(3, 40), st.floats(-5, 5), st.floats(-5, 5))

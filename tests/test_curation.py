@@ -1,5 +1,7 @@
 """What of the drawn samples is released: curation and correction between sampling and the pool, with closed forms."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from conftest import TINY
@@ -97,6 +99,36 @@ def test_weights_of_a_curation_reach_the_mix_and_its_batches():
     batches = Batches(data, 0, 1, 4000)
     shares = np.bincount(batches.index(0), minlength=80) / 4000
     assert abs(shares[:40].sum() - 2 / 3) < 0.04 and shares[79] == 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Releases the rows and weights that it is given."""
+
+    rows: np.ndarray
+    weight: np.ndarray
+
+    def released(self, n):
+        return len(self.rows)
+
+    def __call__(self, drawn, context, rng):
+        return Release(self.rows, self.weight)
+
+
+@pytest.mark.parametrize("replicates", [None, 2])
+def test_released_samples_keep_their_weights_and_whether_they_were_corrected(replicates):
+    shape = (6,) if replicates is None else (6, replicates)
+    x = np.random.default_rng(3).random((*shape, 1) if replicates else (6, 1, 2, 2))
+    rows = np.argsort(np.random.default_rng(4).random(shape), axis=0)[:4]
+    weight = np.random.default_rng(5).random(rows.shape)
+    moved = np.random.default_rng(6).random(shape) < 0.5
+
+    def correction(x, context, rng):
+        return x + moved.reshape(*shape, *[1] * (x.ndim - len(shape)))
+
+    released = release(Pool(x), correction, Chosen(rows, weight), context(), rng)
+    assert np.array_equal(released.pool.weight, weight) and np.array_equal(released.rows, rows)
+    assert np.array_equal(released.corrected, np.take_along_axis(moved, rows, 0))
 
 
 def test_weights_that_a_solvable_system_would_drop_are_refused():

@@ -55,6 +55,27 @@ def test_labels_are_drawn_by_their_frequencies_or_as_asked():
             latents(3, y=wrong, label_frequencies=[0.7, 0.0, 0.3])
 
 
+@pytest.mark.parametrize("value, byte", [(200.8, 201), (200.2, 200), (-9, 0), (300, 255)])
+def test_images_are_rounded_to_the_nearest_byte(value, byte):
+    pool = sample_images(
+        lambda z, labels: torch.full((len(z), 1, 2, 2), value / 127.5 - 1),
+        3,
+        (4,),
+        DESCRIPTION,
+        "cpu",
+        0,
+        None,
+        no_progress,
+    )
+    assert (pool.x == byte).all()
+
+
+def test_labels_follow_the_weights_of_the_mix():
+    real = Pool(np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 1, 2, 2]))
+    mix = Mix(np.full((4, 1), REAL), np.arange(4)[:, None], np.array([[3.0], [1.0], [0.5], [0.5]]))
+    assert np.allclose(label_frequencies(TrainingSet({REAL: real}, mix), "training"), [0.6, 0.2, 0.2])
+
+
 def test_labels_follow_the_mix_or_the_real_data():
     zeros = np.zeros((30, 1, 8, 8), np.uint8)
     real, samples = Pool(zeros, np.arange(30) % 3), Pool(zeros, np.zeros(30, np.int64))

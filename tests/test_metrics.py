@@ -266,6 +266,9 @@ def test_kernel_distance_subsets_are_seeded_and_unbiased():
     a = kernel_distance(x, y, subsets=10)
     assert a == kernel_distance(torch.from_numpy(x), y, subsets=10) and (a.subset_size, a.subsets) == (25, 10)
     assert a.value != kernel_distance(x, y, subsets=10, seed=1).value
+    rngs = [np.random.default_rng([0, s]) for s in range(10)]
+    values = [polynomial_mmd2(*(z[rng.choice(len(z), 25, replace=False)] for z in (x, y))) for rng in rngs]
+    assert a.sem == pytest.approx(np.std(values, ddof=1) * np.sqrt(1 / (50 / 25 - 1) + 1 / 10), rel=1e-9)
     many = kernel_distance(x, y, subsets=400)  # the mean over subsets estimates the statistic of the whole sets
     assert abs(many.value - polynomial_mmd2(x, y)) < 4 * many.sem / np.sqrt(400)
     for size in (1, 26):

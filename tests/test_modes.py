@@ -13,7 +13,7 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.metrics.bins import RealBins, bin_scores
 from imgloop.metrics.confusion import CLOSE, Confusion
-from imgloop.metrics.modes import class_counts, mode_coverage
+from imgloop.metrics.modes import _benjamini_hochberg, class_counts, mode_coverage
 
 PLACES = np.array([100, 10, 1])
 
@@ -101,6 +101,14 @@ def test_corrected_shares_and_their_error_are_right_on_average():
     assert np.abs(np.mean(got, 0) - truth).max() < 4 * spread.max() / np.sqrt(150) < 0.013
     assert np.abs(np.mean(raw, 0) - truth).max() > 0.04
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(sds), 0)), spread, rtol=0.25)
+
+
+def test_discoveries_by_hand():
+    """Benjamini and Hochberg: all up to the largest p that is at most its share of the level."""
+    p = np.array([0.9, 0.024, 0.02, 0.3])  # of 4, the second smallest is below 0.05 * 2 / 4
+    assert _benjamini_hochberg(p, 0.05).tolist() == [False, True, True, False]
+    assert _benjamini_hochberg(np.array([0.9, 0.012]), 0.025).tolist() == [False, True]
+    assert not _benjamini_hochberg(np.array([0.9, 0.013]), 0.025).any()
 
 
 def test_a_perfect_classifier_changes_nothing():

@@ -944,6 +944,22 @@ def test_random_subsets_have_different_numbers(total, replicates, data):
     assert chosen.shape == (n, replicates) and all(len(set(c)) == n and set(c) <= set(range(total)) for c in chosen.T)
 
 
+def test_random_subsets_are_uniform_over_all_sets():
+    """Also where a repeated number was drawn again: 28 pairs of 8 numbers."""
+    low, high = random_subsets(8, 2, 28_000, rng(3))
+    assert (
+        chisquare(
+            np.bincount(8 * low + high, minlength=64)[[8 * i + j for i in range(8) for j in range(i + 1, 8)]]
+        ).pvalue
+        > 1e-3
+    )
+
+
+@pytest.mark.parametrize("share, closed", [(None, True), (0, True), ([0, 0], True), ([0, 0.5], False), (0.5, False)])
+def test_replace_is_closed_unless_real_rows_ever_enter(share, closed):
+    assert Replace(real_fraction=share).closed is closed
+
+
 @dataclass(frozen=True)
 class Window(Paradigm):
     """R and the newest `width` pools, with weight `decay` per generation of age."""

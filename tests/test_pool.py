@@ -126,6 +126,26 @@ def test_there_are_no_labels_if_a_pool_of_the_mix_has_none(pools):
     assert TrainingSet(bare, whole(1, 20)).labels().tolist() == pools[1].y.tolist()  # pool 0 is not in this mix
 
 
+def test_weights_of_the_mix_and_of_its_samples_are_multiplied_in_each_replicate():
+    mix = random_mix(3, 30, 2, sizes={REAL: 12, 0: 7}, weight=np.random.default_rng(4).random((30, 2)))
+    own = np.random.default_rng(5).random((7, 2))
+    for weight in (own[:, 0], own):  # one for all replicates, one for each
+        pools = {REAL: Pool(np.zeros((12, 2, 1))), 0: Pool(np.zeros((7, 2, 1)), weight=weight)}
+        of_sample = np.broadcast_to(weight.reshape(7, -1), (7, 2))
+        expected = mix.weight.copy()
+        for k, r in np.argwhere(mix.origin == 0):
+            expected[k, r] *= of_sample[mix.row[k, r], r]
+        assert np.array_equal(TrainingSet.of(pools, mix).mix.weight, expected)
+
+
+@pytest.mark.parametrize("sizes", [{REAL: 12, 1: 7}, {0: 7}])
+def test_samples_of_a_solvable_system_are_those_of_their_replicate(sizes):
+    pools = {o: Pool(np.random.default_rng(o + 1).random((n, 3, 2))) for o, n in sizes.items()}
+    mix = random_mix(8, 40, 3, sizes)
+    expected = [[pools[int(mix.origin[k, r])].x[mix.row[k, r], r] for r in range(3)] for k in range(40)]
+    assert np.array_equal(TrainingSet(pools, mix).samples(), expected)
+
+
 def test_a_mix_with_an_unknown_pool_or_row_fails(pools):
     with pytest.raises(KeyError):
         TrainingSet(pools, whole(5, 3)).gather(np.arange(3))

@@ -179,6 +179,8 @@ def test_authenticity_equals_its_definition():
     expected = (d.min(1) > own.min(1)[d.argmin(1)]).mean()
     assert manifold_scores(normal(2, 100, 4), x, train=train).authenticity == expected
     assert manifold_scores(normal(2, 100, 4), x).authenticity is None
+    line = np.arange(8.0)[:, None]  # a sample as far away as the next training sample is not farther
+    assert manifold_scores(line, np.full((6, 1), -1.0), train=line).authenticity == 0
     with pytest.raises(UserError, match="3 wide"):
         manifold_scores(normal(2, 100, 4), x, train=normal(0, 30, 3))
 
@@ -221,6 +223,10 @@ def test_a_sample_at_a_threshold_counts_as_below_it():
     upper, beyond, lower, within = descending[[9]], descending[[8]], descending[[24]], descending[[23]]
     assert [tail_scores(tails, x).off_support for x in (beyond, upper, lower)] == [1, 0, 0]
     assert [tail_scores(tails, x).tail_mass > 0 for x in (beyond, upper, within, lower)] == [False, True, True, False]
+    tails = RealTails.of(held, centroids=np.eye(3))
+    assert tails.ratio is not None
+    descending = held[tails.b[np.argsort(-tails.ratio)]]
+    assert [tail_scores(tails, descending[[rank]]).ambiguity for rank in (8, 9)] == [1, 0]
 
 
 def test_ambiguity_is_the_ratio_of_the_two_nearest_centroids():
