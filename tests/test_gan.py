@@ -422,10 +422,10 @@ def test_learning_reaches_both_modes_of_the_data(tmp_path):
     rng = np.random.default_rng(0)
     level = rng.choice([40, 200], (256, 1, 1, 1))  # dark and bright images
     x = np.clip(level + rng.normal(0, 10, (256, 1, 8, 8)), 0, 255).astype(np.uint8)
-    f = fitted(tmp_path, training_set(x=x), images=32 * 150, batch=32, ema=0.97)
+    f = fitted(tmp_path, training_set(x=x), images=32 * 300, batch=32, ema=0.97)
     brightness = f.sample(256, seed=0).x.mean((1, 2, 3))
     assert 0.2 < (brightness > 120).mean() < 0.8, brightness
-    assert np.minimum(abs(brightness - 40), abs(brightness - 200)).mean() < 30  # grey images: 80
+    assert np.minimum(abs(brightness - 40), abs(brightness - 200)).mean() < 25  # grey images: 80
 
 
 @pytest.mark.parametrize(
