@@ -90,7 +90,7 @@ class Command:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        if self.process.is_alive():
+        if self.process.is_alive() and self.process.pid is not None:
             os.kill(self.process.pid, number)
 
     def communicate(self, timeout: float) -> tuple[str, str]:
@@ -109,4 +109,4 @@ def run(*code, cwd=None, env=None, timeout=300) -> subprocess.CompletedProcess:
     """Run `python CODE` to its end; its output and exit status."""
     started = Command(*code, cwd=cwd, env=env)
     out, err = started.communicate(timeout)
-    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+    return subprocess.CompletedProcess(started.args, started.returncode or 0, out, err)

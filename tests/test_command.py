@@ -1,4 +1,6 @@
-"""The command line as a user meets it: help, mistakes in one sentence, multirun, the display, the run from Python."""
+"""The command line: help, mistakes in one sentence, multirun, the display; and a run from Python."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -9,9 +11,14 @@ from conftest import REPO, TINY
 from PIL import Image
 
 import imgloop
+from imgloop import loop
+from imgloop.chain.base import Surroundings
+from imgloop.chain.plan import Plan
+from imgloop.chain.trained import Chain
+from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 
-FOUND = {"PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}  # wherever it is started
+ANYWHERE = {"PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}  # imports work in any folder
 
 
 def test_help_shows_every_group_and_option(fresh):
@@ -39,73 +46,57 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr[-500:]
 
 
-MISTAKES = [
-    ("paradgm=replace", "paradigm"),
-    ("paradigm=replce", "accumulate_subsample"),
-    ("generation=3", "generations"),
-    ("model.widht=3", "widths"),
-    ("+foo=1", "foo"),
-    ("+model.foo=1", "widths"),
-    ("paradigm", "key=value"),
-    ("generations=0", "at least 1"),
-    ("generations=ten", "whole number"),
-    ("seed=-1", "at least 0"),
-    ("overwrite=maybe", "true or false"),
-    ("real_fraction=1.5 paradigm=replace", "from 0 to 1"),
-    ("real_fraction=0.1", "replace"),
-    ("n_samples=-5", "at least 1"),
-    ("n_samples=1.5", "whole number"),
-    ("n_samples=1000000000000", "MiB free"),
-    ("n_initial=99999", "1397"),
-    ("data.n=99999", "1397"),
-    ("data.heldout=4", "held-out"),
-    ("paradigm=fresh", "n_initial at most"),
-    ("paradigm=accumulate_subsample budget=99999", "budget"),
-    ("train.images=[100]", "generation 1"),
-    ("train.images={start:10,fctr:2}", "factor"),
-    ("model.lr=-1", "model.lr"),
-    ("model.batch=0", "model.batch"),
-    ("model.network=big", "compact"),
-    ("model.widths=[30]", "multiples of 8"),
-    ("model.widths=[8,8,8,8]", "halves"),
-    ("model.sampler=foo", "heun"),
-    ("start=weight", "weights_and_optimizer"),
-    ("study=a/b", "study"),
-    ("threads=0", "at least 1"),
-    ("display=x", "lines"),
-    ("data=folder", "data.root"),
-    ("data=folder data.root=/does/not/exist", "/does/not/exist"),
-    ("trainer.precision=bf16-mixed", "32-true"),
-    ("trainer.accelerator=tpu", "gpu"),
-    ("features=foo", "classifier"),
-    ("features=pixels features.images=3", "features.images"),
-    ("paradigm=replace,accumulate", "-m"),
-    ("data.seed=0 start=outputs/a,b=1", "quotes"),
+MISTAKES = [  # arguments, the setting that the error is about, a word of its message
+    ("paradgm=replace", "paradgm", "paradigm"),
+    ("paradigm=replce", "paradigm", "accumulate_subsample"),
+    ("generations=0", "generations", "at least 1"),
+    ("real_fraction=1.5 paradigm=replace", "real_fraction", "0 to 1"),
+    ("model.widht=3", "model.widht", "widths"),
+    ("+model.foo=1", "model.foo", "widths"),
+    ("real_fraction=0.1", "real_fraction", "replace"),
+    ("n_samples=-5", "n_samples", "at least 1"),
+    ("n_samples=1000000000000", "out", "MiB free"),
+    ("n_initial=99999", "n_initial", "1397"),
+    ("data.n=99999", "data.n", "1397"),
+    ("data.heldout=4", "data.heldout", "held-out"),
+    ("paradigm=fresh", "n_real", "n_initial"),
+    ("paradigm=accumulate_subsample budget=99999", "budget", "lower"),
+    ("train.images=[100]", "train.images", "generation 1"),
+    ("train.images={start:10,fctr:2}", "train.images", "factor"),
+    ("model.lr=-1", "model.lr", "above 0"),
+    ("model.batch=0", "model.batch", "at least 1"),
+    ("model.network=big", "model.network", "compact"),
+    ("model.widths=[30]", "model.widths", "multiples of 8"),
+    ("model.widths=[8,8,8,8]", "model.widths", "halves"),
+    ("model.sampler=foo", "model.sampler", "heun"),
+    ("start=weight", "start", "weights_and_optimizer"),
+    ("data=folder", "data.root", "value"),
+    ("data=folder data.root=/does/not/exist", "data.root", "/does/not/exist"),
+    ("trainer.precision=bf16-mixed", "trainer.precision", "32-true"),
+    ("trainer.accelerator=tpu", "trainer.accelerator", "gpu"),
+    ("features=foo", "features", "classifier"),
+    ("features=pixels features.images=3", "features.images", "none"),
+    ("data.seed=0 start=outputs/a,b=1", None, "quotes"),
 ]
 
 
-@pytest.mark.parametrize("arguments, names", MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_one_sentence_that_names_what_is_allowed(tmp_path, arguments, names):
-    """By the function that the command calls; test_mistakes_on_the_command_line checks that the command shows it so."""
+@pytest.mark.parametrize("arguments, setting, word", MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_one_sentence_that_names_what_is_allowed(tmp_path, arguments, setting, word):
+    """By imgloop.run; test_mistakes_on_the_command_line checks how the command prints it."""
     tiny = [t for t in TINY if t.split("=")[0] not in arguments]
+    generations = [] if "generations" in arguments else ["generations=2"]
     with pytest.raises(UserError) as error:
-        imgloop.run(
-            [
-                *tiny,
-                f"out={tmp_path}",
-                "generations=2" if "generations" not in arguments else "seed=0",
-                *arguments.split(),
-            ]
-        )
-    text = str(error.value)
-    assert names in text and "\n" not in text and len(text) < 500, text
-    assert not list(tmp_path.rglob("config.yaml"))  # nothing that would be in the way of the corrected command
+        imgloop.run([*tiny, f"out={tmp_path}", *generations, *arguments.split()])
+    message = str(error.value)
+    assert error.value.setting == setting and word in message
+    assert "\n" not in message and len(message) < 500, message
+    assert not list(tmp_path.rglob("config.yaml"))  # nothing that would stop the corrected command
 
 
-@pytest.mark.parametrize("arguments, names", [MISTAKES[i] for i in (0, 1, 8, 11)])
-def test_mistakes_on_the_command_line(tmp_path, command, arguments, names):
+@pytest.mark.parametrize("arguments, setting, word", MISTAKES[:4])
+def test_mistakes_on_the_command_line(tmp_path, command, arguments, setting, word):
     done = command(f"out={tmp_path}", *arguments.split())
-    assert done.returncode == 1 and names in done.stderr
+    assert done.returncode == 1 and word in done.stderr and setting in done.stderr
     assert done.stderr.startswith("imgloop: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
@@ -113,14 +104,14 @@ def test_mistakes_on_the_command_line(tmp_path, command, arguments, names):
     "arguments",
     [["paradgm=replace"], ["--help"], ["model=gaussian", "data=law", "model.replicates=20", "generations=2"]],
 )
-def test_a_command_that_finds_its_imports_done_says_what_a_fresh_one_does(tmp_path, command, fresh, arguments):
-    """What most tests start is what a user starts: status, output and errors, byte for byte."""
+def test_a_forked_command_prints_what_a_fresh_one_does(tmp_path, command, fresh, arguments):
+    """Most tests start a forked process instead of an interpreter: equal status, output and errors, byte for byte."""
     both = []
     for name, run in (("command", command), ("fresh", fresh)):
         (tmp_path / name).mkdir()
-        both.append(run(*arguments, cwd=tmp_path / name, env=FOUND))
-    told = [(done.returncode, done.stdout, done.stderr) for done in both]
-    assert told[0] == told[1] and told[0][1:] != ("", "")
+        both.append(run(*arguments, cwd=tmp_path / name, env=ANYWHERE))
+    results = [(done.returncode, done.stdout, done.stderr) for done in both]
+    assert results[0] == results[1] and results[0][1:] != ("", "")
 
 
 def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
@@ -129,13 +120,10 @@ def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
     )
     assert done.returncode == 0, done.stderr
     study = tmp_path / "s"
-    common = "model.widths=8,16,model.sampler_steps=2,n_samples=48,train.images=640".split(",model.s")[0]
     names = sorted(p.name for p in study.iterdir() if (p / "seed0").exists())
-    assert [n.split(",")[0] for n in names] == ["real_only", "replace"] and all(
-        common.split(",")[0] in n for n in names
-    )
+    assert [n.split(",")[0] for n in names] == ["real_only", "replace"] and all("model.widths=8" in n for n in names)
     frame = pd.read_csv(study / "comparison.csv")
-    assert list(frame["seeds"]) == [2] * 4 and frame["fd_sd"].notna().all()
+    assert list(frame["seeds"]) == [2] * 4 and len(frame["fd_sd"].dropna()) == 4
     raw = imgloop.load_study(study)
     assert len(raw) == 8
     mean = raw[(raw["condition"] == names[1]) & (raw["generation"] == 1)]["fd"].mean()
@@ -173,27 +161,51 @@ def test_a_failed_chain_lets_the_others_finish_and_sets_the_status(tmp_path, com
     assert len(imgloop.load_study(tmp_path / "digits-diffusion")) == 2
 
 
-def test_what_a_run_says(tmp_path, fresh):
-    done = fresh(f"out={tmp_path}", "generations=2", *TINY)
+def test_the_lines_that_a_run_prints(tmp_path, command):
+    done = command(f"out={tmp_path}", "generations=2", *TINY, "display=lines")
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert re.search(r"1,397 training images, 400 held out", lines[0])
-    assert re.search(
-        r"2 generations, 1,280 training images seen, 96 samples drawn, [\d.]+ MiB on disk, about \d+ s on cpu",
-        done.stdout,
-    )
-    assert [bool(re.match(rf"generation {t}: trained on .* fd ", line)) for t, line in enumerate(lines[-3:-1])] == [
-        True,
-        True,
-    ]
+    assert "preparing" in lines[0] and re.search(r"1,397 training images, 400 held out", lines[1])
+    plan = r"2 generations, 1,280 training images seen, 96 samples drawn, [\d.]+ MiB on disk, about \d+ s on cpu"
+    assert re.search(plan, done.stdout)
+    for t, line in enumerate(lines[-3:-1]):
+        assert re.match(rf"generation {t}: trained on .* fd ", line)
     assert lines[-1].startswith("look at ") and "evolution.png" in lines[-1]
     log = next(tmp_path.rglob("run.log")).read_text()
     assert all(line in log for line in lines)
 
 
+def test_the_timing_trial_estimates_rates_and_leaves_nothing(tmp_path):
+    settings = parsed([*TINY, f"out={tmp_path}", "generations=3"])
+    chain = loop.chain_of(settings, Surroundings.of(settings))
+    assert isinstance(chain, Chain)
+    with chain.opened():
+        parts = chain.prepared(3, tmp_path / "cache")
+        files = {p for p in tmp_path.rglob("*") if p.is_file()}
+        plan = parts.plan.timed(chain, parts.model, parts.evaluator, chain.trainer)
+        assert {p for p in tmp_path.rglob("*") if p.is_file()} == files
+    assert (plan.first, plan.images, plan.samples, plan.device) == (0, (640,) * 3, (48,) * 3, "cpu")
+    assert min(plan.train_rate, plan.sample_rate) > 10 and plan.measure_rate > 0.05
+    stages = 640 / plan.train_rate + 48 / plan.sample_rate + 1 / plan.measure_rate
+    assert 0 < 3 * stages < plan.seconds() < 3 * stages + 3
+    assert plan.model_bytes > 10_000 and plan.disk == parts.plan.disk + 3 * plan.model_bytes
+    cost = f"({plan.train_rate:,.0f} images/s trained, {plan.sample_rate:,.0f} drawn)"
+    assert cost in plan.lines(parts.real, parts.evaluator)[-1]
+    assert "images/s" not in parts.plan.lines(parts.real, parts.evaluator)[-1]  # without a trial
+
+
+@pytest.mark.parametrize("display, trials", [("none", 0), ("lines", 1)])
+def test_a_silent_run_has_no_timing_trial(tmp_path, monkeypatch, display, trials):
+    calls = []
+    monkeypatch.setattr(Plan, "timed", lambda plan, *_: calls.append(plan) or plan)
+    imgloop.run([*TINY, f"out={tmp_path}", "generations=1", f"display={display}"])
+    assert len(calls) == trials
+
+
 def test_a_run_leaves_nothing_but_its_study(tmp_path, command):
-    """Not in the folder it is started in, by a run, a multirun or a mistake."""
+    """A run, a multirun and a mistake write nothing else into the working folder."""
     for extra in ([], ["-m", "seed=0,1"], ["generations=0"]):
-        command(*extra, *TINY, *([] if "generations=0" in extra else ["generations=1"]), cwd=tmp_path, env=FOUND)
+        command(*extra, *TINY, *([] if "generations=0" in extra else ["generations=1"]), cwd=tmp_path, env=ANYWHERE)
     assert [p.name for p in tmp_path.iterdir()] == ["outputs"]
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == [".multirun", "digits-diffusion"]
 
@@ -207,7 +219,7 @@ def test_live_display_shows_generation_stage_and_time_left(tmp_path):
     master, slave = pty.openpty()
     tiny = [t for t in TINY if not t.startswith(("display", "train.images"))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "imgloop", f"out={tmp_path}", "generations=2", "train.images=12800", *tiny],
+        [sys.executable, "-m", "imgloop", f"out={tmp_path}", "generations=2", "train.images=6400", *tiny],
         cwd=REPO,
         stdout=slave,
         stderr=slave,
@@ -242,8 +254,9 @@ def test_trainer_gpu_without_one(tmp_path):
 
     if torch.cuda.is_available():
         pytest.skip("the machine has a GPU")
-    with pytest.raises(UserError, match="no GPU"):
+    with pytest.raises(UserError, match="no GPU") as error:
         imgloop.run([*TINY, f"out={tmp_path}", "trainer=gpu"])
+    assert error.value.setting == "trainer"
 
 
 def test_folder_of_images_from_end_to_end(tmp_path):
@@ -263,12 +276,15 @@ def test_folder_of_images_from_end_to_end(tmp_path):
         root = f"data.root={data / own[0].removeprefix('study=')}"
         result = imgloop.run([*tiny, *own, f"out={tmp_path}", "data=folder", root, "data.size=16", "generations=2"])
         assert result.metrics["protocol"].str.startswith(features).all() and result.metrics["fd"].notna().all()
-    with pytest.raises(UserError, match=r"features\.images=1280 is of a classifier, and these data have no labels"):
-        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", root, "data.size=16", "study=x", "features.images=1280"])
-    (data / "plain" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"broken\.png.*skip_broken"):
-        imgloop.run([*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'plain'}", "data.size=16", "study=x"])
-    with pytest.raises(UserError, match=r"data\.size"):
-        imgloop.run(
-            [*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'classes'}", "data.size=32", "study=x"]
-        )
+    plain = [*tiny, f"out={tmp_path}", "data=folder", f"data.root={data / 'plain'}", "study=x"]
+    for path, override, setting in (
+        (None, "features.images=1280", "features.images"),
+        ("plain/broken.png", "data.size=16", "data.skip_broken"),
+        (None, f"data.root={data / 'classes'}", "data.size"),
+    ):
+        if path is not None:
+            (data / path).write_bytes(b"no image")
+        size = "data.size=32" if setting == "data.size" else "data.size=16"
+        with pytest.raises(UserError, match=path and "broken") as error:
+            imgloop.run([*plain, size, override])
+        assert error.value.setting == setting

@@ -105,7 +105,9 @@ def test_a_setting_reaches_the_part_that_uses_it():
         "n_synthetic": None,
     }
     assert [s.images(t) for t in range(4)] == [100, 200, 300, 300]
-    assert s.n_samples(3) == 7 and s.config["model"]["ema"] == 0.5 and s.folder.name == "seed4"
+    assert (
+        s.n_samples is not None and s.n_samples(3) == 7 and s.config["model"]["ema"] == 0.5 and s.folder.name == "seed4"
+    )
     rule = s.build("paradigm")
     assert type(rule).__name__ == "Fresh" and rule.n_real(2) == 20 and rule.n_initial(0) == 50
 

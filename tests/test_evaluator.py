@@ -36,6 +36,7 @@ class Nearest(nn.Module):
         super().__init__()
         x, y = (torch.from_numpy(np.array(a)) for a in (real.train.x, real.train.y))
         x, y = x[:, :1].float() / 127.5 - 1, y // 10 ** (channels - 1) % 10
+        self.means: torch.Tensor
         self.register_buffer("means", torch.stack([x[y == c].mean(0).flatten() for c in range(10)]))
         self.channels = channels
 
@@ -53,7 +54,7 @@ class WithRisk:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(tmp_path_factory) -> Any:
     return Digits().load(tmp_path_factory.mktemp("digits"))
 
 
@@ -91,10 +92,10 @@ def test_every_score_is_that_of_the_public_function(evaluator, digits):
 
 
 def test_each_null_stands_in_the_notes(evaluator, digits):
-    null = evaluator(digits.train).notes["null"]
+    null: dict[str, Any] = evaluator(digits.train).notes["null"]
     assert null["off_support"] == null["ambiguity"] == 10 / 201 == null["zone_rate"]
     assert (null["density"], null["tail_mass"]) == (1, 1) and 0.2 < null["tail_mass_sd"] < 0.4
-    own = manifold_scores(evaluator.heldout, evaluator.heldout, train=evaluator.train).authenticity
+    own: Any = manifold_scores(evaluator.heldout, evaluator.heldout, train=evaluator.train).authenticity
     assert null["authenticity"] == own == evaluator.reference["authenticity"] and 0.3 < own < 0.9
     assert null["kd"] == 0 and null["variance_ratio"] == 1
     assert null["modes_covered"] == 10 and 0.5 < null["mode_share_min"] < 1
@@ -129,7 +130,7 @@ def test_tail_risk_is_the_loss_of_the_rarest_tenth(evaluator, digits):
 
 
 def test_rare_classes_have_a_risk_of_their_own(tmp_path):
-    real = Digits(imbalance=30).load(tmp_path)
+    real: Any = Digits(imbalance=30).load(tmp_path)
     got = build(real, tmp_path / "cache")(real.heldout, WithRisk())
     counts = np.bincount(real.train.y, minlength=10)
     rare = [int(c) for c in got.notes["rare_classes"]]
@@ -166,7 +167,7 @@ def test_data_without_classes_are_counted_in_bins(digits, tmp_path):
 
 
 def test_stacked_digits_are_read_channel_by_channel(tmp_path):
-    real = StackedDigits(n=4000, heldout=600).load(tmp_path)
+    real: Any = StackedDigits(n=4000, heldout=600).load(tmp_path)
     evaluator = build(real, tmp_path / "cache", Extractor("nearest", Nearest(real, 3)))
     assert [r.shape for r in evaluator.confusion.rates] == [(1, 10, 10)] * 3 and evaluator.confusion.modes == 1000
     true = np.stack([real.heldout.y // 100, real.heldout.y // 10 % 10, real.heldout.y % 10])
@@ -210,9 +211,9 @@ def test_a_changed_byte_changes_every_key_that_it_touches(digits, tmp_path, chan
     before = build(digits, tmp_path)
     extractor, real = None, digits
     if changed == "weights":
-        extractor = Extractor("nearest", Nearest(digits))
-        extractor.network.means.view(-1)[0] += 1e-3
-        extractor = Extractor("nearest", extractor.network)
+        network = Nearest(digits)
+        network.means.view(-1)[0] += 1e-3
+        extractor = Extractor("nearest", network)
     elif changed == "labels":
         y = digits.train.y.copy()
         y[0] = (y[0] + 1) % 10
@@ -279,7 +280,7 @@ def test_a_classifiers_features_agree_with_the_rules_of_shapes_and_random_ones_d
     real = Shapes(size=16, n=1500, heldout=600).load(tmp_path)
     fresh = Shapes(size=16).rows("train", 1500, 3500)[0].astype(np.float32)
     trained = extractors.classifier(real, tmp_path, "cpu", images=16_000)
-    measures = [Evaluator(e, real, tmp_path) for e in (trained, extractors.random(real, tmp_path, "cpu"))]
+    measures = [build(real, tmp_path, e) for e in (trained, extractors.random(real, tmp_path, "cpu"))]
 
     def measured(share):
         """Scores of images each blended with another one; at share 0.5 two modes overlap equally."""
