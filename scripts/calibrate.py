@@ -68,7 +68,7 @@ class Simulated:
         self.contrast_sd = spread(definitions.contrast, (4_000, 1, last + 1), kind, accumulated)
 
     def pair(self, signal: float | np.ndarray = 0.0, start: float = 0.0) -> definitions.Pair:
-        """Chains with a signal (G + 1,) and their controls; both share the level of their seed, which varies strongly."""
+        """Chains with a signal (G + 1,) and their controls; both share the level of their seed, which varies a lot."""
         level = SEED_SPREAD * self.rng.standard_normal((*self.shape[:2], 1))
         if self.kind == "lognormal":
             level = SEED_SPREAD * (np.exp(level / SEED_SPREAD) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)

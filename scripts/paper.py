@@ -121,7 +121,7 @@ class GaussianCase:
 
 
 def gaussian(out: str | Path, chains: int = 1_000, rows: int = 20, fits: int = 20, seed: int = 0) -> GaussianCase:
-    """Run the unbiased one-dimensional Gaussian of section 2.1 under replace and real_only in folder `out`; judge it."""
+    """Run section 2.1: an unbiased one-dimensional Gaussian under replace and real_only, in folder `out`; judge it."""
     system = ["model=gaussian", "model.unbiased=true", f"model.replicates={chains}", f"data.n={rows}"]
     common = [f"generations={fits}", f"seed={seed}", f"out={out}", "study=gaussian", "display=none"]
     for paradigm in ("replace", "real_only"):
