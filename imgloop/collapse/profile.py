@@ -115,7 +115,7 @@ def judged(conditions: list[Condition], h: Thresholds) -> list[Condition]:
 
 def _general(h: Thresholds, frozen: Frozen | None) -> tuple[str, ...]:
     """Notes that apply to every condition."""
-    notes = ["Inference is conditional on the real sample, unless each seed has its own (data.resplit=true)."]
+    notes = ["Inference is conditional on the real sample: chains with the same data share its held-out images."]
     if frozen is None:
         notes.append("No thresholds were stored before these chains ended: the current ones are used.")
     else:
