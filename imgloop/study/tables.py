@@ -68,8 +68,8 @@ def load_study(path: str | Path, protocol: str | None = None) -> DataFrame:
     generation.
 
     path: the study's folder. protocol: of the scores (a file name in scores/, without its ending); by default the one
-    that most chains have, and of several such the newest. Raises UserError if `path` contains no chain, or a damaged one.
-    No code that a run folder names is executed. `imgloop.Study(path)` has the images as well.
+    that most chains have, and of several such the newest. Raises UserError if `path` contains no chain or a damaged
+    one. No code that a run folder names is executed. `imgloop.Study(path)` has the images as well.
     """
     folders = chains(Path(path))
     if not folders:
