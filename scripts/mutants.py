@@ -41,7 +41,7 @@ any(a.values or (a.start,)) => all(a.values or (a.start,))
 int(value_at(self.budget, t)) => int(value_at(self.budget, t - 1))
 for s in range(1, t + 1)] => for s in range(t)]
 int(share * n + 1e-9) => int(share * n)
-# pool: pool curation analytic
+# pool: pool curation
 int(counts[o]) / origin.size => int(counts[o]) / len(origin)
 weight[here] *= own[rows] if => weight[here] = own[rows] if
 own[rows, np.nonzero(here)[1]] => own[rows, np.nonzero(here)[0]]
@@ -53,13 +53,13 @@ np.argsort(-confidence, kind => np.argsort(confidence, kind
 np.asarray(drawn.y)[rows] => np.asarray(drawn.y)[: len(rows)]
 rows, changed[rows]) => rows, changed[: len(rows)])
 rows[:, :, None], 0), None, choice.weight) => rows[:, :, None], 0))
-# collapse/statistics: collapse_statistics collapse scaling
+# collapse/statistics: collapse_statistics collapse
 (n - 1) / n) => n / n)
 np.maximum.accumulate(np.minimum(ranked * left, 1.0), axis=-1) => np.minimum(ranked * left, 1.0)
 left = (~np.isnan(p)).sum(-1, keepdims=True) - np => left = p.shape[-1] - np
 p = np.maximum.accumulate(p, axis=-1) => pass
 t[..., 0] < -stats.t.ppf(level => t[..., 0] < stats.t.ppf(level
-# collapse/definitions: collapse collapse_calibration
+# collapse/definitions: collapse
 x.shape[-1] - 1) :] => x.shape[-1]) :]
 half = first + (last - first) // 2 => half = first + (last - first + 1) // 2
 np.take_along_axis(p, lead[None], 0)[0] * np.maximum(measured, 1), 1.0) => np.take_along_axis(p, lead[None], 0)[0], 1.0)
@@ -95,7 +95,7 @@ Path(path).rglob("*") if p => Path(path).glob("*") if p
 # training/batches: pool
 store.seed_of(self.seed, self.t, "epoch", epoch) => store.seed_of(self.seed, "epoch", epoch)
 torch.from_numpy(self.y[index]) => torch.from_numpy(self.y[: len(index)])
-# training/trainer: trainer diffusion gan loop
+# training/trainer: trainer diffusion gan
 self.chunks.position = state["done"] => self.chunks.position = 0
 self.loss_sum + steps * module.recent_loss => self.loss_sum + module.recent_loss
 self.loss_sum, self.loss_steps = state["since"] => self.loss_sum, self.loss_steps = 0.0, 0

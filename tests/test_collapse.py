@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import LOG, PLANTED, G, T, table, verdicts
 
-from imgloop.collapse import definitions
+from imgloop.collapse import definitions, statistics
 from imgloop.collapse.profile import collapse_profile
+from imgloop.thresholds import Thresholds
 
 
 def test_numbers_of_a_chain():
@@ -19,6 +20,15 @@ def test_numbers_of_a_chain():
     assert definitions.contrast(x) == pytest.approx((64 - 16) - q * 16)
     q = (1 / 5 + 1 / 6 + 1 / 7 + 1 / 8) / (1 / 2 + 1 / 3 + 1 / 4)  # halfway from 0 to 7 is 3
     assert definitions.contrast(x[:, :8]) == pytest.approx((49 - 9) - q * 9)
+
+
+def test_of_several_numbers_the_smallest_p_counts_times_how_many_there_are():
+    x = np.random.default_rng(0).standard_normal((3, 6)) + [[0], [1.5], [0]]
+    numbers = tuple(definitions.Number(name, row, 0.0, 0.1) for name, row in zip("abc", x))
+    (judged,) = definitions.judge([definitions.Question(8, numbers)], Thresholds(), exact=False)
+    p = [float(statistics.greater(row)) for row in x]
+    assert judged.lead == np.argmin(p) == 1 and judged.p == pytest.approx(3 * p[1]) and 3 * p[1] < 1
+    assert [judged.effect, judged.low, judged.high] == pytest.approx(statistics.interval(x[1]))  # 95 %
 
 
 @given(st.integers(3, 40), st.floats(-5, 5), st.floats(-5, 5))

@@ -78,3 +78,19 @@ def test_the_smallest_sign_flip_p_is_two_to_the_minus_seeds():
 def test_many_chains_draw_their_signs_and_keep_the_identity():
     flips = statistics.signs(30)
     assert flips.shape == (10_000, 30) and (flips[0] == 1).all() and abs(flips.mean()) < 0.01
+
+
+def test_step_down_p_values_rise_in_the_order_of_the_statistics():
+    t = np.array([[3.0, 5, 5, 5], [2.0, 0, 0, 0]])  # the second alone would have p = 1/4
+    assert statistics.step_down(t).tolist() == [1, 1]
+
+
+def test_only_hypotheses_clearly_below_their_thresholds_are_left_out_of_the_sign_flips():
+    x = np.random.default_rng(0).standard_normal((3, 5)) * 0.3 + np.array([[0.5], [0.1], [0.0]])
+    t = statistics.flipped_t(x, statistics.signs(5))
+    chains = np.full(3, 5)
+    assert (np.abs(t[:, 0]) > 0.01).all() and (t[:, 0] > -3).all()
+    np.testing.assert_array_equal(statistics.sign_flip_p(t, chains), statistics.step_down(t))
+    far = statistics.flipped_t(np.array([[-9.0, -10, -11, -10, -10]]), statistics.signs(5))
+    with_far = statistics.sign_flip_p(np.concatenate([t, far]), np.full(4, 5))
+    np.testing.assert_array_equal(with_far, [*statistics.step_down(t), 1])

@@ -453,6 +453,7 @@ def test_density_and_coverage_of_equal_distributions():
     n, m, runs = 200, 150, 60
     got = np.array([scores(normal(2 * s, n, 3), normal(2 * s + 1, m, 3)) for s in range(runs)])
     assert expected_coverage(10_000, 10_000) == pytest.approx(0.96877, abs=1e-5)
+    assert expected_coverage(4, 2, k=2) == pytest.approx(1 - 3 / 5 * 2 / 4)
     for column, expected in ((2, 1.0), (3, expected_coverage(n, m))):
         error = got[:, column].std(ddof=1) / np.sqrt(runs)
         assert abs(got[:, column].mean() - expected) < 3.5 * error < 0.03
