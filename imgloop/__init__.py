@@ -15,7 +15,7 @@ _PUBLIC = {
     "Task": "imgloop.training.tasks",
     "Schedule": "imgloop.config.schedule",
     "UserError": "imgloop.errors",
-    # for parts of one's own (docs/extending.md)
+    # for users' own parts (docs/extending.md)
     "Paradigm": "imgloop.paradigm",
     "Curation": "imgloop.contracts",
     "Correction": "imgloop.contracts",

@@ -4,12 +4,12 @@ import os
 import sys
 import traceback
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() whole, which makes sentences of them
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() unchanged, which prints them as one sentence
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower on a shared core
 
 
 def job(cfg) -> None:
-    """One job: a chain. In a multirun a failure is recorded, so that the other chains go on."""
+    """One job: a chain. In a multirun a failure is recorded, and the other chains still run."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -31,7 +31,7 @@ def job(cfg) -> None:
         if hydra.mode != RunMode.MULTIRUN:
             sys.exit(f"imgloop: {failure}")
         print(f"failed: {failure}", file=sys.stderr, flush=True)
-    except Exception as e:  # a fault of imgloop: shown whole, and the sweep goes on
+    except Exception as e:  # a bug in imgloop: print the traceback and continue the sweep
         if hydra.mode != RunMode.MULTIRUN:
             raise
         traceback.print_exc()

@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved where it stands; `signal` is the signal's number."""
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved its state; `signal` is the signal's number."""
 
     def __init__(self, signal: int = 2):
         super().__init__("stopped; the same command continues from here")
@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 def status(name: str, command: Callable, *arguments) -> int:
-    """Run a command and return its exit status: a mistake is told in one sentence, under the command's `name`."""
+    """Run a command and return its exit status; a UserError is printed as one sentence after the command's `name`."""
     try:
         command(*arguments)
     except UserError as e:
@@ -37,7 +37,7 @@ def status(name: str, command: Callable, *arguments) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our lines has left
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

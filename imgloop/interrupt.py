@@ -1,4 +1,4 @@
-"""Stopping softly: Ctrl-C and SIGTERM set a flag that a fit asks for, and end everything else at once."""
+"""Graceful stopping: Ctrl-C and SIGTERM set a flag that a fit checks; anything else ends at once."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def measure(
     chains = [c for c in chains if not tables.is_solved(c)]
     if not chains:
         raise UserError(
-            f"{path} holds no chain (CONDITION/seedK/gen000): give a study's folder, for example "
+            f"{path} contains no chain (CONDITION/seedK/gen000): give a study's folder, for example "
             "outputs/digits-diffusion."
         )
     settings = parsed(overrides, config_dirs)

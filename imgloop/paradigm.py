@@ -248,9 +248,9 @@ class Fresh(Paradigm):
 
 @dataclass(frozen=True)
 class Edit(Paradigm):
-    """Data editing: a data set of |R| rows, of which each generation overwrites a share `edit_fraction` (a tenth by
-    default) with the rows of S at the same positions, cycling through the data set (Zhu et al. 2024; section 4.3 of
-    Schaeffer et al. 2025).
+    """Data editing: each generation overwrites a share `edit_fraction` (a tenth by default) of a data set of |R| rows
+    with the rows of S at the same positions, cycling through the data set (Zhu et al. 2024; section 4.3 of Schaeffer et
+    al. 2025).
 
     A number edits equally many rows in every generation; {start: , factor: } with a factor below 1 edits ever fewer.
     """

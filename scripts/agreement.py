@@ -50,11 +50,12 @@ def row(images: np.ndarray, evaluator: Evaluator) -> dict[str, float | None]:
     ambiguity = ambiguity_of(features, tails.centroids)
     both = judged.valid.any() and not judged.valid.all()
     by_rule = class_counts(judged.mode[judged.mode >= 0], len(evaluator.real.classes))
+    shares = scores.notes.get("class_shares")  # None if the features do not classify
     return {
         **{c: scores.values.get(c, scores.notes.get(c)) for c in COLUMNS},
         "auc_off_support": roc_auc_score(~judged.valid, distance) if both else None,
         "auc_ambiguity": roc_auc_score(~judged.valid, ambiguity) if both else None,
-        "mode_shares": spearmanr(by_rule, scores.notes["class_shares"]).statistic if by_rule.any() else None,
+        "mode_shares": spearmanr(by_rule, shares).statistic if shares and by_rule.any() else None,
     }
 
 

@@ -83,7 +83,7 @@ def test_the_command_reads_a_table(tmp_path, capsys):
     "arguments, says",
     [
         (["nowhere.csv"], "does not exist"),
-        ([str(REPO / "docs")], "holds no finished generation"),
+        ([str(REPO / "docs")], "contains no finished generation"),
         ([str(DIGITS), "--control", "base"], "no condition base"),
         ([str(DIGITS), "--threshold", "alpha"], "NAME=VALUE"),
         ([str(DIGITS), "--subject", "variance"], "ROLE=COLUMN"),

@@ -162,7 +162,7 @@ def test_data_without_classes_are_counted_in_bins(digits, tmp_path):
     assert half.values["modes_covered"] < 14 and half.values["mode_kl"] > 0.2 and half.values["mode_share_min"] < 0.1
     assert half.values["ambiguity"] is None and "no classes" in half.notes["ambiguity"]
     labelled = build(digits, tmp_path, extractors.pixels(digits, tmp_path, "cpu"))(digits.train)
-    assert labelled.values["modes_covered"] is None and "does not tell" in labelled.notes["modes_covered"]
+    assert labelled.values["modes_covered"] is None and "does not classify" in labelled.notes["modes_covered"]
     assert labelled.values["ambiguity"] is not None  # the classes are the data's, not the extractor's
 
 

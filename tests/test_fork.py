@@ -101,8 +101,8 @@ def test_a_finished_fork_is_a_no_op_and_can_be_extended(tmp_path, source):
         ("{}@", "a generation"),
         ("{}@-1", "a generation"),
         ("{}@3", "give @2"),
-        ("{}/gen000@0", "no chain"),
-        ("nowhere@0", "no chain"),
+        ("{}/gen000@0", "chain of trained models"),
+        ("nowhere@0", "chain of trained models"),
     ],
 )
 def test_a_wrong_fork_is_refused(source, text, what):

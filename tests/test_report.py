@@ -635,7 +635,7 @@ def test_a_study_has_a_table_images_and_real_data(made):
         (lambda s: s.images("nothing", 0, 0), "has no chain nothing/seed0"),
         (lambda s: s.images(s.conditions[0], 0, 9), "has generations 0 to 2, not 9"),
         (lambda s: Study(s.path, protocol="inception-1").table, "has scores under inception-1"),
-        (lambda s: Study(s.path / "shared"), "holds no finished generation"),
+        (lambda s: Study(s.path / "shared"), "contains no finished generation"),
         (lambda s: Study("nowhere"), "does not exist"),
     ],
 )
@@ -732,7 +732,7 @@ def test_the_list_names_studies_chains_measures_and_sizes(study, capsys):
     assert "tried  1 of 2 chains finished" in said and "2 of 3" in said and "3 of 3" in said and "fd " in said
     whole = sum(p.stat().st_size for p in study.rglob("*") if p.is_file())
     assert size([study]) == whole and f"{whole / 1e6:.3g} MB" in said
-    assert main([str(study / "shared"), "--list"]) == 1 and "holds no study" in capsys.readouterr().err
+    assert main([str(study / "shared"), "--list"]) == 1 and "contains no study" in capsys.readouterr().err
 
 
 def test_an_archive_has_no_weights_and_all_that_a_report_needs(study, tmp_path):

@@ -106,7 +106,7 @@ class ChainFolder(ABC):
     def finish(self) -> Any:
         """Write what is derived from the generations; returns the table of metrics."""
 
-    # -- where it stands ---------------------------------------------------------------------------------------------
+    # -- progress so far ---------------------------------------------------------------------------------------------
 
     @property
     def begun(self) -> bool:

@@ -327,7 +327,7 @@ class WandB(LoggerAdapter):
         self.logger.log_image(name, [str(png)], t)
 
     def end(self, status: str) -> None:
-        self.logger.experiment.finish(exit_code=int(status != "success"))  # else the next chain would go on in it
+        self.logger.experiment.finish(exit_code=int(status != "success"))  # else the next chain would continue in it
 
 
 class MLflow(LoggerAdapter):

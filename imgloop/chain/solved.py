@@ -55,7 +55,7 @@ class SolvedChain(ChainFolder):
         self.absorbed, self.saved, self.generations = False, time.monotonic(), 0
         self.newest: Any = None
 
-    # -- where it stands ---------------------------------------------------------------------------------------------
+    # -- progress so far ---------------------------------------------------------------------------------------------
 
     @property
     def stored(self) -> dict[str, Any] | None:

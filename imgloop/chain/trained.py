@@ -39,7 +39,7 @@ class Chain(ChainFolder):
         self.start_folder = start_folder(settings.config["start"])
         self.fork = None if settings.config["fork"] is None else Fork.of(settings.config["fork"])
 
-    # -- where it stands ---------------------------------------------------------------------------------------------
+    # -- progress so far ---------------------------------------------------------------------------------------------
 
     def generation(self, t: int) -> Path:
         """The folder of generation t."""
@@ -361,7 +361,7 @@ def start_folder(start: str) -> Path | None:
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "imgloop.json").is_file():
         raise UserError(
-            f"start={start} holds no saved model (imgloop.json): give a generation's folder, such as "
+            f"start={start} contains no saved model (imgloop.json): give a generation's folder, such as "
             "outputs/STUDY/CONDITION/seed0/gen000.",
             "start",
         )

@@ -94,7 +94,7 @@ def register() -> None:
 @cache
 def installed() -> dict[str, Path]:
     """Folders of options of installed packages, by the name of their entry point. Raises UserError for an entry point
-    that names no module."""
+    whose module cannot be found."""
     folders = {}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
@@ -103,7 +103,7 @@ def installed() -> dict[str, Path]:
             spec = None
         if spec is None or not (spec.submodule_search_locations or spec.origin):
             raise UserError(
-                f"The entry point {entry.name} = {entry.value} of group {ENTRY_POINTS} names no module: install the "
+                f"The entry point {entry.name} = {entry.value} of group {ENTRY_POINTS}: no such module; install the "
                 "package again, or uninstall it."
             )
         places = list(spec.submodule_search_locations or [])

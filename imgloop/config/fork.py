@@ -30,7 +30,7 @@ class Fork:
         fork = cls(Path(path).expanduser(), int(t))
         if not (fork.generation(0) / "record.json").is_file():
             raise UserError(
-                f"fork={text}: {fork.folder} is no chain of trained models (it has no gen000): give "
+                f"fork={text}: {fork.folder} is not a chain of trained models (it has no gen000): give "
                 "outputs/STUDY/CONDITION/seedK@t.",
                 "fork",
             )

@@ -41,7 +41,7 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     if "Missing mandatory value" in cause or ("is missing" in cause and key):
         return f"{key} has no value: give {key}=...", key
     if match := re.search(r"override '(.*)'\s*missing EQUAL", text):
-        return f"{match[1]!r} is no setting: write settings as key=value, for example paradigm=replace.", match[1]
+        return f"{match[1]!r} is not a setting: write settings as key=value, for example paradigm=replace.", match[1]
     if re.search(SPECIAL, text):
         return (
             "A value holds a character that means something to Hydra (such as = , : ~ or a space): put the value in "

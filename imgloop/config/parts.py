@@ -78,7 +78,7 @@ def part_of(group: str, option: str, node: Mapping[str, Any], config_dirs: Seque
     target = node.get("_target_")
     if not isinstance(target, str) or "." not in target:
         raise UserError(
-            f"{file} names no class: give it _target_: MODULE.CLASS, MODULE.py lying beside the folder {group}/.", group
+            f"{file} needs _target_: MODULE.CLASS, with MODULE.py in the folder that holds {group}/.", group
         )
     return Part(group, option, target, file)
 

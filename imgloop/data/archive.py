@@ -150,7 +150,7 @@ def layout(root: Path, archive: Archive, labels: bool = True) -> Layout:
         return [archive.members[i] for i in chosen[name]], [paths[i] for i in chosen[name]], depth + 1
 
     names = [_classes(root, f"{name}/", *selected(name)[1:], labels) or () for name in ("train", tests[0])]
-    classes = names[0] if len(names[0]) > 1 else None  # a single folder is no class
+    classes = names[0] if len(names[0]) > 1 else None  # a single folder is not a class
     if (not names[1] or not set(names[1]) <= set(names[0])) if classes else len(names[1]) > 1:
         raise UserError(
             f"data.root={root}: the folders of {tests[0]}/ are not classes of train/; "

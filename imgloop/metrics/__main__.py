@@ -17,7 +17,7 @@ from imgloop.measures import MEASURES, SCORES
 if TYPE_CHECKING:
     from imgloop.metrics.scoring import Report
 
-SECONDS = 5.0  # between two lines of progress where the output is no terminal
+SECONDS = 5.0  # between two lines of progress if the output is not a terminal
 PAIRS = 24  # samples in each half of the figure of nearest images
 
 

@@ -389,7 +389,7 @@ class Evaluator:
         elif self.real.classes is None:
             notes["modes_covered"] = f"{len(self.heldout)} held-out images are too few for bins of features."
         else:
-            notes["modes_covered"] = f"features={self.extractor.name} does not tell the classes."
+            notes["modes_covered"] = f"features={self.extractor.name} does not classify images."
 
     def measure_risk(self, risk: np.ndarray, values: dict, notes: dict) -> None:
         """Means of the loss (N,) or (N, levels) on the held-out images: all, the rarest tenth, and rare classes.

@@ -97,7 +97,7 @@ def chunk_of(size: int) -> int:
 class Random(nn.Module):
     """A convolutional network with random weights of fixed seed; returns features (B, 128) of images scaled to [-1, 1].
 
-    Random features tell distributions apart without labels or training (Naeem et al. 2020, section 4).
+    Random features distinguish distributions without labels or training (Naeem et al. 2020, section 4).
     """
 
     def __init__(self, channels: int, size: int):

@@ -165,7 +165,7 @@ def obtained(published: Weights, given: str | None, progress: Callable | None = 
         path = Path(os.path.expanduser(given))
         if not path.is_file():
             raise UserError(
-                f"features.weights={given} is no file; give the path of {published.file}.", "features.weights"
+                f"features.weights={given} is not a file: give the path of {published.file}.", "features.weights"
             )
         return path, sha256(path)
     path = store.cache_folder() / "weights" / published.sha256[:16] / published.file

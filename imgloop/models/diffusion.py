@@ -58,7 +58,7 @@ class DiffusionModule(L.LightningModule):
         self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
         self.objective, self.batches, self.steps, self.lr, self.decay = objective, batches, steps, lr, ema
         self.drop, self.null = drop  # share of labels that training hides, for guidance, and the label in their place
-        # what training calls, compiled or not; in a tuple, so that it is no second submodule
+        # what training calls, compiled or not; in a tuple, so that it is not registered as a second submodule
         self.called: tuple[Any, ...] = (network,)
         self.recent_loss = math.nan
         self.before = 0
@@ -101,7 +101,7 @@ class DiffusionModule(L.LightningModule):
         loss.backward()
         optimizer.step()
         age = self.before + k
-        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages forget the start
+        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages discard the start quickly
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
         return loss.detach()
@@ -279,7 +279,7 @@ class Diffusion(Model):
                 )
         if self.guidance != 1 and self.label_drop == 0:
             raise UserError(
-                "model.guidance needs a model that knows images without labels: give model.label_drop above 0.",
+                "model.guidance needs a model that is also trained without labels: set model.label_drop above 0.",
                 "model.label_drop",
             )
         check_widths_list(self.widths)

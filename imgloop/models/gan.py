@@ -130,7 +130,7 @@ class AdversarialModule(L.LightningModule):
         )
 
     def step(self, k: int, optimizer_g, optimizer_d) -> Tensor:
-        """One update of each player and of the average; returns D's loss, G's loss and the spread of generated and of
+        """One update of D, of G and of the average; returns D's loss, G's loss and the spread of generated and of
         training images, (4,) on the device."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
@@ -155,7 +155,7 @@ class AdversarialModule(L.LightningModule):
         loss_g.backward(inputs=list(self.generator.parameters()))
         optimizer_g.step()
 
-        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages forget the start
+        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages discard the start quickly
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
         return torch.stack((loss_d.detach(), loss_g.detach(), spread(fake), spread(x)))

@@ -30,11 +30,11 @@ def packed(folder: Path) -> list[Path]:
 def archive(folder: Path, out: Path | None = None) -> Path:
     """Pack a study into NAME.tar.gz beside it, or into `out`; returns the path.
 
-    Raises UserError if `folder` holds no chain, or `out` lies inside it.
+    Raises UserError if `folder` contains no chain, or `out` lies inside it.
     """
     folder = folder.absolute()
     if not tables.chains(folder):
-        raise UserError(f"{folder} holds no chain: give a study's folder, for example outputs/digits-diffusion.")
+        raise UserError(f"{folder} contains no chain: give a study's folder, for example outputs/digits-diffusion.")
     path = (out or folder.with_name(f"{folder.name}.tar.gz")).absolute()
     if path.is_relative_to(folder):
         raise UserError(f"{path} lies inside the study: give --out a path outside of it.", "out")

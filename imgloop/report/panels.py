@@ -14,7 +14,7 @@ from imgloop.report.text import figure, spread
 from imgloop.study import solved
 from imgloop.study.study import Study
 
-PER_PANEL = 8  # conditions in one panel: more lines cannot be told apart, and go to further panels
+PER_PANEL = 8  # conditions in one panel: more lines cannot be distinguished; the rest go to further panels
 SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
 ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
 

@@ -49,7 +49,7 @@ def listing(path: Path, console: Console) -> None:
     """Print the studies in a folder, or one study, with their chains; raises UserError if there are none."""
     found = studies(path)
     if not found:
-        raise UserError(f"{path} holds no study: give the folder that out= names (outputs), or a study's folder.")
+        raise UserError(f"{path} contains no study: give the folder that out= names (outputs), or a study's folder.")
     for folder, chains in found:
         done = sum(p.ended for p in chains)
         names, common = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))

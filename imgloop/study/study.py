@@ -26,7 +26,7 @@ class Study:
     path: a study's folder, one chain's (CONDITION/seedK), or a CSV table with columns condition, seed, generation.
     protocol: of the scores (a file name in scores/, without its ending); by default the one that most chains have.
     tolerant: leave out chains that cannot be read, each with a sentence in `damaged`; otherwise the first of them
-    raises UserError, as does a path that holds no chain. `chains`: the folders that were opened.
+    raises UserError, as does a path that contains no chain. `chains`: the folders that were opened.
     """
 
     def __init__(self, path: str | Path, protocol: str | None = None, tolerant: bool = False):
@@ -40,7 +40,7 @@ class Study:
         if faults and (not tolerant or len(faults) == len(folders)):
             raise UserError(next(iter(faults.values())))
         if not folders:
-            what = "holds no finished generation (CONDITION/seedK/gen000)" if path.is_dir() else "does not exist"
+            what = "contains no finished generation (CONDITION/seedK/gen000)" if path.is_dir() else "does not exist"
             raise UserError(f"{path} {what}: give a study's folder, for example outputs/digits-diffusion.")
         self.chains: tuple[Path, ...] = tuple(c for c in folders if c not in faults)
         self.damaged: tuple[str, ...] = tuple(faults.values())

@@ -68,13 +68,13 @@ def load_study(path: str | Path, protocol: str | None = None) -> DataFrame:
     generation.
 
     path: the study's folder. protocol: of the scores (a file name in scores/, without its ending); by default the one
-    that most chains have, and of several such the newest. Raises UserError if `path` holds no chain, or a damaged one.
-    No code that a run folder names is executed. `imgloop.Study(path)` has the images as well.
+    that most chains have, and of several such the newest. Raises UserError if `path` contains no chain or a damaged
+    one. No code that a run folder names is executed. `imgloop.Study(path)` has the images as well.
     """
     folders = chains(Path(path))
     if not folders:
         raise UserError(
-            f"{path} holds no chain (CONDITION/seedK): give a study's folder, for example outputs/digits-diffusion."
+            f"{path} contains no chain (CONDITION/seedK): give a study's folder, for example outputs/digits-diffusion."
         )
     return joined(folders, protocol or common_protocol(folders))
 
