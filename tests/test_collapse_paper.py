@@ -23,7 +23,6 @@ def table1(tmp_path_factory):
     return paper.table1(tmp_path_factory.mktemp("table1"), chains=60, sizes=(50, 70, 100, 140, 200))
 
 
-@pytest.mark.slow
 def test_table_1_is_never_contradicted_and_mostly_decided(table1):
     frame = table1.to_frame()
     assert len(frame) == 16 and table1.contradictions == 0 and table1.undetermined <= 2
@@ -34,7 +33,6 @@ def test_table_1_is_never_contradicted_and_mostly_decided(table1):
     assert "near trivial" in "\n".join(table1.lines())
 
 
-@pytest.mark.slow
 def test_table_1_is_computed_and_not_copied(table1, monkeypatch):
     flipped = {p: {k: not m for k, m in marks.items()} for p, marks in paper.PUBLISHED.items()}
     before = table1.to_frame()
@@ -123,7 +121,7 @@ def test_expectation_and_median_differ(gaussian):
     assert "expectation and median" in "\n".join(gaussian.lines())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_at_a_hundred_fits_the_typical_chain_is_far_from_the_expectation(tmp_path):
     last = paper.gaussian(tmp_path, fits=100).courses.iloc[-1]
     assert last["risk"] == pytest.approx(6.46, abs=4 * last["risk_sem"])

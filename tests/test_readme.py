@@ -90,7 +90,7 @@ def test_settings_are_valid(command):
             sizes[t] = int(settings.n_samples(t)) if settings.n_samples else paradigm.initial(sizes, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fork_of_the_command_above_it(tmp_path):
     """Two commands as they are written, at small settings: the second forks the chain of the first."""
     common = [*TINY, f"out={tmp_path}", "generations=2"]
@@ -100,7 +100,6 @@ def test_fork_of_the_command_above_it(tmp_path):
     assert "look at" in imgloop("imgloop", *[a for a in arguments if "generations" not in a], *common)
 
 
-@pytest.mark.slow
 def test_folder_command(tmp_path):
     from imgloop import run
 
@@ -114,7 +113,6 @@ def test_folder_command(tmp_path):
     assert len(run([*arguments, root, *TINY, f"out={tmp_path / 'outputs'}"]).metrics) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_programs_and_study_commands(page, tmp_path, monkeypatch):
     """The programs of a page one after another, then the commands that read the study they made."""
@@ -146,7 +144,6 @@ def test_profile_commands(command, capsys, monkeypatch):
     assert "detected" in output and ("for a probability of" in output) == ("power" in command)
 
 
-@pytest.mark.slow
 def test_score_command(tmp_path):
     data = os.environ.get("IMGLOOP_TEST_DATA")
     if not data:

@@ -131,7 +131,7 @@ def test_one_step_finds_the_floor_to_second_order():
     assert error(0.01) / error(0.005) == pytest.approx(4, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_intervals_cover_what_they_promise():
     """95 % intervals of the constant, the slope, the floor and N_eff / N over simulated sweeps."""
     hits = np.zeros(4)
