@@ -5,6 +5,8 @@ import io
 import pickle
 import sys
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -30,6 +32,10 @@ def images(n=4, channels=3, size=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, channels, size, size), np.uint8)
 
 
+def digits_data(**settings):
+    return Digits(**settings).load(Path())  # the digits need no cache
+
+
 def fits(real):
     return fitting(real.train, real.heldout, real.classes, real.facts)
 
@@ -42,8 +48,8 @@ def fits(real):
 def test_labels_of_parts_are_the_digits_of_a_number(parts, base, seed):
     logits = np.random.default_rng(seed).normal(size=(5, parts, base)).astype(np.float32)
     expected = [int(sum(d * base**i for i, d in enumerate(reversed(row)))) for row in logits.argmax(2).tolist()]
-    assert Features(np.zeros((5, 1)), logits).labels.tolist() == expected
-    assert Features(np.zeros((5, 1)), logits[:, 0]).labels.tolist() == logits[:, 0].argmax(1).tolist()
+    np.testing.assert_array_equal(Features(np.zeros((5, 1)), logits).labels, expected)
+    np.testing.assert_array_equal(Features(np.zeros((5, 1)), logits[:, 0]).labels, logits[:, 0].argmax(1))
     assert Features(np.zeros((5, 1))).labels is None
 
 
@@ -75,22 +81,23 @@ def test_features_of_an_image_do_not_depend_on_the_other_images(tmp_path):
     ],
 )
 def test_the_shipped_digits_classifier_is_used_only_if_it_has_not_seen_held_out_images(setting, name):
-    assert fits(Digits(**setting).load(None)) == name
+    assert fits(digits_data(**setting)) == name
 
 
 def test_it_is_not_used_with_an_unknown_training_image_or_known_held_out_images():
-    real = Digits().load(None)
+    real = digits_data()
     changed = real.train.x.copy()
     changed[7, 0, 0, 0] ^= 1
-    assert fitting(Pool(changed, real.train.y), real.heldout, real.classes, {}) is None
+    assert fits(replace(real, train=Pool(changed, real.train.y))) is None
     mixed = np.concatenate([real.heldout.x[:-3], real.train.x[:3]])  # 3 of 400 exceed RECURRING
-    assert fitting(real.train, Pool(mixed, real.heldout.y), real.classes, {}) is None
+    assert fits(replace(real, heldout=Pool(mixed, real.heldout.y))) is None
 
 
 def test_the_shipped_classifiers_reach_the_required_accuracy(tmp_path):
-    extractor = auto(Digits().load(None), tmp_path, "cpu")
+    extractor = auto(digits_data(), tmp_path, "cpu")
     assert extractor.facts["shipped"] and extractor.facts["heldout_accuracy"] >= 0.97
-    assert "warning" not in extractor.facts and extractor(images(3, 1, 8)).logits.shape == (3, 10)
+    logits = extractor(images(3, 1, 8)).logits
+    assert "warning" not in extractor.facts and logits is not None and logits.shape == (3, 10)
     info = store.read_json(FOLDER / "cifar10.json")
     assert info["heldout_accuracy"] >= 0.80 and info["n_heldout"] == 10_000 and "JPEG copy" in info["data"]
     assert sum(p.stat().st_size for p in FOLDER.glob("*.safetensors")) < 2.5e6
@@ -149,13 +156,14 @@ def test_stacked_digits_are_read_channel_by_channel(tmp_path):
     digits = digits_of(real.train)
     assert len(digits) <= 1397 and digits.x.shape[1:] == (1, 8, 8)
     assert len(np.unique(digits.x.reshape(len(digits), -1), axis=0)) == len(digits)
-    known = Digits().load(None).train
+    known = digits_data().train
+    assert known.y is not None and digits.y is not None
     label = {x.tobytes(): y for x, y in zip(known.x, known.y)}
     assert all(label[x.tobytes()] == y for x, y in zip(digits.x, digits.y))
 
 
 def test_a_classifier_is_trained_once_with_the_same_bits(tmp_path):
-    real, calls = Digits(n=200).load(None), []
+    real, calls = digits_data(n=200), []
     a = classifier(real, tmp_path / "a", "cpu", lambda *at: calls.append(at), images=4000)
     assert calls and not a.facts["shipped"] and a.facts["trained_images"] == 4000
     calls.clear()
@@ -166,11 +174,11 @@ def test_a_classifier_is_trained_once_with_the_same_bits(tmp_path):
 
 
 def test_a_weak_classifier_is_named_in_the_protocol(tmp_path):
-    facts = classifier(Digits(n=50).load(None), tmp_path, "cpu", images=64).facts
+    facts = classifier(digits_data(n=50), tmp_path, "cpu", images=64).facts
     assert facts["heldout_accuracy"] < 0.97 == facts["required_accuracy"] and "97% is required" in facts["warning"]
     for invalid in (0, True, 1.5, "many"):
         with pytest.raises(UserError, match="images="):
-            classifier(Digits().load(None), tmp_path, "cpu", images=invalid)
+            classifier(digits_data(), tmp_path, "cpu", images=invalid)  # pyright: ignore[reportArgumentType]
 
 
 def test_any_image_size_has_a_classifier():
@@ -290,7 +298,7 @@ def test_published_weights_are_downloaded_once_and_checked(monkeypatch):
 
 
 @pytest.mark.parametrize("failure", ["offline", "other bytes"])
-def test_weights_that_cannot_be_downloaded_are_refused(failure, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_refused(failure, tmp_path, monkeypatch):
     def urlopen(url, timeout):
         if failure == "offline":
             raise URLError("Name or service not known")
@@ -298,7 +306,7 @@ def test_weights_that_cannot_be_downloaded_are_refused(failure, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     with pytest.raises(UserError) as error:
-        inception(None, None, "cpu") if sys.modules.get("torch_fidelity") else obtained(pretrained.INCEPTION, None)
+        inception(None, tmp_path, "cpu") if sys.modules.get("torch_fidelity") else obtained(pretrained.INCEPTION, None)
     message = str(error.value)
     for part in (pretrained.INCEPTION.file, pretrained.INCEPTION.sha256, "features.weights=PATH"):
         assert part in message
@@ -325,8 +333,9 @@ def test_files_of_weights_run_no_code(tmp_path):
     torch.save({"step": 3}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="named tensors"):
         pretrained.tensors(tmp_path / "other.pth")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="file") as error:
         obtained(pretrained.INCEPTION, str(tmp_path / "absent.pth"))
+    assert error.value.setting == "features.weights"
 
 
 @pytest.mark.parametrize("maker, package", [(inception, "torch_fidelity"), (dinov2, "timm")])
@@ -343,4 +352,4 @@ def test_extractors_with_other_weights_have_other_keys(tmp_path):
     same = [random(real, tmp_path, "cpu") for _ in range(2)]
     other = Extractor("random", torch.nn.Linear(2, 2))
     assert same[0].key == same[1].key != other.key
-    assert trained.required_accuracy(Digits().load(None)) == 0.97 and trained.required_accuracy(real) == 0.8
+    assert trained.required_accuracy(digits_data()) == 0.97 and trained.required_accuracy(real) == 0.8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import beta, binom
@@ -23,7 +23,7 @@ from imgloop.metrics.variance import effective_rank, variance_ratio, within_clas
 from imgloop.metrics.vendi import vendi_score
 
 
-def normal(seed, n, d, scale=1.0, shift=0.0, dtype=np.float64):
+def normal(seed, n, d, scale: float | np.ndarray = 1.0, shift=0.0, dtype: type[np.floating] = np.float64):
     return (np.random.default_rng(seed).normal(size=(n, d)) * scale + shift).astype(dtype)
 
 
@@ -505,12 +505,13 @@ def test_samples_needed():
     assert mode_coverage([0.9, 0.1], [368, 0]).lost == (1,)
     real = np.ones(10)
     few = np.array([0, 59, 59, 59, 59, 59, 58, 58, 58, 58])
-    assert few.sum() == 527 and "528" in mode_coverage(real, few).reason
+    assert few.sum() == 527 and "528" in str(mode_coverage(real, few).reason)
     few[1] += 1
     assert mode_coverage(real, few).lost == (0,) and mode_coverage(real, few).covered == 9
 
 
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=12), st.integers(0, 1000))
+@example([0, 0, 0, 0, 0, 0, 0, 35, 0, 0, 0, 0], 13)  # the eighth mode is neither shown to be lost nor covered
 @settings(max_examples=60, deadline=None)
 def test_lost_modes_are_those_of_holm_over_clopper_pearson(counts, seed):
     k = len(counts)
@@ -524,7 +525,8 @@ def test_lost_modes_are_those_of_holm_over_clopper_pearson(counts, seed):
             break
         lost.append(i)
     got = mode_coverage(q, counts)
-    assert got.lost == tuple(sorted(lost)) and got.covered == k - len(lost)
+    assert got.lost == tuple(sorted(lost))
+    assert got.covered == (k - len(lost) if got.reason is None else None)
 
 
 def test_holm_steps_down():

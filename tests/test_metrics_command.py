@@ -65,7 +65,8 @@ def test_every_form_of_a_set_gives_the_same_scores(sets):
     assert unlabelled.scores == first.scores and unlabelled.classes is None
     for report in reports[1:]:
         assert report.scores == first.scores and report.protocol == first.protocol and report.classes == first.classes
-    assert first.notes["class_labels"] == "the set's own" and first.classes["3"]["n_real"] > 20
+    assert first.notes["class_labels"] == "the set's own"
+    assert first.classes is not None and first.classes["3"]["n_real"] > 20
     both = [first.classes[c]["n_generated"] for c in CLASSES]
     assert sum(both) == 200 and first.classes["3"]["fd"] > 0
 
@@ -166,7 +167,7 @@ def test_a_test_part_is_the_reference_and_the_shipped_classifier_is_used(sets, t
     from imgloop.data.digits import Digits
 
     root, _ = sets
-    real = Digits().load(None)
+    real = Digits().load(tmp_path)
     for part, pool in (("train", real.train), ("test", real.heldout)):
         write_folder(tmp_path / "digits" / part, pool.x, pool.y)
     np.savez(tmp_path / "real.npz", x=real.heldout.x)
@@ -231,6 +232,7 @@ def test_different_protocols_in_one_table_raise(sets, tmp_path):
     assert set(stages) == {"reading real images", "reading samples"}  # before features are extracted
     reports = score(root / "real", [root / "samples", tmp_path / "few.npz"], "pixels", n=150)
     assert [r.protocol["n_generated"] for r in reports] == [150, 150]
+    assert reports[0].classes is not None
     assert all(c["n_generated"] for c in reports[0].classes.values())  # drawn at random: folders are sorted by class
     require_one({})
     require_one({"a": {"x": 1}, "b": {"x": 1}})
@@ -258,6 +260,7 @@ def test_labels_need_not_start_at_zero(sets, tmp_path):
         for shift in (0, 7):
             np.savez(tmp_path / f"{name}{shift}.npz", x=pool.x, y=2 * pool.y + shift)
     plain, shifted = (score(tmp_path / f"real{s}.npz", tmp_path / f"samples{s}.npz", "pixels")[0] for s in (0, 7))
+    assert plain.classes is not None and shifted.classes is not None
     assert list(plain.classes.values()) == list(shifted.classes.values())
     assert list(shifted.classes) == [str(2 * c + 7) for c in range(10)]
 

@@ -62,6 +62,7 @@ class World:
 
     def scores(self, x):
         manifold, score2 = neighbour_scores(self.real, x, k_precision=3, train=self.copies, among=self.tails.a)
+        assert score2 is not None
         return self.tails.scores(score2, x), manifold
 
     def of(self, fault):
@@ -158,7 +159,7 @@ def test_scores_equal_brute_force_in_any_block(seed, n, d, m, block):
         got = tail_scores(tails, x)
         if m > 5:
             _, score2 = neighbour_scores(held, x, among=tails.a)
-            assert tails.scores(score2, x) == got  # one pass or two
+            assert score2 is not None and tails.scores(score2, x) == got  # one pass or two
     assert (got.tail_mass, got.off_support) == pytest.approx(brute(tails, held, x), rel=1e-12)
     assert len(tails.b) == max(200, n // 2) and len(tails.a) + len(tails.b) == n == len({*tails.a, *tails.b})
 
@@ -169,6 +170,7 @@ def test_distances_that_float32_cannot_order_are_exact():
     points *= (1 + 1e-9 * np.arange(40)[:, None]) / np.linalg.norm(points, axis=1, keepdims=True)
     x = 1e-13 * normal(1, 8, 16)
     _, far2 = neighbour_scores(points, x, among=np.arange(40))
+    assert far2 is not None
     np.testing.assert_allclose(far2, np.sort(cdist(x, points), 1)[:, 4] ** 2, rtol=1e-14, atol=0)
 
 

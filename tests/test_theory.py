@@ -41,7 +41,8 @@ COURSES = {
 
 # Closed forms that must be known
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Known(NamedTuple):
@@ -316,11 +317,11 @@ def steps(course, law, bias=1.0, kernel=0.0, unbiased=False):
 @pytest.mark.parametrize("settings", [{}, {"unbiased": True, "bias": 0.8}, {"kernel": 0.3}])
 def test_recursions_with_real_rows(settings):
     laws = {
-        "real_fraction": lambda t, n: (round(COURSES["real_fraction"].real_fraction[t] * n) if t else 12, 12),
+        "real_fraction": lambda t, n: (round(COURSES["real_fraction"].at("real_fraction", t, 0) * n) if t else 12, 12),
         "augment": lambda t, n: (12, 12),
         "augment_some": lambda t, n: (12, 12),
         "fresh": lambda t, n: (12, np.inf),
-        "fresh_some": lambda t, n: (COURSES["fresh_some"].n_real[t] if t else 12, np.inf),
+        "fresh_some": lambda t, n: (COURSES["fresh_some"].at("n_real", t, 0) if t else 12, np.inf),
         "replace": lambda t, n: (0 if t else 12, np.inf),
     }
     for rule, law in laws.items():
@@ -482,6 +483,7 @@ def test_the_fit_to_real_rows_has_the_same_law_under_every_rule(rule):
 
     whole = COURSES[rule].paradigm in ("accumulate", "augment")  # then Poisson's survival is that of R
     for i, (values, plain) in enumerate(zip(laws(COURSES[rule]), laws(COURSES["replace"]))):
+        assert values is not None and plain is not None
         assert values.shape == (6,) and values[0] == plain[0] and np.isfinite(plain).all()
         if rule == "real_only" or (i == 3 and whole):
             assert (values == values[0]).all()
@@ -679,7 +681,7 @@ def test_outcomes_left(law):
         values.append((p.max(1) == 1, (p > 0).sum(1), (p * logs).sum(1) / (law * np.log(np.where(law, law, 1))).sum()))
     values = np.array(values, float).swapaxes(0, 1)
     exact, even = theory.outcomes(course, law), theory.outcomes(course, [0.5, 0.5])
-    assert exact.collapsed is not None
+    assert exact.collapsed is not None and exact.survivors is not None
     assert worst(f"outcomes left of {len(law)}", *zip(values, exact)) < 4
     assert all(worst("outcomes left, one half each", pair) > 6 for pair in zip(values, even))
     if len(law) == 3:

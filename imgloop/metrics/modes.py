@@ -61,7 +61,7 @@ def mode_coverage(
     real_counts,
     generated_counts,
     *,
-    confusion: Confusion | Sequence | None = None,
+    confusion: Confusion | Sequence | np.ndarray | None = None,
     alpha: float = 0.05,
     lost_below: float = 0.1,
     false_present: float = 0.001,
