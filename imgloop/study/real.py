@@ -35,5 +35,5 @@ def read_real(folder: Path) -> RealData:
         arrays = store.open_arrays(folder / f"{name}.safetensors")
         pools.append(Pool(arrays["x"], None if "y" not in arrays else np.array(arrays["y"])))
     values = store.read_json(folder / "facts.json")
-    classes = values.get("classes")
+    classes = values.pop("classes", None)
     return RealData(pools[0], pools[1], None if classes is None else tuple(classes), Facts.from_dict(values))
