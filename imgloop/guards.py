@@ -16,7 +16,7 @@ from imgloop.contracts import Context, Generator, Release, Sizes
 from imgloop.data.real import RealData
 from imgloop.errors import Stopped, UserError
 from imgloop.measures import MEASURES, MeasureInfo
-from imgloop.pool import Mix, Pool, TrainingSet, check_mix
+from imgloop.pool import REAL, Mix, Pool, TrainingSet, check_mix
 
 
 def guarded(part: Part, built: Any) -> Any:
@@ -45,6 +45,13 @@ def call(part: Part, doing: str, function: Callable, *arguments: Any, **named: A
 def what(value: Any) -> str:
     """A value in a few words: its dtype and shape, or its type."""
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def count_of(part: Part, count: Any, n: int, verb: str, noun: str) -> int:
+    """A count that a part gave, as an int; raises UserError unless it is a whole number from 1 to n."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= n:
+        raise part.error(f"says that it {verb} {count!r} of {n} {noun}; expected a whole number from 1 to {n}.")
+    return int(count)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ class GuardedParadigm:
         return self.inner.closed
 
     def initial(self, sizes: Sizes, t: int) -> int:
-        return call(self.part, f"asked for the real rows of generation {t}", self.inner.initial, sizes, t)
+        rows = call(self.part, f"asked for the real rows of generation {t}", self.inner.initial, sizes, t)
+        return count_of(self.part, rows, sizes[REAL], "uses", "real rows")
 
     def __call__(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int = 1) -> Mix:
         mix = call(self.part, f"mixing generation {t}", self.inner, dict(sizes), t, rng, replicates)
@@ -118,9 +126,7 @@ class GuardedCuration:
 
     def released(self, n: int) -> int:
         count = call(self.part, "asked how many samples it releases", self.inner.released, n)
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= n:
-            raise self.part.error(f"says that it releases {count!r} of {n} samples; expected 1 to {n}.")
-        return int(count)
+        return count_of(self.part, count, n, "releases", "samples")
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         release = call(self.part, f"curating generation {context.t}", self.inner, drawn, context, rng)
@@ -141,7 +147,7 @@ class GuardedCuration:
             and weight.dtype.kind == "f"
             and np.isfinite(weight).all()
             and (weight >= 0).all()
-            and weight.sum() > 0
+            and (weight.sum(0) > 0).all()  # in every replicate
         ):
             raise self.part.error(
                 f"returned weights {what(weight)}; expected finite floats {rows.shape} from 0 up, not all 0."

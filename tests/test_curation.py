@@ -9,11 +9,13 @@ from scipy.stats import norm, ttest_ind
 
 import imgloop
 from imgloop import store
+from imgloop.config.parts import Part
 from imgloop.config.settings import parsed
 from imgloop.contracts import Context, Release
 from imgloop.correction import Nothing
 from imgloop.curation import Confident, Everything, Random, log_probability, release
 from imgloop.errors import UserError
+from imgloop.guards import GuardedCuration
 from imgloop.metrics.features import Features
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 
@@ -227,3 +229,15 @@ def test_curation_is_part_of_the_identity(tmp_path):
         imgloop.run([*QUICK, "paradigm=accumulate_subsample", "n_initial=40", "budget=80", "curation=random",
                      f"out={tmp_path}"])  # fmt: skip
     assert "64 samples" in str(error.value) and not (tmp_path / "digits-diffusion").exists()
+
+
+def test_a_release_without_weight_in_one_replicate_is_refused(tmp_path):
+    class Zero(Everything):
+        def __call__(self, drawn, context, rng):
+            rows = np.tile(np.arange(4)[:, None], 2)
+            return Release(rows, np.array([[1.0, 0.0]] * 4))
+
+    part = Part("curation", "zero", "zero.Zero", tmp_path / "parts" / "curation" / "zero.yaml")
+    drawn = Pool(np.zeros((4, 2, 1)))
+    with pytest.raises(UserError, match=r"curation=zero .*not all 0"):
+        GuardedCuration(part, Zero())(drawn, context(), np.random.default_rng(0))
