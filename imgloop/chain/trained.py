@@ -330,7 +330,7 @@ class Chain(ChainFolder):
         if keep is not None:
             needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)
             for old in range(0, t + 1 - needed):
-                store.remove(*(p for p in [self.generation(old) / "model"] if p.exists()))
+                store.remove(self.generation(old) / "model")
 
     # -- its end -----------------------------------------------------------------------------------------------------
 

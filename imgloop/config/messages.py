@@ -22,12 +22,11 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
         deepest = deepest.__cause__
     key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
     if match := re.search(r"Could not (?:find|load) '([\w-]+)/([^']*)'", text):
-        names = ", ".join(sorted(options(match[1], config_dirs)))
+        group, option = match.groups()
+        names = ", ".join(sorted(options(group, config_dirs)))
         if not names:
-            return f"{match[1]}={match[2]}: imgloop has no options of {match[1]}; they come from --config-dir.", match[
-                1
-            ]
-        return f"{match[1]}={match[2]} does not exist: choose one of {names}.", match[1]
+            return f"{group}={option}: imgloop has no options of {group}; they come from --config-dir.", group
+        return f"{group}={option} does not exist: choose one of {names}.", group
     if "Config group override" in text:
         names = ", ".join(sorted(GROUPS))
         return (
@@ -48,9 +47,8 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
             "quotes inside the shell's, for example 'start=\"outputs/a,b=1/seed0/gen001\"'."
         ), None
     if match := re.search(r"Ambiguous value for argument '(.*?)'", text):
-        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b].", match[
-            1
-        ].split("=")[0]
+        name = match[1].split("=")[0]
+        return f"{match[1]} gives several values: add -m to run them all, or write a list as key=[a,b].", name
     match = re.search(r"Could not override '([\w./@]+)'", text)
     key = key or (match and match[1])
     if key == "measure":

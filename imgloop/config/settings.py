@@ -345,7 +345,7 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """Every setting that changes results except the seed, flat, by the names of options: never by code. Chains of
         equal identity and seed are equal."""
-        kept = {**flat({k: v for k, v in self.config.items() if k not in NO_IDENTITY})}
+        kept = flat({k: v for k, v in self.config.items() if k not in NO_IDENTITY})
         kept |= {"trainer.precision": self.config["trainer"]["precision"]} | {g: self.choices[g] for g in PARTS}
         if kept["fork"] is not None:
             kept["fork"] = Fork.of(kept["fork"]).name(self.config["seed"])  # so that each seed may fork its own chain
