@@ -45,10 +45,10 @@ class Display:
 
     def __init__(self, mode: str, log: Path | None = None):
         self.mode = mode if mode != "auto" else "live" if sys.stdout.isatty() else "lines"
-        self.log_path, self.log, self.bar, self.plan = log, None, None, None
-        self.log: TextIO | None
-        self.bar: Any
-        self.plan: Plan | None
+        self.log_path = log
+        self.log: TextIO | None = None
+        self.bar: Any = None
+        self.plan: Plan | None = None
         self.t, self.stage_name, self.last_scores = 0, "", ""
         self.started, self.last_line, self.done_seconds = 0.0, 0.0, 0.0
 

@@ -234,12 +234,10 @@ def scaling(risk: Pair, h: Thresholds) -> Question:
         logs = [np.where(r > 0, np.log(r), np.nan) for r in risk]
     changes = [late(r, h.window) - r[..., 0] for r in logs]
     change, margin = changes[0] - changes[1], np.log(h.scaling_margin)
-    beyond = (
-        statistics.greater(np.moveaxis(change, -1, 0), margin) <= h.exclusion
-    )  # (N, ...): the mean over sizes can hide a slope
-    return Question(
-        5, (Number("log(R_t / R_0) over control", change.mean(-1), 0.0, margin),), bar=np.asarray(beyond.any(0))
-    )
+    # Each size is tested as well, since the mean over sizes can hide a slope: (N, ...).
+    beyond = statistics.greater(np.moveaxis(change, -1, 0), margin) <= h.exclusion
+    number = Number("log(R_t / R_0) over control", change.mean(-1), 0.0, margin)
+    return Question(5, (number,), bar=np.asarray(beyond.any(0)))
 
 
 def hallucination(rates: Mapping[str, Pair], h: Thresholds) -> Question:

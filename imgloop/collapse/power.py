@@ -29,9 +29,8 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # signals over genera
     "inverse_square": lambda t: np.cumsum(1.0 / (t + 1) ** 2) - 1,  # as regression under accumulate
     "plateau": lambda t: np.minimum(t / 5, 1.0),  # rises to generation 5, then stays
 }
-NOISES: dict[
-    str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
-] = {  # differences between the errors of two chains
+# Differences between the errors of two chains.
+NOISES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "lognormal": lambda rng, shape: (
         (np.exp(rng.standard_normal(shape)) - np.exp(rng.standard_normal(shape))) / np.sqrt(2 * (np.e - 1) * np.e)

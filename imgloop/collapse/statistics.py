@@ -108,9 +108,8 @@ def step_down(t: np.ndarray) -> np.ndarray:
     missing = np.isnan(observed)
     order = np.argsort(np.where(missing, np.inf, -observed), axis=-1, kind="stable")
     ranked = np.take_along_axis(np.where(np.isnan(t), -np.inf, t), order[..., None], -2)
-    largest = np.flip(
-        np.maximum.accumulate(np.flip(ranked, -2), axis=-2), -2
-    )  # over this hypothesis and those after it
+    # The largest over this hypothesis and those after it.
+    largest = np.flip(np.maximum.accumulate(np.flip(ranked, -2), axis=-2), -2)
     first = ranked[..., :1]
     near = np.where(np.isfinite(first), 1e-9 * np.maximum(1, np.abs(first)), 0.0)  # rounding error of equal patterns
     with np.errstate(invalid="ignore"):

@@ -87,9 +87,8 @@ class CompactUNet(nn.Module):
         before = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
         self.middle = Block(widths[-1], widths[-1], embed)
-        self.up = nn.ModuleList(
-            Block(b + b, a, embed) for a, b in zip(before, widths)
-        )  # b more from the skip connection
+        # Each block takes b channels from below and b from the skip connection.
+        self.up = nn.ModuleList(Block(b + b, a, embed) for a, b in zip(before, widths))
         last = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
         nn.init.zeros_(last.weight)
