@@ -48,7 +48,7 @@ def captioned(sheets: Sequence[tuple[str, Image.Image]], space: int = 24) -> Ima
 
 def png(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "png", optimize=True)
+    picture.save(out, "png")
     return out.getvalue()
 
 

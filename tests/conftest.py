@@ -15,7 +15,7 @@ REPO = Path(__file__).parent.parent
 # A chain with every stage, too small to learn anything. With display=none there is no timing trial (Plan.timed); a test
 # that reads printed lines adds display=lines.
 TINY = [
-    "train.images=640",
+    "train.images=320",
     "n_samples=48",
     "features=pixels",
     "model.widths=[8,16]",
@@ -29,8 +29,10 @@ TINY = [
 def one_thread():
     """One thread: bit-for-bit comparisons need the same number everywhere, and tests run side by side."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1)  # of NumPy's and SciPy's own libraries
 
 
 @pytest.fixture(autouse=True)
@@ -41,18 +43,27 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def undrawn(request):
-    """Skip plots of curves, a quarter of a tiny chain's time, unless the test requests the fixture `drawn`. Chains of
-    module fixtures and of other processes still plot them."""
+    """Skip plots of curves and the report's PDFs, half of a tiny study's time, unless the test requests the fixture
+    `drawn`. Chains of module fixtures and of fresh interpreters still plot them."""
     with pytest.MonkeyPatch.context() as patch:
         if "drawn" not in request.fixturenames:
-            patch.setattr("imgloop.figures.curves", lambda *a: b"")
-            patch.setattr("imgloop.study.solved.curves", lambda *a: b"")
+            for name in preloaded.PLOTS:
+                patch.setattr(name, preloaded.no_plot)
+            patch.setattr("preloaded.draw", False)
         yield
 
 
 @pytest.fixture
 def drawn():
     """Request that curves are plotted."""
+
+
+def thinned(rows, every: int) -> list:
+    """Parameters of a test of which each `every`-th runs by default, the others nightly; a tuple is several arguments."""
+    return [
+        row if i % every == 0 else pytest.param(*(row if type(row) is tuple else (row,)), marks=pytest.mark.nightly)
+        for i, row in enumerate(rows)
+    ]
 
 
 def imgloop(*arguments, module="imgloop", **more) -> subprocess.CompletedProcess:

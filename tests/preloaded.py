@@ -7,6 +7,7 @@ what is imported, and when, need a fresh interpreter.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -32,6 +33,14 @@ PRELOADED = [
     "sklearn.datasets",
 ]
 
+PLOTS = ["imgloop.figures.curves", "imgloop.study.solved.curves", "imgloop.report.pdf.figures"]
+draw = True  # whether processes that are started from here plot
+
+
+def no_plot(*arguments, **more) -> bytes:
+    """In place of a plot: an empty file, or of several: none."""
+    return b""
+
 
 @contextlib.contextmanager
 def environment(**more):
@@ -53,8 +62,11 @@ def serve() -> None:
         forkserver.ensure_running()
 
 
-def become(code: tuple[str, ...], cwd: str, env: dict[str, str], outputs: tuple[str, str]) -> None:
+def become(code: tuple[str, ...], cwd: str, env: dict[str, str], outputs: tuple[str, str], plot: bool) -> None:
     """Run `python CODE` in this forked process; CODE is -m MODULE ARGUMENTS or -c PROGRAM."""
+    for name in () if plot else PLOTS:
+        module, _, function = name.rpartition(".")
+        setattr(importlib.import_module(module), function, no_plot)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -70,16 +82,18 @@ def become(code: tuple[str, ...], cwd: str, env: dict[str, str], outputs: tuple[
 
 
 class Command:
-    """A running `python CODE`, with the part of subprocess.Popen's interface that the tests use; output goes to files."""
+    """A running `python CODE`, with the part of subprocess.Popen's interface that the tests use; output goes to files, or
+    to `terminal`, the path of a pseudo-terminal."""
 
-    def __init__(self, *code, cwd=None, env=None):
+    def __init__(self, *code, cwd=None, env=None, terminal=None):
         serve()
         self.args, self.folder = tuple(map(str, code)), tempfile.TemporaryDirectory()
         self.paths = tuple(f"{self.folder.name}/{name}" for name in ("stdout", "stderr"))
         for path in self.paths:
             Path(path).touch()
+        outputs = (terminal, terminal) if terminal else self.paths
         environ = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-        self.process = CONTEXT.Process(target=become, args=(self.args, str(cwd or REPO), environ, self.paths))
+        self.process = CONTEXT.Process(target=become, args=(self.args, str(cwd or REPO), environ, outputs, draw))
         self.process.start()
 
     @property

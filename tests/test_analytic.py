@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPO
+from conftest import REPO, thinned
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
@@ -159,8 +159,7 @@ SOLVED = {
 }  # at unequal sizes
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("system", SETTINGS)
+@pytest.mark.parametrize("system, rule", thinned([(s, r) for s in SETTINGS for r in RULES], 5))
 def test_every_system_under_every_rule_agrees_with_its_closed_forms(tmp_path, system, rule):
     settings, always, chained, never = SETTINGS[system]
     folder = chain(tmp_path, *settings, *ODD, *RULES[rule]).folder
@@ -186,43 +185,46 @@ EQUAL = ("model=regression", "model.dimension=2", "model.noise=0.5", "data.n=12"
 
 @pytest.mark.parametrize(
     "settings, expected",
-    [
-        ((*CUBE, *ODD, *RULES["replace"]), {"variance", "mean_part", "log_variance"}),
-        ((*CUBE, *ODD, "paradigm=accumulate_subsample", "budget=[9,8,10,14]"), {"variance", "mean_part"}),
-        ((*CUBE, *ODD, "paradigm=augment", "n_synthetic={start: 2, factor: 1.5}"), {"variance", "mean_part"}),
-        ((*CUBE, *ODD, "paradigm=edit", "edit_fraction={start: 0.8, factor: 0.7}"), {"variance", "mean_part"}),
-        (("model=gaussian", "model.unbiased=true", *PLAIN), {*SETTINGS["gaussian"][1], *SETTINGS["gaussian"][2]}),
-        (
-            ("model=gaussian", "model.bias=1.3", *PLAIN),
-            {*SETTINGS["gaussian"][1], *SETTINGS["gaussian"][2]} - {"wide"},  # no bound under an amplifying bias
-        ),
-        (("model=gaussian", *ODD, "paradigm=replace", "real_fraction=[0,0.5,0,0.3]"), {"variance", "mean_part"}),
-        (
-            ("model=gaussian", *ODD, "paradigm=fresh", "n_real=[9,2,6,3]", "n_synthetic=[0,4,0,7]"),
-            {"variance", "mean_part"},
-        ),
-        (("model=gaussian", *ODD, "paradigm=accumulate", "n_initial=[9,8,7,9]"), set()),  # R that changes: no form
-        (
-            ("model=discrete", "model.p=[0.7,0.3]", *PLAIN, "generations=3", "n_samples=[4,6,5]", "n_initial=5"),
-            {"heterozygosity", "squared_error", "collapsed", "entropy", "survivors"},
-        ),
-        ((*DIGITS, "n_samples=[20,25,22]", "paradigm=augment"), {"variance", "mean_part"}),
-        (
-            (*DIGITS, "n_samples=[20,25,22]", "paradigm=accumulate_subsample", "budget=25"),
-            {"variance", "mean_part"},
-        ),
-        ((*DIGITS, "n_samples=[20,25,22]", "paradigm=replace", "model.unbiased=true"), {"variance", "mean_part"}),
-        ((*DIGITS, "n_samples=30", "paradigm=fresh", "n_real=5"), set()),
-        ((*DIGITS, "n_samples=30", "paradigm=edit", "edit_fraction=0.5"), set()),
-        ((*EQUAL, "paradigm=replace"), EXCESS),
-        ((*EQUAL, "paradigm=accumulate"), EXCESS),
-        ((*EQUAL, "paradigm=augment"), EXCESS),
-        ((*EQUAL, "paradigm=accumulate_subsample"), set()),
-        ((*EQUAL, "paradigm=augment", "n_synthetic=5"), set()),
-        ((*EQUAL, "paradigm=replace", "real_fraction=0.2"), set()),
-        ((*EQUAL, "paradigm=edit", "edit_fraction=[1,0.5,0.3,0.9]"), EXCESS),
-        ((*EQUAL, "paradigm=edit", "model.design=resampled"), set()),
-    ],
+    thinned(
+        [
+            ((*CUBE, *ODD, *RULES["replace"]), {"variance", "mean_part", "log_variance"}),
+            ((*CUBE, *ODD, "paradigm=accumulate_subsample", "budget=[9,8,10,14]"), {"variance", "mean_part"}),
+            ((*CUBE, *ODD, "paradigm=augment", "n_synthetic={start: 2, factor: 1.5}"), {"variance", "mean_part"}),
+            ((*CUBE, *ODD, "paradigm=edit", "edit_fraction={start: 0.8, factor: 0.7}"), {"variance", "mean_part"}),
+            (("model=gaussian", "model.unbiased=true", *PLAIN), {*SETTINGS["gaussian"][1], *SETTINGS["gaussian"][2]}),
+            (
+                ("model=gaussian", "model.bias=1.3", *PLAIN),
+                {*SETTINGS["gaussian"][1], *SETTINGS["gaussian"][2]} - {"wide"},  # no bound under an amplifying bias
+            ),
+            (("model=gaussian", *ODD, "paradigm=replace", "real_fraction=[0,0.5,0,0.3]"), {"variance", "mean_part"}),
+            (
+                ("model=gaussian", *ODD, "paradigm=fresh", "n_real=[9,2,6,3]", "n_synthetic=[0,4,0,7]"),
+                {"variance", "mean_part"},
+            ),
+            (("model=gaussian", *ODD, "paradigm=accumulate", "n_initial=[9,8,7,9]"), set()),  # R that changes: no form
+            (
+                ("model=discrete", "model.p=[0.7,0.3]", *PLAIN, "generations=3", "n_samples=[4,6,5]", "n_initial=5"),
+                {"heterozygosity", "squared_error", "collapsed", "entropy", "survivors"},
+            ),
+            ((*DIGITS, "n_samples=[20,25,22]", "paradigm=augment"), {"variance", "mean_part"}),
+            (
+                (*DIGITS, "n_samples=[20,25,22]", "paradigm=accumulate_subsample", "budget=25"),
+                {"variance", "mean_part"},
+            ),
+            ((*DIGITS, "n_samples=[20,25,22]", "paradigm=replace", "model.unbiased=true"), {"variance", "mean_part"}),
+            ((*DIGITS, "n_samples=30", "paradigm=fresh", "n_real=5"), set()),
+            ((*DIGITS, "n_samples=30", "paradigm=edit", "edit_fraction=0.5"), set()),
+            ((*EQUAL, "paradigm=replace"), EXCESS),
+            ((*EQUAL, "paradigm=accumulate"), EXCESS),
+            ((*EQUAL, "paradigm=augment"), EXCESS),
+            ((*EQUAL, "paradigm=accumulate_subsample"), set()),
+            ((*EQUAL, "paradigm=augment", "n_synthetic=5"), set()),
+            ((*EQUAL, "paradigm=replace", "real_fraction=0.2"), set()),
+            ((*EQUAL, "paradigm=edit", "edit_fraction=[1,0.5,0.3,0.9]"), EXCESS),
+            ((*EQUAL, "paradigm=edit", "model.design=resampled"), set()),
+        ],
+        3,
+    ),
 )
 def test_settings_that_have_forms_of_their_own(tmp_path, settings, expected):
     folder = chain(tmp_path, *settings).folder
@@ -800,6 +802,7 @@ def test_a_chain_interrupted_while_extended_loses_nothing(tmp_path, monkeypatch)
     assert all(np.array_equal(quantities(folder)[q][:4], a) for q, a in before.items())
 
 
+@pytest.mark.nightly
 def test_ctrl_c_ends_a_long_chain_with_a_table_of_its_generations(tmp_path):
     system = ("model=gaussian", "model.unbiased=true", "paradigm=replace", "data.n=50", "model.replicates=3000")
     settings = [*system, f"out={tmp_path / 'parts'}", "display=lines"]
@@ -848,12 +851,15 @@ def test_a_closed_chain_ends_when_every_replicate_is_absorbed(tmp_path):
 
 @pytest.mark.parametrize(
     "system, settings",
-    [
-        ("poisson", ("model.rate=0.3", "data.n=3")),
-        ("discrete", ("model.p=[0.9,0.1]", "data.n=3")),
-        ("gaussian", ("data.n=2",)),
-        ("mixture", ("data.n=2",)),
-    ],
+    thinned(
+        [
+            ("poisson", ("model.rate=0.3", "data.n=3")),
+            ("discrete", ("model.p=[0.9,0.1]", "data.n=3")),
+            ("gaussian", ("data.n=2",)),
+            ("mixture", ("data.n=2",)),
+        ],
+        2,
+    ),
 )
 def test_every_system_that_can_be_absorbed_ends_there(tmp_path, system, settings):
     folder = chain(
@@ -1032,7 +1038,7 @@ WRONG = [  # settings, the setting that the error names, a key word of its messa
 ]
 
 
-@pytest.mark.parametrize("settings, name, what", WRONG, ids=[" ".join(row[0]) for row in WRONG])
+@pytest.mark.parametrize("settings, name, what", thinned(WRONG, 2), ids=[" ".join(row[0]) for row in WRONG])
 def test_a_wrong_setting_is_refused_and_leaves_no_folder(tmp_path, settings, name, what):
     with pytest.raises(UserError, match=what) as error:
         chain(tmp_path / "out", "generations=3", *settings)
@@ -1089,12 +1095,15 @@ def test_a_single_replicate_has_no_standard_error_and_no_z(tmp_path):
 
 @pytest.mark.parametrize(
     "settings, what",
-    [
-        (("model=regression", "data.n=20", "n_samples=21"), "model.design=resampled"),
-        (("model=discrete", "model.p=[0.5,half]"), "model.p"),
-        (("model=gaussian", "model.replicates=100000000000000"), "model.replicates"),
-        (("model=gaussian", "keep_models=1"), "keep_models has no effect"),
-    ],
+    thinned(
+        [
+            (("model=regression", "data.n=20", "n_samples=21"), "model.design=resampled"),
+            (("model=discrete", "model.p=[0.5,half]"), "model.p"),
+            (("model=gaussian", "model.replicates=100000000000000"), "model.replicates"),
+            (("model=gaussian", "keep_models=1"), "keep_models has no effect"),
+        ],
+        4,
+    ),
 )
 def test_the_command_line_reports_it_without_a_traceback(tmp_path, command, settings, what):
     done = command(*settings, f"out={tmp_path / 'out'}", "generations=2")
@@ -1123,7 +1132,7 @@ def jobs(name: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", thinned(EXPERIMENTS, 3))
 def test_every_experiment_composes_runs_and_names_its_conditions_apart(tmp_path, name):
     names = []
     for i, job in enumerate(jobs(name)):
@@ -1155,6 +1164,7 @@ def swept(tmp_path_factory):
     return done, out / "analytic-kde"
 
 
+@pytest.mark.nightly
 def test_an_experiment_runs_all_its_conditions_by_itself_and_compares_them(swept):
     done, study = swept
     assert done.returncode == 0, done.stderr

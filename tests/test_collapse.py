@@ -207,6 +207,7 @@ def test_a_total_loss_counts_no_less_than_a_near_one(definition, measure):
         assert definition == 6 or found[1].verdict == "detected"  # ln 10 is a third of the floor's loss
 
 
+@pytest.mark.nightly
 def test_zeros_of_both_sides_are_no_loss():
     """Tail masses of two samples in all, alike in chain and control: a control at 0 is not left out on its own."""
     rng, found = np.random.default_rng(0), []
@@ -234,6 +235,7 @@ def test_what_has_passed_its_margin_at_the_last_generation_is_not_excluded():
     assert verdicts(table({"variance_ratio": np.where(T == G, 0.6, 1.0)}, seeds=6))[4] == "excluded"
 
 
+@pytest.mark.nightly
 def test_a_slope_that_the_mean_over_sizes_hides_is_not_excluded():
     sizes = np.array([50, 100, 200, 400, 800])
     parts = [table(seeds=6, noise=0.01, rng=i, size=n) for i, n in enumerate(sizes)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import thinned
 from scipy.stats import binom
 
 from imgloop.collapse import definitions, power, statistics
@@ -29,7 +30,7 @@ def test_the_bound_is_one_that_can_be_missed():
     assert 0.05 < most(0.05) < 0.08
 
 
-@pytest.mark.parametrize("kind, accumulated, seeds", CASES)
+@pytest.mark.parametrize("kind, accumulated, seeds", thinned(CASES, 3))
 def test_false_detections_of_a_profile_are_at_most_five_in_a_hundred(kind, accumulated, seeds):
     found = Simulated(11, STUDIES, seeds, kind=kind, accumulated=accumulated).judged({})
     assert family(found) <= most(0.05)
@@ -39,7 +40,7 @@ def test_false_detections_of_a_profile_are_at_most_five_in_a_hundred(kind, accum
         assert not exact.any()  # the smallest p is 1/16
 
 
-@pytest.mark.parametrize("kind, accumulated, seeds", CASES)
+@pytest.mark.parametrize("kind, accumulated, seeds", thinned(CASES, 3))
 def test_false_exclusions_are_at_most_five_in_a_hundred_each(kind, accumulated, seeds):
     found = Simulated(12, STUDIES, seeds, kind=kind, accumulated=accumulated).judged({}, at_margin=True, exact=False)
     for k, j in found.items():

@@ -118,6 +118,7 @@ def test_different_generations_0_and_longer_chains_are_noted():
     assert not any("differs" in n or "continue" in n for n in collapse_profile(table()).notes["loop"])
 
 
+@pytest.mark.nightly
 def test_sizes_with_gaps_leave_the_other_verdicts_whole():
     """An unread generation may be missing; where no chain is whole at what is read, definition 5 alone says so."""
     frame = pd.concat(table({"risk": 0.1 * T}, size=n, rng=int(n)) for n in (50, 100, 200, 400, 800))

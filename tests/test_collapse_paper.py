@@ -23,6 +23,7 @@ def table1(tmp_path_factory):
     return paper.table1(tmp_path_factory.mktemp("table1"), chains=60, sizes=(50, 70, 100, 140, 200))
 
 
+@pytest.mark.nightly
 def test_table_1_is_never_contradicted_and_mostly_decided(table1):
     frame = table1.to_frame()
     assert len(frame) == 16 and table1.contradictions == 0 and table1.undetermined <= 2
@@ -33,6 +34,7 @@ def test_table_1_is_never_contradicted_and_mostly_decided(table1):
     assert "near trivial" in "\n".join(table1.lines())
 
 
+@pytest.mark.nightly
 def test_table_1_is_computed_and_not_copied(table1, monkeypatch):
     flipped = {p: {k: not m for k, m in marks.items()} for p, marks in paper.PUBLISHED.items()}
     before = table1.to_frame()

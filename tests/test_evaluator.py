@@ -276,6 +276,7 @@ def test_a_stored_manifold_of_other_features_is_refused(evaluator):
         RealManifold.from_arrays(evaluator.heldout[:-1], arrays)
 
 
+@pytest.mark.nightly
 def test_a_classifiers_features_agree_with_the_rules_of_shapes_and_random_ones_do_not(tmp_path):
     real = Shapes(size=16, n=1500, heldout=600).load(tmp_path)
     fresh = Shapes(size=16).rows("train", 1500, 3500)[0].astype(np.float32)

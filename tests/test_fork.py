@@ -41,6 +41,7 @@ def test_a_fork_that_changes_nothing_continues_as_the_chain_itself(tmp_path, sou
     assert list(run.metrics["generation"]) == [0, 1, 2] and run.metrics["fd"].notna().all()
 
 
+@pytest.mark.nightly
 def test_a_fork_continues_under_its_own_settings(tmp_path, source):
     """With another paradigm and extractor it mixes the copied pools, and measures them anew."""
     run = forked(tmp_path, source, 1, "paradigm=accumulate", "generations=4", "features=random", "start=weights")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import thinned
 from safetensors.numpy import load_file
 
 import imgloop
@@ -99,7 +100,7 @@ def test_a_finished_chain_is_left_as_it_is(name):
     assert contents(expected) == before
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", thinned(COMMANDS, 2))
 def test_an_extended_chain_is_one_that_was_never_interrupted(name):
     """Bits are compared where processor and versions are those of the archive; sizes and mixes everywhere."""
     old, before, last = folder_of(name), contents(folder_of(name)), 4 if name == "gaussian" else 3

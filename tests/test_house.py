@@ -39,6 +39,7 @@ def test_the_contract_of_rooms_notices_an_arrow_up(tmp_path):
     assert ran.returncode == 1 and "imgloop.data" in ran.stdout
 
 
+@pytest.mark.nightly  # a minute; .ci/run runs it
 def test_pyright_finds_no_error():
     ran = subprocess.run(
         [tool("pyright"), "--pythonpath", sys.executable], cwd=REPO, capture_output=True, text=True, timeout=590

@@ -42,9 +42,9 @@ def offline(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(params=CHOICES)
+@pytest.fixture(params=["tensorboard", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("wandb", "mlflow"))])
 def logger(request):
-    """The name of each logger whose package is installed."""
+    """The name of each logger whose package is installed; the slow ones nightly."""
     package = loggers.PACKAGES[request.param]
     pytest.importorskip(package, reason=f"{package} is not installed: pip install 'imgloop[{request.param}]'")
     return request.param
@@ -269,6 +269,7 @@ def test_chains_that_share_generation_0_both_show_its_loss(tmp_path):
     assert first["loss/gen000", 6400] == second["loss/gen000", 6400]
 
 
+@pytest.mark.nightly
 def test_a_chain_changes_its_logger(plain, tmp_path):
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'imgloop[mlflow]'")
     folder = chain(tmp_path, "tensorboard", "generations=1").folder
@@ -284,6 +285,7 @@ def test_a_chain_changes_its_logger(plain, tmp_path):
     assert store.read_json(folder / "logged.json").keys() == {"mlflow", "tensorboard"}
 
 
+@pytest.mark.nightly
 def test_chains_of_one_process_are_runs_of_their_own(tmp_path):
     """As in a multirun; wandb's library would by itself continue the first run."""
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'imgloop[wandb]'")
@@ -326,6 +328,7 @@ def test_a_logger_that_cannot_start_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("gen000"))
 
 
+@pytest.mark.nightly
 def test_other_features_are_other_curves(tmp_path):
     folder = chain(tmp_path, "tensorboard", "generations=1").folder
     chain(tmp_path, "tensorboard", "generations=2", "features=random")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import thinned
 from PIL import Image
 
 import imgloop
@@ -171,7 +172,7 @@ def test_a_combination_without_the_labels_it_needs_is_refused(row, sources, tmp_
             imgloop.run([*given, f"out={tmp_path}", "generations=1"])
 
 
-@pytest.mark.parametrize("row", FEW, ids=name)
+@pytest.mark.parametrize("row", thinned(FEW, 4), ids=name)
 def test_every_level_runs(row, sources, tmp_path):
     check_row(row, sources, tmp_path)
 
@@ -308,7 +309,18 @@ def test_every_setting_of_conf_is_among_the_changes():
 
 @pytest.mark.parametrize(
     "option, key",
-    [(o, k) for o in FACTORS["data"] for k in sorted(keys("data", o)) if DATA[k] is not None and (o, k) not in FIXED],
+    [
+        p
+        for p in thinned(
+            [
+                (o, k)
+                for o in FACTORS["data"]
+                for k in sorted(keys("data", o))
+                if DATA[k] is not None and (o, k) not in FIXED
+            ],
+            5,
+        )
+    ],
 )
 def test_every_setting_of_the_data_changes_them(option, key, sources, tmp_path):
     change = 20 if (option, key) == ("shapes", "size") else DATA[key]
@@ -337,7 +349,7 @@ def samples(option: str, *overrides: str) -> np.ndarray:
 usual_samples = cache(samples)
 
 
-@pytest.mark.parametrize("option, key", [(o, k) for o, changes in MODELS.items() for k in changes])
+@pytest.mark.parametrize("option, key", thinned([(o, k) for o, changes in MODELS.items() for k in changes], 2))
 def test_every_setting_of_a_model_changes_its_samples(option, key):
     needs = NEEDS.get(key, [])
     changed = samples(option, *needs, f"model.{key}={text(MODELS[option][key])}")
@@ -349,7 +361,7 @@ def test_a_model_with_the_same_settings_has_the_same_samples(option, needs):
     assert np.array_equal(usual_samples(option, *needs), samples(option, *needs))
 
 
-@pytest.mark.parametrize("option, key", [(o, k) for o, changes in SYSTEMS.items() for k in changes])
+@pytest.mark.parametrize("option, key", thinned([(o, k) for o, changes in SYSTEMS.items() for k in changes], 5))
 def test_every_setting_of_a_system_changes_its_table(option, key, tmp_path):
     def table(folder, *more):
         given = [f"model={option}", "model.replicates=3", "generations=3", "display=none", f"out={tmp_path / folder}"]

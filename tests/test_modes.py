@@ -4,6 +4,7 @@ from functools import reduce
 
 import numpy as np
 import pytest
+from conftest import thinned
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -180,7 +181,7 @@ def test_a_lost_mode_with_samples_by_confusion_is_detected():
     assert complete.lost == () and complete.present == 10 and complete.smallest > 0.7
 
 
-@pytest.mark.parametrize("accuracy, n", [(0.95, 1000), (0.9, 1000)])
+@pytest.mark.parametrize("accuracy, n", thinned([(0.95, 1000), (0.9, 1000)], 2))
 def test_a_missing_mode_is_never_called_covered(accuracy, n):
     """Its samples are confusions of other modes: it is lost or undetermined."""
     rng, rates = np.random.default_rng(0), accuracy * np.eye(10) + (1 - accuracy) / 10

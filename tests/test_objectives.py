@@ -5,6 +5,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from conftest import thinned
 from test_diffusion import fitted, training_set
 
 from imgloop.errors import UserError
@@ -210,7 +211,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", thinned(CHANGES, 2), ids=str)
 def test_every_setting_has_an_effect(tmp_path, change):
     data = training_set(labels=np.arange(64) % 3)
     usual, changed = fitted(tmp_path / "a", data), fitted(tmp_path / "b", data, **change)

@@ -277,7 +277,11 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
         TrainingSet(pools, random_mix(6, 45, weight=np.random.default_rng(0).random((45, 1)))),
     ):
         mapped, held = (Batches(training, 3, 1, 10, resident=size, labelled=True) for size in (0, 1e9))
-        assert mapped.resident_images is None and held.resident_images.dtype == torch.uint8 and len(held.resident_images) == 45
+        assert (
+            mapped.resident_images is None
+            and held.resident_images.dtype == torch.uint8
+            and len(held.resident_images) == 45
+        )
         for k in (0, 1, 7, 3):
             (x, y), (held_x, held_y) = mapped(k), held(k)
             assert torch.equal(x, held_x) and torch.equal(y, held_y)
@@ -288,7 +292,9 @@ def test_resident_and_memory_mapped_batches_are_equal(pools):
 
 def test_a_large_resident_set_is_complete():
     training = plain_set(9000)  # filled in several pieces
-    assert torch.equal(Batches(training, 0, 0, 64, resident=1e6).resident_images, torch.from_numpy(training.pools[REAL].x))
+    assert torch.equal(
+        Batches(training, 0, 0, 64, resident=1e6).resident_images, torch.from_numpy(training.pools[REAL].x)
+    )
 
 
 def test_a_set_is_resident_up_to_the_size_given():

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import preloaded
 import pytest
-from conftest import REPO, TINY
+from conftest import REPO, TINY, thinned
 
 PAGES = [
     REPO / "README.md",
@@ -75,7 +75,7 @@ def test_the_two_set_up_commands_are_in_the_readme():
     assert len(readme.splitlines()) <= 150 and len(RUNS) >= 10
 
 
-@pytest.mark.parametrize("command", [c for c in RUNS if c != FORK])
+@pytest.mark.parametrize("command", thinned([c for c in RUNS if c != FORK], 2))
 def test_settings_are_valid(command):
     """Every chain of a command composes, and on the digits its paradigm can build every training set."""
     from imgloop.config.settings import parsed

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPO, TINY
+from conftest import REPO, TINY, thinned
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def read(path, **more):
 # -- The page ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["made", "solved", "table"])
+@pytest.mark.parametrize("kind", thinned(["made", "solved", "table"], 2))
 def test_the_page_is_one_file_with_what_a_reader_needs(kind, request):
     path = TABLE if kind == "table" else request.getfixturevalue(kind)
     html = page.html(page.report(path))
@@ -647,6 +647,14 @@ def test_what_a_study_does_not_hold_is_told(made, asked, what):
 # -- Files, list, archive, watch --------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
+def test_every_panel_is_a_pdf(tmp_path, drawn):
+    assert main([str(TABLE), "--out", str(tmp_path)]) == 0
+    files = {p.stem: p.read_bytes() for p in (tmp_path / "report" / "figures").glob("*.pdf")}
+    measured = {p.info.name for p in page.report(TABLE).panels}
+    assert set(files) == measured and all(d.startswith(b"%PDF") for d in files.values())
+
+
 def test_what_is_written_beside_the_page(tmp_path, capsys):
     assert main([str(TABLE), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -661,9 +669,6 @@ def test_what_is_written_beside_the_page(tmp_path, capsys):
     assert all(line.count(" & ") == 8 for line in tex.splitlines() if line.endswith(r" \\"))
     keys = re.findall(r"^@\w+\{(\w+),$", (beside / "references.bib").read_text(), re.M)
     assert len(keys) == len(set(keys)) and {"schaeffer2025position", "heusel2017gans", "holm1979simple"} <= set(keys)
-    drawn = {p.stem: p.read_bytes() for p in (beside / "figures").glob("*.pdf")}
-    measured = {p.info.name for p in page.report(TABLE).panels}
-    assert set(drawn) == measured and all(d.startswith(b"%PDF") for d in drawn.values())
 
 
 ODD = [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import thinned
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -36,7 +37,7 @@ def chosen(group):
 # Faults
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: f"{twin.name}-{twin.oracle}")
+@pytest.mark.parametrize("twin", thinned(TWINS, 6), ids=lambda twin: f"{twin.name}-{twin.oracle}")
 def test_theory_notices_the_fault(twin):
     for e in reproduce.exposures(twin):
         print(f"\n{twin.name}: {twin.oracle}: {e.quantity}: z {e.before:+.2f}, with the fault {e.after:+.3g}", end="")
@@ -104,7 +105,7 @@ def test_what_cannot_be_compared_does_not_agree():
     assert not reproduce.Exposure("variance", 0.0, np.nan).caught
 
 
-@pytest.mark.parametrize("experiment", reproduce.EXPERIMENTS)
+@pytest.mark.parametrize("experiment", thinned(reproduce.EXPERIMENTS, 3))
 def test_conditions_are_those_of_the_sweep(experiment):
     swept = compose([f"experiment=analytic/{experiment}"]).hydra.sweeper.params or {}
     overrides = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in swept.items()])
