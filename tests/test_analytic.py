@@ -1180,6 +1180,7 @@ def test_an_experiment_runs_all_its_conditions_by_itself_and_compares_them(swept
     assert "variance" in done.stdout and "comparison.png" in done.stdout and "accumulate" in done.stdout
 
 
+@pytest.mark.nightly
 def test_a_study_of_tables_is_loaded_as_one_table(swept):
     frame = imgloop.load_study(swept[1])
     assert (

@@ -181,6 +181,7 @@ def test_judging_many_studies_is_judging_each():
                 assert getattr(one, name) == pytest.approx(getattr(many, name)[i]), name
 
 
+@pytest.mark.nightly
 def test_the_script_prints_every_part(capsys):
     parts = [p for p in calibrate.PARTS if p != "paper"]
     assert calibrate.main(["--studies", "100", "--only", *parts]) == 0

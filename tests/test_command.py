@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import preloaded
 import pytest
-from conftest import REPO, TINY
+from conftest import REPO, TINY, thinned
 from PIL import Image
 
 import imgloop
@@ -104,7 +104,9 @@ def test_mistakes_on_the_command_line(tmp_path, command, arguments, setting, wor
 
 @pytest.mark.parametrize(
     "arguments",
-    [["paradgm=replace"], ["--help"], ["model=gaussian", "data=law", "model.replicates=20", "generations=2"]],
+    thinned(
+        [["paradgm=replace"], ["--help"], ["model=gaussian", "data=law", "model.replicates=20", "generations=2"]], 3
+    ),
 )
 def test_a_forked_command_prints_what_a_fresh_one_does(tmp_path, command, fresh, arguments):
     """Most tests start a forked process instead of an interpreter: equal status, output and errors, byte for byte."""

@@ -57,7 +57,7 @@ def words(error: UserError | str) -> set[str]:
 # What composes
 
 
-@pytest.mark.parametrize("group, option", thinned([(g, o) for g, options in GROUPS.items() for o in options], 3))
+@pytest.mark.parametrize("group, option", thinned([(g, o) for g, options in GROUPS.items() for o in options], 5))
 def test_every_option_composes(group, option):
     more = ["data.root=images"] if option in ("folder", "ffhq") else []
     more += ["model=gaussian"] if (group, option) == ("data", "law") else []

@@ -209,6 +209,7 @@ def test_a_curated_chain_trains_on_what_was_released_and_measures_what_was_drawn
     assert len(study.released(result.folder.parent.name, 0, 1)["row"]) == 24
 
 
+@pytest.mark.nightly
 def test_an_interrupted_curated_chain_equals_an_uninterrupted_one(tmp_path):
     given = [*QUICK, "curation=random", "curation.fraction=0.25"]
     whole = imgloop.run([*given, "generations=3", f"out={tmp_path / 'a'}"])

@@ -166,6 +166,7 @@ def test_data_without_classes_are_counted_in_bins(digits, tmp_path):
     assert labelled.values["ambiguity"] is not None  # the classes are the data's, not the extractor's
 
 
+@pytest.mark.nightly
 def test_stacked_digits_are_read_channel_by_channel(tmp_path):
     real: Any = StackedDigits(n=4000, heldout=600).load(tmp_path)
     evaluator = build(real, tmp_path / "cache", Extractor("nearest", Nearest(real, 3)))

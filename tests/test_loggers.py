@@ -24,7 +24,7 @@ from imgloop.measures import SIZES
 from imgloop.study import trained as study
 from imgloop.training.trainer import POINT, CheckpointCallback
 
-SMALL = [*TINY, "train.images=6400"]  # 100 steps: two points of a loss curve
+SMALL = [*TINY, "train.images=3200", "model.batch=32"]  # 100 steps: two points of a loss curve
 CHOICES = {  # settings of each logger; nothing leaves the machine
     "tensorboard": [],
     "wandb": ["logger.offline=true"],
@@ -190,7 +190,7 @@ def check(name, folder, evolutions=None):
     assert pictures == sorted(expected + [("samples", t) for t in range(generations)])
     assert str(parameters["seed"]) == "0" and parameters["condition"] == folder.parent.name
     assert parameters["model"] == "diffusion"
-    assert str(parameters["model.batch"]) == "64" and str(parameters["train.images"]) == "6400"
+    assert str(parameters["model.batch"]) == "32" and str(parameters["train.images"]) == "3200"
     assert not any(k.startswith("logger") or k.endswith("_target_") for k in parameters)
 
 
@@ -226,7 +226,7 @@ def test_interrupted_in_a_generation_it_continues_where_it_stopped(logger, plain
     assert "failed" not in capsys.readouterr().out
     folder = next(tmp_path.glob("digits-diffusion/*/seed0"))
     values = read(logger, folder)[0]
-    assert [s for tag, s in values if tag == "loss/gen001"] == [4096]  # sent during training
+    assert [s for tag, s in values if tag == "loss/gen001"] == [2048]  # sent during training
     assert max(step for tag, step in values if tag == "measures/fd") == 0
     chain(tmp_path, logger, *often)
     check(logger, folder)
@@ -257,16 +257,17 @@ def test_a_missing_package_is_refused_before_anything_is_done(logger, tmp_path, 
 def test_each_generation_stores_its_loss_curve(plain):
     for generation in study.generations(plain.folder):
         curve = store.read_json(generation / "loss.json")
-        assert [images for images, _ in curve] == [64 * 64, 6400]  # the first chunk's end after POINT steps; the end
+        assert [images for images, _ in curve] == [64 * 32, 3200]  # the first chunk's end after POINT steps; the end
         assert 64 >= POINT and 0.2 < curve[1][1] < curve[0][1] < 2
 
 
+@pytest.mark.nightly
 def test_chains_that_share_generation_0_both_show_its_loss(tmp_path):
     both = ("paradigm=replace", "paradigm=real_only")
     folders = [chain(tmp_path, "tensorboard", "generations=1", p).folder for p in both]
     assert len(list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))) == 1
     first, second = (read_tensorboard(f)[0] for f in folders)
-    assert first["loss/gen000", 6400] == second["loss/gen000", 6400]
+    assert first["loss/gen000", 3200] == second["loss/gen000", 3200]
 
 
 @pytest.mark.nightly
@@ -297,6 +298,7 @@ def test_chains_of_one_process_are_runs_of_their_own(tmp_path):
         ]
 
 
+@pytest.mark.nightly
 def test_overwrite_starts_another_run(tmp_path):
     folder = chain(tmp_path, "tensorboard", "generations=2").folder
     chain(tmp_path, "tensorboard", "generations=1", "overwrite=true")

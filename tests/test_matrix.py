@@ -164,7 +164,7 @@ def test_the_rows_hold_every_level_and_every_pair():
     assert len(PAIRS) < 1.5 * len(FACTORS["model"]) * len(FACTORS["paradigm"])  # all pairs of the largest two factors
 
 
-@pytest.mark.parametrize("row", REFUSED, ids=name)
+@pytest.mark.parametrize("row", thinned(REFUSED, 3), ids=name)
 def test_a_combination_without_the_labels_it_needs_is_refused(row, sources, tmp_path):
     for model in ("objective=flow,sampler=heun", "gan"):
         given = overrides({"model": model, "paradigm": "replace", "bias": "1.0", **row}, sources)
@@ -349,7 +349,7 @@ def samples(option: str, *overrides: str) -> np.ndarray:
 usual_samples = cache(samples)
 
 
-@pytest.mark.parametrize("option, key", thinned([(o, k) for o, changes in MODELS.items() for k in changes], 2))
+@pytest.mark.parametrize("option, key", thinned([(o, k) for o, changes in MODELS.items() for k in changes], 4))
 def test_every_setting_of_a_model_changes_its_samples(option, key):
     needs = NEEDS.get(key, [])
     changed = samples(option, *needs, f"model.{key}={text(MODELS[option][key])}")
@@ -373,7 +373,9 @@ def test_every_setting_of_a_system_changes_its_table(option, key, tmp_path):
 
 @pytest.mark.parametrize(
     "option, key",
-    [(p.stem, k) for p in sorted((CONF / "paradigm").glob("*.yaml")) for k in sorted(keys("paradigm", p.stem))],
+    thinned(
+        [(p.stem, k) for p in sorted((CONF / "paradigm").glob("*.yaml")) for k in sorted(keys("paradigm", p.stem))], 2
+    ),
 )
 def test_every_setting_of_a_paradigm_changes_its_mix(option, key):
     start = {"n_initial": 20, "n_real": 10} if option == "fresh" else {}

@@ -276,6 +276,7 @@ def test_kernel_distance_subsets_are_seeded_and_unbiased():
             kernel_distance(x, y, subset_size=size)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "shift, sizes, low, high",
     thinned([(0.0, (100, 100), 1.2, 3.0), (0.5, (100, 100), 0.85, 1.3), (0.5, (100, 400), 0.85, 2.0)], 2),
@@ -366,7 +367,7 @@ def hard_sets():
     }
 
 
-@pytest.mark.parametrize("case", thinned(hard_sets(), 3))
+@pytest.mark.parametrize("case", thinned(hard_sets(), 6))
 @pytest.mark.parametrize("k_precision", [None, 3, 7])
 def test_manifold_equals_brute_force_bit_for_bit(case, k_precision, monkeypatch):
     x, y = hard_sets()[case]

@@ -152,6 +152,7 @@ def test_half_of_the_modes_are_present_where_the_count_of_papers_is_above_700(se
     assert got.shares[missing].sum() < 0.5 * (counts[missing].sum() / counts.sum())
 
 
+@pytest.mark.nightly
 def test_modes_that_only_confusions_reach_are_not_present():
     """Such modes are called present no more often than the level allows."""
     rng, false = np.random.default_rng(5), 0

@@ -75,7 +75,7 @@ def test_the_two_set_up_commands_are_in_the_readme():
     assert len(readme.splitlines()) <= 150 and len(RUNS) >= 10
 
 
-@pytest.mark.parametrize("command", thinned([c for c in RUNS if c != FORK], 2))
+@pytest.mark.parametrize("command", thinned([c for c in RUNS if c != FORK], 4))
 def test_settings_are_valid(command):
     """Every chain of a command composes, and on the digits its paradigm can build every training set."""
     from imgloop.config.settings import parsed

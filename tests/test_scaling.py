@@ -101,6 +101,7 @@ def test_a_changed_exponent_is_no_new_floor(c):
     assert sum(low > 0 or high < 0 for _, low, high in found) <= binom.ppf(0.999, n, 0.05)
 
 
+@pytest.mark.nightly
 def test_a_floor_of_three_tenths_of_the_smallest_risk_is_mostly_found():
     rng, n, new = np.random.default_rng(0), 30, 3 / 7 * float(HALF(SIZES[-1]))
     found = [floor(HALF, Law(5.0, 0.5, new), 0.03, rng) for _ in range(n)]
