@@ -88,7 +88,7 @@ hashlib.file_digest(f, "sha256").digest() => hashlib.sha256(f.read(1 << 16)).dig
 part.relative_to(path).as_posix() => part.name
 f"{a.dtype}{a.shape}" => f"{a.shape}"
 json.dumps(value, sort_keys=True, default=str) => json.dumps(value, default=str)
-8 + length + end > size => length + end > size
+end - begin != dtype.itemsize => end - begin > dtype.itemsize
 held.acquire(poll_interval=0.2) => pass
 with lock(folder.with_name(f".{folder.name}.lock"), waiting=waiting): => if True:
 Path(path).rglob("*") if p => Path(path).glob("*") if p

@@ -64,6 +64,15 @@ def test_a_perfect_output_gives_the_image_and_levels_are_in_range(name):
     assert scaled.shape == x.shape and timestep.shape == (256,)
 
 
+def test_the_levels_of_the_held_out_loss_are_midpoints():
+    """Eight levels at the middle of eight equal shares, alike on both sides of the median."""
+    flow, edm, ddpm = (OBJECTIVES[k]().quantiles(8) for k in ("flow", "edm", "ddpm"))
+    assert torch.allclose(flow + flow.flip(0), torch.ones(8)) and flow[0] == 1 / 16
+    both = edm.log() + edm.log().flip(0)
+    assert torch.allclose(both, both[0].expand(8), atol=1e-4) and edm.isfinite().all() and edm.min() > 0
+    assert (ddpm + ddpm.flip(0) == 999).all() and ddpm[0] == 62
+
+
 @pytest.mark.parametrize("name, sampler", PAIRS)
 def test_samplers_draw_from_the_distribution_of_gaussian_data(name, sampler):
     """With the exact network, latents e become mean + sd e as steps grow."""

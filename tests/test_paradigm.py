@@ -946,7 +946,7 @@ def test_random_subsets_have_different_numbers(total, replicates, data):
 
 def test_random_subsets_are_uniform_over_all_sets():
     """Also where a repeated number was drawn again: 28 pairs of 8 numbers."""
-    low, high = random_subsets(8, 2, 28_000, rng(3))
+    low, high = random_subsets(8, 2, 200_000, rng(3))
     assert (
         chisquare(
             np.bincount(8 * low + high, minlength=64)[[8 * i + j for i in range(8) for j in range(i + 1, 8)]]
