@@ -1,5 +1,6 @@
 """python -m imgloop: Hydra reads the command line, loop.run does the work; a user's mistake ends in one sentence."""
 
+import multiprocessing
 import os
 import sys
 import traceback
@@ -13,18 +14,23 @@ def job(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import loop, multirun
+    from imgloop import interrupt, loop, multirun
     from imgloop.config.settings import checked
     from imgloop.errors import Stopped, UserError
 
     hydra = HydraConfig.get()
+    worker = multiprocessing.current_process().name.startswith("Loky")  # of the launcher joblib
+    if worker:
+        interrupt.end_with_parent()
     study = failure = None
     try:
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         study = str(settings.study)
-        loop.run(settings)
+        loop.run(settings, sweep=hydra.mode == RunMode.MULTIRUN)
     except Stopped as e:
-        print(f"imgloop: {e}", file=sys.stderr)
+        print(f"imgloop: {e}", file=sys.stderr, flush=True)
+        if worker:  # its launcher would wait for more jobs
+            os._exit(128 + e.signal)
         sys.exit(128 + e.signal)
     except UserError as e:
         failure = str(e)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from imgloop.errors import printable
+
 STAGES = {"train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
 LINE_SECONDS = 30.0  # without a terminal, a long stage prints a line this often
 
@@ -93,6 +95,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print and log a line."""
+        text = "\n".join(map(printable, text.split("\n")))
         self.write(text)
         if self.bar:
             self.console.print(text, markup=False, soft_wrap=True)

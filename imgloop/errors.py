@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
+
+HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")  # categories of characters that a terminal or a page acts on, not shows
+
+
+def printable(text: str) -> str:
+    """Text from a file or folder as it may be printed: control characters (escape sequences, changes of direction) are
+    spelt out, such as \\x1b."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
 class UserError(ValueError):
@@ -15,7 +26,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, setting: str | None = None):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.setting = setting
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -9,6 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imgloop.errors import Stopped, UserError
+
+ORPHANED = 60.0  # seconds that a worker without parent has to save its state
+
+
+def end_with_parent() -> None:
+    """In a worker of a parallel launcher: ask this process to stop once the process that started it has ended, and end
+    it where that takes too long. Without this, workers of a killed sweep train on and hold its chains."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(ORPHANED)
+        os._exit(128 + signal.SIGTERM)
+
+    if not any(t.name == "imgloop-parent" for t in threading.enumerate()):
+        threading.Thread(target=watch, name="imgloop-parent", daemon=True).start()
 
 
 class Interrupt:

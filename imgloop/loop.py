@@ -25,10 +25,10 @@ class Result:
     metrics: DataFrame
 
 
-def run(settings: Settings) -> Result:
-    """Run, resume or extend one chain; a finished one is left as it is. Raises UserError, or Stopped when
-    interrupted."""
-    around = Surroundings.of(settings)
+def run(settings: Settings, sweep: bool = False) -> Result:
+    """Run, resume or extend one chain; a finished one is left as it is. sweep: whether it is one of several, which are
+    compared at their end. Raises UserError, or Stopped when interrupted."""
+    around = Surroundings.of(settings, sweep)
     chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()
     with chain.opened(), around.display as display, around.log as log:

@@ -12,7 +12,8 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.study import compare, tables, trained
-from imgloop.study.real import read_real
+from imgloop.study.generation import check_files, check_numbers, read_pool, read_record, read_scores
+from imgloop.study.real import read_real, real_folder
 
 
 def measure(
@@ -55,20 +56,27 @@ def measure(
     measures, evaluators, name = user_measures(settings), {}, ""
     for chain in chains:
         shared = chain.parent.parent / "shared"
-        for folder in trained.generations(chain):
-            record = store.read_json(folder / "record.json")
-            if record["real"] not in evaluators:
-                real = read_real(shared / f"real-{record['real']}")
-                extractor = settings.build("features", real=real, shared=shared, device=device)
-                evaluators[record["real"]] = Evaluator(extractor, real, shared, measures=measures)
-            evaluator = evaluators[record["real"]]
-            name = evaluator.protocol_name
-            if (folder / "scores" / f"{name}.json").exists() and not again:
-                continue
-            scores = measured(folder, evaluator, device, settings.config_dirs)
-            values = " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None)
-            print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: {values}", flush=True)
-        trained.write_files(chain, name)
+        busy = f"Another process is running the chain in {chain}: measure it when that has ended."
+        with store.lock(chain / ".lock", busy=busy):
+            for place in (chain, shared, shared.parent):
+                store.remove_parts(place)
+            check_numbers(chain)
+            for folder in trained.generations(chain):
+                store.remove_parts(folder / "scores")
+                record = read_record(folder)
+                if record["real"] not in evaluators:
+                    real = read_real(real_folder(shared, record["real"]))
+                    extractor = settings.build("features", real=real, shared=shared, device=device)
+                    evaluators[record["real"]] = Evaluator(extractor, real, shared, measures=measures)
+                evaluator = evaluators[record["real"]]
+                name = evaluator.protocol_name
+                if (folder / "scores" / f"{name}.json").exists() and not again:
+                    continue
+                check_files(folder, record, ("pool.safetensors", "drawn.safetensors", "model"))
+                scores = measured(folder, evaluator, device, settings.config_dirs)
+                values = " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None)
+                print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: {values}", flush=True)
+            trained.write_files(chain, name)
     compare.compare(chains[0].parent.parent)
     return name
 
@@ -81,14 +89,14 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
     from imgloop.metrics.evaluator import Scores  # here, since torch takes seconds to import
     from imgloop.models import load  # likewise
 
-    arrays = trained.drawn_pool(folder)
+    drawn = read_pool(trained.drawn_path(folder))
     generator = load(folder / "model", device, config_dirs) if (folder / "model").is_dir() else None
-    scores = evaluator(Pool(arrays["x"], arrays.get("y")), generator)
+    scores = evaluator(Pool(drawn.x, drawn.y), generator)
     if generator is None:  # the risk does not depend on the features, but the choice of rare images for tail_risk does
-        earlier = [store.read_json(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
+        earlier = [read_scores(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
         risk = next((r for r in earlier if r is not None), None)
         same = folder / "scores" / f"{scores.name}.json"
-        tail_risk = store.read_json(same)["scores"].get("tail_risk") if same.exists() else None
+        tail_risk = read_scores(same)["scores"].get("tail_risk") if same.exists() else None
         scores = Scores(scores.protocol, {**scores.values, "risk": risk, "tail_risk": tail_risk}, scores.notes)
     scores.write(folder / "scores")
     return scores

@@ -46,12 +46,14 @@ class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study.compare import comparison_lines, spread_text
+        from imgloop.study.compare import compare, comparison_lines, spread_text
         from imgloop.study.tables import chains
 
         reported = True
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
         for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
+            if len(chains(study)) > 1:
+                compare(study)
             if (study / "comparison.csv").exists():
                 head = f"{study}, at the last generation (± {spread_text(study)})"
                 look = f"look at {study / 'comparison.png'} and comparison.csv"

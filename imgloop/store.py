@@ -6,13 +6,17 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import struct
+import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import yaml
 from filelock import FileLock, Timeout
 
 from imgloop.errors import UserError
@@ -32,22 +36,67 @@ DTYPES = {
     "BOOL": np.bool_,
 }
 
+SEAL = "sealed"  # of a JSON file: the key of a hash of its other values
+HASHES = "hashes.json"  # of a folder that `once` made: the hash of each file
+HOST = re.sub(r"\W", "_", platform.node())  # this machine, in the names of temporary files
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: written under a temporary name beside it, synced, then renamed."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(Path(path), lambda part: part.write_bytes(data))
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(temporary path)` write a file, then rename it to `path`: it exists whole or not at all, also after a
+    power cut."""
+    part = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(part, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+            write(part)
+            sync(part)
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a power cut, where the file system can."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove temporary files and folders of processes that have ended: on this machine those that do not run,
+    on another those of more than a day."""
+    for path in folder.glob(".*.part"):
+        owner = re.fullmatch(r"\..+?\.(?:(\w*)-)?(\d+)\.part", path.name)
+        if owner is not None:
+            ended = owner[1] == HOST and not alive(int(owner[2]))
+            with suppress(FileNotFoundError):
+                if ended or time.time() - path.stat().st_mtime > 86_400:
+                    remove(path)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 @contextmanager
@@ -58,6 +107,11 @@ def writing(path: Path):
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(path) from e
+        if e.errno == errno.EIO:
+            raise UserError(
+                f"{path} could not be written: the disk reports an error ({e.strerror}). Finished results are kept; "
+                "check the disk and run the same command again."
+            ) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise UserError(
                 f"{path} cannot be written ({e.strerror}): give another out=FOLDER, or fix its permissions.", "out"
@@ -89,14 +143,61 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, value: Mapping) -> None:
+    """Write named values with a hash of them, which `read_json` checks."""
+    write_json(path, {**value, SEAL: content_key(_plain(value))})
+
+
+def _plain(value):
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
 def read_json(path: Path):
     """The value of a JSON file; raises UserError, naming the file, where it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text())
+        if isinstance(value, dict) and SEAL in value:
+            seal = value.pop(SEAL)
+            if seal != content_key(value):
+                raise damaged(path, "is not what was written (its hash differs)")
+        return value
     except FileNotFoundError as e:
         raise damaged(path, "is missing") from e
     except (ValueError, RecursionError, OSError) as e:
         raise damaged(path, f"cannot be read ({e})") from e
+
+
+MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a YAML file, and of its values with every alias written out
+
+
+def read_yaml(path: Path):
+    """The value of a YAML file; raises UserError, naming the file, where it is missing, damaged, or too large, such as
+    one whose aliases stand for more than 100,000 values."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            text = f.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES:,} characters")
+        sizes: dict[int, int] = {}
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is not None and _values(node, sizes) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return yaml.safe_load(text)
+    except FileNotFoundError as e:
+        raise damaged(path, "is missing", "run the chain again") from e
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise damaged(path, f"cannot be read ({' '.join(str(e).split())})", "run the chain again") from e
+
+
+def _values(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The number of values below a YAML node, those of an alias as often as it is used."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_VALUES + 1  # of a node that holds itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = (n for pair in inner for n in (pair if isinstance(pair, tuple) else (pair,)))
+        sizes[id(node)] = 1 + sum(_values(n, sizes) for n in flat)
+    return sizes[id(node)]
 
 
 def damaged(path: Path, what: str, instead: str | None = None) -> UserError:
@@ -197,24 +298,56 @@ def lock(path: Path, busy: str | None = None, waiting: Callable[[], None] | None
         held.release()
 
 
-def once(folder: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None = None) -> Path:
+def once(
+    folder: Path, make: Callable[[Path], None], waiting: Callable[[], None] | None = None, sealed: bool = True
+) -> Path:
     """`folder`, made by `make(temporary folder)` if it does not exist; safe when two processes need it at once.
 
     The folder's name contains the hash of everything that its content depends on, so that an existing one can be used.
+    sealed: whether the hash of each file is stored, and checked by later calls; not of a folder that gets more files.
     """
     folder = Path(folder)
+
+    def hashed(part: Path) -> None:
+        make(part)
+        if sealed:
+            write_json(part / HASHES, file_hashes(part))
+
     if not folder.exists():
         with lock(folder.with_name(f".{folder.name}.lock"), waiting=waiting):
             if not folder.exists():
-                commit_folder(folder, make)
+                commit_folder(folder, hashed)
+                return folder
+    return verified(folder) if sealed else folder
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below a folder, by its path in it; without the list of hashes itself and hidden files."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {p: p.relative_to(folder).as_posix() for p in files}
+    return {n: file_hash(p) for p, n in names.items() if n != HASHES and not p.name.startswith(".")}
+
+
+def verified(folder: Path) -> Path:
+    """`folder`, whose files are those that `once` wrote; raises UserError, naming the first that is not. A folder of
+    before 0.2.0 has no list of hashes."""
+    if (folder / HASHES).exists():
+        wanted, found = read_json(folder / HASHES), file_hashes(folder)
+        if not isinstance(wanted, dict):
+            raise damaged(folder / HASHES, "holds no hashes", f"delete the folder {folder}: it is made again")
+        wrong = [n for n in {**wanted, **found} if wanted.get(n) != found.get(n)]
+        if wrong:
+            what = "is missing" if wrong[0] not in found else "is not what was written (its hash differs)"
+            raise damaged(folder / wrong[0], what, f"delete the folder {folder}: it is made again")
     return folder
 
 
 def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill a temporary folder, then rename it to `folder`: it exists completely or not at all."""
+    """Let `make` fill a temporary folder, then rename it to `folder`: it exists completely or not at all, also after a
+    power cut."""
     part = folder.with_name(f".{folder.name}.part")
-    remove(part)
     with writing(folder):
+        remove(part)
         part.mkdir(parents=True)
     try:
         make(part)
@@ -225,14 +358,28 @@ def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
         if full or "No space left" in str(e) or "file write failed" in str(e):  # errors of safetensors and torch
             remove(part)
             raise disk_full(folder) from e
+        if isinstance(e, OSError):
+            with writing(folder):
+                raise
         raise
     with writing(folder):
+        for inside in (*part.rglob("*"), part):
+            sync(inside)
         os.replace(part, folder)
+        sync(folder.parent)
 
 
 def remove(*paths: Path) -> None:
-    for path in paths:
-        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink(missing_ok=True)
+    """Remove files and folders; a folder is renamed first, so that it is never seen in part."""
+    for path in map(Path, paths):
+        if path.is_dir() and not path.is_symlink():
+            gone = path
+            if not path.name.endswith(".part"):
+                gone = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
+                os.replace(path, gone)
+            shutil.rmtree(gone)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_unused(folder: Path, below: Path) -> None:

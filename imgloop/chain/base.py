@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -31,11 +32,12 @@ class Surroundings:
     display: Display
     stop: Interrupt
     log: Log
+    sweep: bool = False  # whether a sweep runs the chain, which compares at its end
 
     @classmethod
-    def of(cls, settings: Settings) -> Surroundings:
+    def of(cls, settings: Settings, sweep: bool = False) -> Surroundings:
         display = Display(settings.config["display"], settings.folder / "run.log")
-        return cls(display, Interrupt(), Log(settings, display))
+        return cls(display, Interrupt(), Log(settings, display), sweep)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class ChainFolder(ABC):
         self.seed_number: int = settings.config["seed"]
         self.pools: dict[int, Pool] = {}
         self.replicates = 1
+        self.sparing = surroundings.sweep
         self.seconds: dict[str, float] = {}  # of the stages of the current generation
 
     # -- what each kind of chain does in its own way -----------------------------------------------------------------
@@ -177,7 +180,7 @@ class ChainFolder(ABC):
                     self.set_aside()
                 if self.begun:
                     self.check_config()
-                store.remove(*self.folder.glob(".gen*.part"))
+                self.tidy()
                 yield
         finally:
             if self.folder.is_dir():
@@ -185,37 +188,47 @@ class ChainFolder(ABC):
             if not (self.folder / "config.yaml").exists():
                 store.remove_unused(self.folder, below=self.study.parent)
 
+    def tidy(self) -> None:
+        """Remove what an interruption left: temporary files of processes that have ended."""
+        store.remove(*self.folder.glob(".gen*.part"))
+        for folder in (self.folder, self.study / "shared", self.study):
+            store.remove_parts(folder)
+
     @property
     def aside(self) -> Path:
         return self.folder / ".replaced"
 
     def set_aside(self) -> None:
-        """overwrite=true: move the old files aside; they are deleted when the new chain begins, and come back if a
-        setting is wrong."""
-        old = [p for p in self.folder.iterdir() if p.name != ".lock"]
-        if old:
-            self.aside.mkdir()
-            for p in old:
-                p.rename(self.aside / p.name)
+        """overwrite=true: move the old files aside; they are deleted when the new chain begins, and come back if it
+        does not. config.yaml goes first: a folder that has it and .replaced is a new chain that has begun."""
+        old = [p for p in self.folder.iterdir() if p.name not in (".lock", self.aside.name)]
+        with store.writing(self.aside):
+            if old:
+                self.aside.mkdir()
+            for p in sorted(old, key=lambda p: p.name != "config.yaml"):
+                os.replace(p, self.aside / p.name)
+            store.sync(self.folder)
 
     def restore(self) -> None:
-        """Bring back what was set aside for a chain that did not begin."""
-        if self.aside.is_dir():
-            if not (self.folder / "config.yaml").exists():
-                store.remove(*(p for p in self.folder.iterdir() if p.name not in (".lock", self.aside.name)))
-                for p in self.aside.iterdir():
-                    p.rename(self.folder / p.name)
+        """Bring back what was set aside for a chain that did not begin, config.yaml last; delete it if one began."""
+        with store.writing(self.aside):
+            if self.aside.is_dir() and not (self.folder / "config.yaml").exists():
+                for p in sorted(self.aside.iterdir(), key=lambda p: p.name == "config.yaml"):
+                    if (self.folder / p.name).is_dir():
+                        store.remove(self.folder / p.name)
+                    os.replace(p, self.folder / p.name)
+                store.sync(self.folder)
             store.remove(self.aside)
 
     def check_config(self) -> None:
         """Raise UserError, naming the settings, if the folder's config differs from ours in what changes results."""
         path = self.folder / "config.yaml"
         try:
-            stored = identity_of(yaml.safe_load(path.read_text()))
-        except FileNotFoundError as e:
-            raise store.damaged(path, "is missing") from e
-        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as e:
-            raise store.damaged(path, "cannot be read") from e
+            stored = identity_of(store.read_yaml(path))
+        except (AttributeError, TypeError, KeyError, ValueError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise store.damaged(path, "is not the configuration of a chain", "run the chain again elsewhere") from e
         mine = self.settings.identity
         changed = sorted(k for k in {**stored, **mine} if stored.get(k) != mine.get(k))
         if changed:
@@ -234,3 +247,4 @@ class ChainFolder(ABC):
         if s.config_dirs:
             content["config_dirs"] = [str(d) for d in s.config_dirs]
         store.write_text(self.folder / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        store.remove(self.aside)  # the new chain has begun

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imgloop.chain.trained import Chain
 
 FIGURES = 200 << 10  # bytes of a generation's pictures and records
+CHECKPOINTS = 4  # sizes of a model that a checkpoint has
 TRIAL_SECONDS = 1.0  # about how long each half of the trial may take
 TRIAL_SHARE = 0.05  # of the training to come, which a short chain's trial may not exceed
 STAGES = ("train", "sample", "measure", "write")
@@ -54,13 +55,7 @@ class Plan:
         label = f"{chain.settings.condition}, seed {chain.seed_number}"
         real_bytes = 0 if first else real.nbytes * 2
         plan = cls(label, first, generations, (), images, samples, real[:1].nbytes, real_bytes)
-        free = shutil.disk_usage(store.existing(chain.folder)).free
-        if plan.disk > free:
-            raise UserError(
-                f"This chain needs about {plan.disk >> 20:,} MiB for its samples, and {chain.folder} has "
-                f"{free >> 20:,} MiB free: lower n_samples or generations, or set out=FOLDER to a larger disk.",
-                "out",
-            )
+        plan.check_disk(chain.folder)
         for t, budget in enumerate(images, first):
             if budget == 0 and not chain.starts_from_weights(t):
                 raise UserError(
@@ -111,9 +106,32 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes that the generations to come will take."""
+        """Bytes that the generations to come will take, with generation 0 in the shared folder and the checkpoint of
+        the one in training: weights, their average and two moments."""
         per_generation = len(self.samples) * (self.model_bytes + FIGURES)
-        return sum(self.samples) * self.sample_bytes + per_generation + self.real_bytes
+        beside = (self.first == 0) * self.model_bytes + CHECKPOINTS * self.model_bytes
+        return sum(self.samples) * self.sample_bytes + per_generation + self.real_bytes + beside
+
+    def check_disk(self, folder: Path) -> None:
+        """Raise UserError if the disk has less space than the generations to come will take."""
+        free = shutil.disk_usage(store.existing(folder)).free
+        if self.disk > free:
+            raise UserError(
+                f"This chain needs about {self.disk >> 20:,} MiB for samples, models and a checkpoint, and {folder} "
+                f"has {free >> 20:,} MiB free: lower n_samples or generations, set keep_models, or set out=FOLDER to a "
+                "larger disk.",
+                "out",
+            )
+
+    def sized(self, chain: Chain, model: Any) -> Plan:
+        """The plan with the size of a saved model, from a fit without images."""
+        real = chain.real_pool
+        few = Pool(real.x[:2], None if real.y is None else real.y[:2])
+        data = TrainingSet({REAL: few}, Mix(np.full((2, 1), REAL), np.arange(2)[:, None]))
+        with tempfile.TemporaryDirectory() as tmp:
+            task = Task(0, 0, 0, "scratch", Path(tmp) / "scratch", stop=chain.stop, trainer=chain.trainer)
+            model.fit(data, task, None).save(Path(tmp) / "model")
+            return replace(self, model_bytes=store.folder_size([Path(tmp) / "model"]))
 
     def stage_seconds(self, t: int, stage: str) -> float:
         """Expected length of one stage of generation t."""

@@ -129,6 +129,9 @@ class SolvedChain(ChainFolder):
     def begin(self, parts: Parts) -> None:
         if self.stored and self.stored["versions"] != versions():
             self.display.say(f"{self.folder} was made with other versions of packages: its values may change")
+        code = self.settings.code
+        if self.stored and self.stored.get("code", code) != code:
+            self.display.say(f"{self.folder} was made with other code of its parts: its values may change")
         self.show = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
         self.write_config()
 
@@ -251,7 +254,7 @@ class SolvedChain(ChainFolder):
         if self.evolution:
             title = f"{self.settings.condition}, first replicate"
             store.write_bytes(self.folder / "evolution.png", figures.evolution(self.evolution, title))
-        store.write_json(
+        store.write_sealed(
             self.folder / "record.json",
             {
                 "condition": self.settings.condition,
@@ -269,7 +272,9 @@ class SolvedChain(ChainFolder):
                 "real": store.array_hash(self.pools[REAL].x[:, :1]),
                 "replicates_hash": store.file_hash(path),
                 "metrics_hash": store.file_hash(self.folder / "metrics.csv"),
+                **({"evolution_hash": store.file_hash(self.folder / "evolution.png")} if self.evolution else {}),
                 "versions": versions(),
+                "code": self.settings.code,
                 "machine": {"machine": platform.machine(), "processors": os.cpu_count()},
                 "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             },
@@ -286,7 +291,7 @@ class SolvedChain(ChainFolder):
             self.display.say(line)
         several = len(chains(self.study)) > 1
         if several:
-            compare(self.study)
+            compare(self.study, sparing=self.sparing)
         self.display.say(
             f"look at {self.folder}: {'evolution.png, ' if self.evolution else ''}curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")

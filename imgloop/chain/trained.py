@@ -21,13 +21,14 @@ from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
 from imgloop.study.compare import compare
+from imgloop.study.generation import check_files, check_numbers, numbered, read_pool, read_record, read_scores
 from imgloop.study.real import real_key, write_real
 from imgloop.study.tables import chains
-from imgloop.study.trained import LOSSES, table, write_files
+from imgloop.study.trained import LOSSES, write_files
 from imgloop.training.tasks import History, Task, TrainerSettings
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
-KEY_FORMAT = 2  # of the key of a shared generation 0: raise it when what the key holds changes
+KEY_FORMAT = 3  # of the key of a shared generation 0: raise it when what the key holds changes
 
 
 class Chain(ChainFolder):
@@ -56,9 +57,7 @@ class Chain(ChainFolder):
     @property
     def done(self) -> int:
         """How many generations exist; those of a fork exist before they are copied."""
-        t = 0
-        while self.generation(t).is_dir():
-            t += 1
+        t = len(numbered(self.folder))
         return t if self.fork is None else max(t, self.fork.t + 1)
 
     @property
@@ -76,13 +75,24 @@ class Chain(ChainFolder):
 
     def record(self, t: int) -> dict[str, Any]:
         """record.json of generation t."""
-        return store.read_json(self.source(t) / "record.json")
+        return read_record(self.source(t))
 
     def starts_from_weights(self, t: int) -> bool:
         """Whether generation t starts from a fitted model: the previous one's, or for t = 0 one that is given."""
         return self.start_folder is not None if t == 0 else self.settings.config["start"] in STARTS[1:]
 
     # -- opening -----------------------------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        super().tidy()
+        done = range(self.done)
+        store.remove(*(p for t in done if (p := self.scratch(t)).is_dir()))
+        for t in done:
+            store.remove_parts(self.generation(t))
+            store.remove_parts(self.generation(t) / "scores")
+        for part in self.shared.glob(".*.part"):  # of a folder that exists: its making was interrupted before
+            if part.is_dir() and (self.shared / part.name[1 : -len(".part")]).is_dir():
+                store.remove(part)
 
     def prepared(self, generations: int, cache: Path) -> Parts:
         config = self.settings.config
@@ -113,6 +123,9 @@ class Chain(ChainFolder):
         plan = parts.plan
         if not self.display.silent:
             plan = plan.timed(self, parts.model, parts.evaluator, self.trainer)
+        elif self.settings.part("model").ours:
+            plan = plan.sized(self, parts.model)
+        plan.check_disk(self.folder)
         self.display.start(plan, plan.lines(parts.real, parts.evaluator))
         write_real(self.shared, parts.real)
         self.write_config()
@@ -134,6 +147,7 @@ class Chain(ChainFolder):
         """Open the real data and the pools of the generations that exist, checking each against its record."""
         self.real_key = real_key(real)
         self.pools = {REAL: real.train}
+        check_numbers(self.folder)
         if self.fork is not None:
             check_fork(self.fork, self.real_key, self.folder)
         for t in range(self.done):
@@ -144,16 +158,10 @@ class Chain(ChainFolder):
                     "images changed): restore them, or give study=NEW or overwrite=true.",
                     "data",
                 )
-            for name in ("pool.safetensors", "drawn.safetensors", "model"):
-                path, key = folder / name, f"{name.split('.')[0]}_hash"
-                if key in record and (name != "model" or path.is_dir()):
-                    if path.is_file():
-                        store.open_arrays(path)
-                    if not path.exists() or store.file_hash(path) != record[key]:
-                        raise store.damaged(path, "is not what was written (its hash differs from record.json)")
-            for scores in (folder / "scores").glob("*.json"):
-                store.read_json(scores)
-            self.pools[t] = open_pool(folder)
+            check_files(folder, record)
+            for path in (folder / "scores").glob("*.json"):
+                read_scores(path)
+            self.pools[t] = read_pool(folder / "pool.safetensors")
 
     def warn_changes(self) -> None:
         """Warn if versions, hardware or a user's part changed since the newest generation: results stay valid but are
@@ -161,7 +169,7 @@ class Chain(ChainFolder):
         if self.done:
             record = self.record(self.done - 1)
             now = {**versions(), **machine(), **self.settings.code}
-            before = {**record["versions"], **record["machine"], **record.get("code", {})}
+            before = {**record["versions"], **record["machine"], **record.get("code", self.settings.code)}
             changed = [
                 f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
             ]
@@ -214,21 +222,22 @@ class Chain(ChainFolder):
         from imgloop.models import save  # imports torch
 
         folder = self.shared / f"generation0-{self.first_key(data)}"
+        scratch = folder.with_name(f".{folder.name}.scratch")
 
         def make(part: Path) -> None:
-            scratch, started = folder.with_name(f".{folder.name}.scratch"), time.perf_counter()
+            started = time.perf_counter()
             previous = model.load(self.start_folder, self.trainer.device) if self.start_folder else None
             generator = model.fit(data, self.task(0, scratch, progress), previous)
             save(generator, part / "model", self.settings.choices["model"])
             history = generator.history or History([], 0.0)
             write_losses(part, history.losses)
             store.write_json(part / "cost.json", {"seconds": history.seconds or time.perf_counter() - started})
-            store.remove(scratch)
 
         def waiting() -> None:
             self.display.say("another process is training this generation 0; waiting for it")
 
         store.once(folder, make, waiting=waiting)
+        store.remove(scratch)
         self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
         losses = store.read_json(folder / LOSSES) if (folder / LOSSES).exists() else []
         return Fit(model.load(folder / "model", self.trainer.device), self.seconds["train"], losses)
@@ -273,12 +282,12 @@ class Chain(ChainFolder):
                 write_losses(part, fit.losses)
                 grid = figures.grid(self.real_pool.x, drawn.x, f"generation {t}")
                 store.write_bytes(part / "grid.png", grid)
-                store.write_json(part / "record.json", self.describe(t, fit, mix, drawn, released, part))
+                store.write_sealed(part / "record.json", self.describe(t, fit, mix, drawn, released, part))
 
             store.commit_folder(self.generation(t), make)
             store.remove(self.scratch(t))
             self.protocol = scores.name
-            self.pools[t] = open_pool(self.generation(t))
+            self.pools[t] = read_pool(self.generation(t) / "pool.safetensors")
             self.prune(t)
         self.seconds = {}
         headline = {
@@ -317,9 +326,12 @@ class Chain(ChainFolder):
             "pool_hash": store.file_hash(part / "pool.safetensors"),
             "mix_hash": store.file_hash(part / "mix.safetensors"),
             "model_hash": store.file_hash(part / "model"),
+            "evolution_hash": store.file_hash(part / "evolution.safetensors"),
+            "grid_hash": store.file_hash(part / "grid.png"),
+            **({"loss_hash": store.file_hash(part / LOSSES)} if (part / LOSSES).exists() else {}),
             "versions": versions(),
             "machine": machine(),
-            **({"code": s.code} if s.code else {}),
+            "code": s.code,
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
@@ -336,11 +348,10 @@ class Chain(ChainFolder):
 
     def finish(self):
         """Write metrics.csv and pictures, and the study's comparison; say where to look."""
-        changed = self.protocol is not None or not (self.folder / "metrics.csv").exists()
-        frame = write_files(self.folder, self.protocol) if changed else table(self.folder)
+        frame = write_files(self.folder, self.protocol)
         several = len(chains(self.study)) > 1
-        if several and (changed or not (self.study / "comparison.png").exists()):
-            compare(self.study)
+        if several:
+            compare(self.study, sparing=self.sparing)
         self.display.say(
             f"look at {self.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
@@ -375,12 +386,6 @@ def pool_arrays(pool: Pool, released: Released | None = None) -> dict[str, np.nd
     if released is not None and released.rows is not None:
         arrays |= {"row": released.rows, "corrected": released.corrected}
     return {k: v for k, v in arrays.items() if v is not None}
-
-
-def open_pool(folder: Path) -> Pool:
-    """What a generation released, memory-mapped."""
-    arrays = store.open_arrays(folder / "pool.safetensors")
-    return Pool(arrays["x"], arrays.get("y"), arrays.get("weight"))
 
 
 def write_losses(part: Path, losses: list[list[float]]) -> None:

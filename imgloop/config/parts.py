@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
+import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,10 +181,43 @@ def _load(path: Path) -> ModuleType:
     return _MODULES[key]
 
 
-def code_hash(part: Part) -> str | None:
-    """The SHA-256 of a user's Python file, in hex: results depend on it. None for our own parts and for those of
-    installed packages, whose versions stand for them."""
-    return None if part.source is None else hashlib.sha256(part.source.read_bytes()).hexdigest()
+def code_hash(part: Part) -> str:
+    """A hash, sixteen hex digits, of the code that a part's results depend on: of a user's Python file, else of what
+    the class does now, also if a script has replaced a method. Comments and layout do not count."""
+    if part.source is not None:
+        return hashlib.sha256(part.source.read_bytes()).hexdigest()[:16]
+    target = imported(part)
+    functions = [f for cls in inspect.getmro(target) for f in _functions(cls)] if inspect.isclass(target) else [target]
+    package = importlib.import_module(target.__module__.rpartition(".")[0] or target.__module__)
+    beside = sorted(Path(p) for p in package.__path__) if part.group == "model" and hasattr(package, "__path__") else []
+    code = [_normal(_source(f)) for f in functions]
+    code += [_normal(p.read_text()) for folder in beside for p in sorted(folder.glob("*.py"))]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
+
+
+def _functions(cls: type) -> list[FunctionType]:
+    """The functions that a class itself defines, in the order of their names."""
+    found = []
+    for _, value in sorted(vars(cls).items()):
+        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if isinstance(value, FunctionType) and value.__module__ not in ("abc", "typing", "dataclasses"):
+            found.append(value)
+    return found
+
+
+def _source(function: FunctionType) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):  # made by a dataclass, or typed into an interpreter
+        return f"{function.__name__!r}, {function.__code__.co_code.hex()!r}, {function.__code__.co_names!r}"
+
+
+def _normal(source: str) -> str:
+    """Source without comments and layout."""
+    try:
+        return ast.unparse(ast.parse(source))
+    except SyntaxError:  # a lambda inside a longer expression
+        return source
 
 
 def model_of_kind(kind: object, folder: Path, config_dirs: Sequence[Path]) -> contracts.Model:

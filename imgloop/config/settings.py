@@ -188,9 +188,8 @@ class Settings:
 
     @property
     def code(self) -> dict[str, str]:
-        """SHA-256 of the Python files of the user's parts that results depend on, by group."""
-        hashes = {g: code_hash(self.part(g)) for g in PARTS}
-        return {f"code of {g}={self.choices[g]}": h for g, h in hashes.items() if h is not None}
+        """A hash of the code of each part that results depend on, by group."""
+        return {f"code of {g}={self.choices[g]}": code_hash(self.part(g)) for g in PARTS}
 
     @property
     def solvable(self) -> bool:

@@ -16,11 +16,12 @@ from typing import IO
 import numpy as np
 
 from imgloop.data.classes import relabelled
-from imgloop.data.decode import SUFFIXES, Broken, short_side
+from imgloop.data.decode import SUFFIXES, Broken, check_size, short_side
 from imgloop.errors import UserError
 
 TEST_PARTS = ("test", "validation", "valid", "val")  # the first that exists becomes held-out
-LARGEST = 1 << 30  # bytes of one file: larger ones are not images, or zip bombs
+LARGEST = 256 << 20  # bytes of one file: larger ones are not images, or zip bombs
+SMALL = 1 << 20  # bytes of a file that is read without a look at its header
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,15 @@ class Archive:
     def read(self, member: Member) -> bytes:
         """The bytes of one file; raises Broken."""
         if member.size > LARGEST:
-            raise Broken(f"{member.size} bytes are too many for an image")
+            raise Broken(f"{member.size:,} bytes are too many for an image")
         try:
+            if member.size > SMALL:
+                with self.open(member) as f:
+                    check_size(f, member.size)
             with self.open(member) as f:
-                return f.read()
+                return f.read(LARGEST)
+        except Broken:
+            raise
         except Exception as e:  # permissions, checksums, zlib, lzma, unknown methods: each has its own error class
             raise Broken(getattr(e, "strerror", None) or str(e) or type(e).__name__) from e
 

@@ -98,7 +98,7 @@ def downloaded(official: Official, cache: Path) -> Path:
         finally:
             socket.setdefaulttimeout(before)
 
-    return once(Path(cache) / official.folder, fetch) / official.archive
+    return once(Path(cache) / official.folder, fetch, sealed=False) / official.archive
 
 
 def find_files(official: Official, root: Path) -> Path | None:

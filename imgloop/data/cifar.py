@@ -79,7 +79,7 @@ class _Cifar:
         stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
         settings = [self.size, self.channels, self.seed, self.classes]
         key = content_key([FORMAT, self.official.name, str(place.resolve()), stamps, *settings])
-        folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, place, progress))
+        folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, place, progress), sealed=False)
         about = checked(read_json, folder / "about.json")
         classes = about["classes"] and tuple(about["classes"])
         pool, test = (read_part(folder, name, classes is not None) for name in ("train", "test"))

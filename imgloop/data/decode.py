@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from contextlib import nullcontext
 from typing import IO
 
 import numpy as np
@@ -35,19 +37,20 @@ def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
     First frame; turned upright by its EXIF entry; transparency composited on white; 16-bit grey divided by 257, not
     clipped; colour to grey by ITU-R 601 luma; embedded colour profiles not applied. The centre square is reduced by
     Pillow's antialiased bicubic filter, and unchanged if it has the size already.
-    Raises Broken, TooSmall, or UserError, naming the file, for an image beyond Pillow's limit of pixels.
+    Raises Broken, TooSmall, or UserError, naming the file, for an image beyond MOST_PIXELS.
     """
     try:
         image = _open(io.BytesIO(data), name)
         if min(image.size) < size:
             raise TooSmall(*image.size)
-        image.load()
-        image = _plain(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+        with _ALONE if image.width * image.height > LARGE else nullcontext():
+            image.load()
+            image = _plain(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+            return _square(image, size, channels)
     except (UserError, Broken, TooSmall, MemoryError):
         raise
     except Exception as e:  # Pillow's decoders raise almost any exception on damaged data
         raise Broken(str(e) or type(e).__name__) from e
-    return _square(image, size, channels)
 
 
 def reduced(image: np.ndarray, size: int, channels: int) -> np.ndarray:
@@ -65,6 +68,19 @@ def _square(image: Image.Image, size: int, channels: int) -> np.ndarray:
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 
+MOST_PIXELS = 40_000_000  # of an image: decoding one takes up to 16 bytes a pixel
+LARGE = 4_000_000  # pixels: larger images are decoded one at a time
+MARGIN = 8 << 20  # bytes of a file beside its pixels: colour profile, thumbnail, text
+_ALONE = threading.Lock()
+
+
+def check_size(file: IO[bytes], size: int) -> None:
+    """Raise Broken for a file with many more bytes than its image can have; reads the header alone."""
+    image = _open(file, "")
+    if size > 8 * image.width * image.height + MARGIN:
+        raise Broken(f"{size:,} bytes are too many for {image.width}x{image.height} pixels")
+
+
 def short_side(file: IO[bytes]) -> int:
     """The short side in pixels, from the header alone."""
     return min(_open(file, "").size)
@@ -77,15 +93,15 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         raise _bomb(name) from e
     except Image.UnidentifiedImageError as e:
         raise Broken("no image of a known format") from e
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+    if image.width * image.height > MOST_PIXELS:
         raise _bomb(name, f" ({image.width}x{image.height} pixels)")
     return image
 
 
 def _bomb(name: str, size: str = "") -> UserError:
     return UserError(
-        f"{name}{size} is larger than Pillow's limit of {Image.MAX_IMAGE_PIXELS} pixels, which guards "
-        "against decompression bombs; remove it or reduce it first.",
+        f"{name}{size} is larger than the limit of {MOST_PIXELS:,} pixels, which guards against decompression bombs; "
+        "remove it or reduce it first.",
         "data.root",
     )
 

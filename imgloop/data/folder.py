@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from imgloop.errors import UserError
 from imgloop.store import content_key, once, read_json, write_json
 
 FORMAT = 2  # of the cache: increase it when decoding or splitting gives different bytes
-BLOCK = 128  # files in memory at once
+BLOCK, BYTES = 128, 256 << 20  # files in memory at once, and their bytes, but for one that is larger
 REPORT = 512  # files between two calls of progress
 THREADS = min(4, os.cpu_count() or 1)  # Pillow releases the interpreter's lock while it decodes and resizes
 LISTED = 5  # names of skipped files in the facts
@@ -97,7 +98,8 @@ class Folder:
                     *([] if self.classes is None else [self.classes]),
                 ]
             )
-            folder = once(Path(cache) / f"images-{key}", lambda part: self._decode(part, archive, places, progress))
+            decode = partial(self._decode, archive=archive, places=places, progress=progress)
+            folder = once(Path(cache) / f"images-{key}", decode, sealed=False)
         pools = {name: read_part(folder, name, part.labels is not None) for name, part in _parts(places)}
         skipped = checked(read_json, folder / "skipped.json")
         train, heldout, measured = split_pools(
@@ -174,8 +176,8 @@ class Folder:
                 return e
 
         with ThreadPoolExecutor(THREADS) as pool:
-            for begin in range(0, len(members), BLOCK):
-                block = members[begin : begin + BLOCK]
+            for begin, end in _blocks(members):
+                block = members[begin:end]
                 items = [(member, _bytes(archive, member)) for member in block]  # one thread reads a zip
                 for position, result in enumerate(pool.map(image, items), start=begin):
                     member = members[position]
@@ -201,6 +203,18 @@ class Folder:
             f"and images are never enlarged: {fix}.",
             "data.size",
         )
+
+
+def _blocks(members: list[Member]) -> Iterator[tuple[int, int]]:
+    """(first, end) of members that are in memory together."""
+    begin = size = 0
+    for i, member in enumerate(members):
+        if i - begin == BLOCK or (i > begin and size + member.size > BYTES):
+            yield begin, i
+            begin, size = i, 0
+        size += member.size
+    if begin < len(members):
+        yield begin, len(members)
 
 
 def _parts(places: Layout):

@@ -70,6 +70,6 @@ def cached_pools(
             write_part(folder, name, images(), shape)
             write_labels(folder, name, labels)
 
-    once(folder, make)
+    once(folder, make, sealed=False)
     train, held = (read_part(folder, name, True) for name in ("train", "heldout"))
     return train, held, size_facts(train, held, classes) | pair(folder / "pair", train, held)

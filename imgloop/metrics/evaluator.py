@@ -52,7 +52,7 @@ class Scores:
         return protocol_name(self.protocol)
 
     def write(self, folder: Path) -> None:
-        store.write_json(
+        store.write_sealed(
             Path(folder) / f"{self.name}.json", {"protocol": self.protocol, "scores": self.values, "notes": self.notes}
         )
 
@@ -66,28 +66,9 @@ def stored(folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
     """The arrays that `make` gives, computed once; raises UserError if the stored ones have changed since."""
 
     def write(part: Path) -> None:
-        arrays = make()
-        store.write_arrays(part / "arrays.safetensors", arrays)
-        store.write_json(part / "hash.json", hash_of(arrays))
+        store.write_arrays(part / "arrays.safetensors", make())
 
-    def hash_of(arrays: dict[str, np.ndarray]) -> str:
-        return store.array_hash(*(arrays[name] for name in sorted(arrays)))
-
-    store.once(folder, write)
-    return verified(folder, lambda: store.open_arrays(folder / "arrays.safetensors"), hash_of)
-
-
-def verified(folder: Path, read: Callable[[], Any], key: Callable[[Any], str]) -> Any:
-    """The content that `read` gives, whose `key` is in the folder's hash.json; raises UserError if it differs."""
-    content = None
-    try:
-        content = read()
-        whole = key(content) == store.read_json(folder / "hash.json")
-    except UserError:
-        whole = False
-    if not whole:
-        raise UserError(f"{folder} has changed since it was written: remove it, and it is computed again.")
-    return content
+    return store.open_arrays(store.once(folder, write) / "arrays.safetensors")
 
 
 class Evaluator:
@@ -275,11 +256,9 @@ class Evaluator:
                 **rates,
             }
             store.write_json(part / "reference.json", values)
-            store.write_json(part / "hash.json", store.content_key(values))
 
         folder = self.cache / f"reference-{store.content_key([FORMAT, self.protocol, store.array_hash(train)])}"
-        store.once(folder, make)
-        return verified(folder, lambda: store.read_json(folder / "reference.json"), store.content_key)
+        return store.read_json(store.once(folder, make) / "reference.json")
 
     def __call__(self, pool: Pool, generator: Generator | None = None, features: Features | None = None) -> Scores:
         """Every score of `pool`, and the held-out risk of the generator if it has one; None where not measured.

@@ -15,6 +15,7 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.metrics.trained import fitted
 from imgloop.provenance import versions
+from imgloop.training.memory import in_parts
 
 CHUNK = 256  # images of up to 64 pixels a forward pass
 LEAST_CHUNK = 8
@@ -82,8 +83,9 @@ class Extractor:
             part = torch.from_numpy(np.array(x[first : first + chunk]))
             n = len(part)
             part = F.pad(part, (0,) * 7 + (chunk - n,)).to(self.device)
-            out = self.network(part.float().div_(127.5).sub_(1) if self.scaled else part)
-            outs.append([o[:n].float().cpu().numpy() for o in (out if isinstance(out, tuple) else (out,))])
+            part = part.float().div_(127.5).sub_(1) if self.scaled else part
+            out = in_parts(self.network, part, doing="measuring")
+            outs.append([o[:n].float().cpu().numpy() for o in out])
             if progress:
                 progress(min(first + chunk, len(x)), len(x))
         return Features(*(np.concatenate(parts) for parts in zip(*outs)))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -20,6 +21,7 @@ POOL = "pool.safetensors"  # in the folder of a generation: what it released to 
 DRAWN = "drawn.safetensors"  # what it drew, if that is not the same
 ARRAYS = (".npz", ".npy", ".safetensors")
 # Names of arrays; the first one present is used.
+MOST_LABELS = 1 << 26  # of an array that is read as labels
 IMAGES, LABELS = ("x", "arr_0", "images", "data"), ("y", "arr_1", "labels")
 
 
@@ -136,7 +138,7 @@ def _arrays(path: Path) -> ImageSet:
             arrays = {IMAGES[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in file.files}
+                arrays = {k: _member(file, k) for k in file.files}
     except Exception as e:  # errors of zip files, headers and pickles have many types
         raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
     names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
@@ -163,6 +165,18 @@ def _arrays(path: Path) -> ImageSet:
     if y is not None and y.min() < 0:
         raise UserError(f"{path}: the labels {label} contain {y.min()}; expected integers of at least 0.")
     return ImageSet(Pool(x, None if y is None else y.astype(np.int64)))
+
+
+def _member(file: Any, name: str) -> np.ndarray:
+    """An array of an .npz if it can be images or labels; else an array of its dtype and shape that takes no memory."""
+    with file.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    images = dtype == np.uint8 and len(shape) in (3, 4)
+    if images or (dtype.kind in "iu" and len(shape) == 1 and shape[0] <= MOST_LABELS):
+        return file[name]
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _resized(images: ImageSet, path: Path, size: int | None, channels: int | None) -> ImageSet:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg.blas import dsyrk  # pyright: ignore[reportAttributeAccessIssue]
+from threadpoolctl import threadpool_limits
 
 from imgloop.errors import UserError
 from imgloop.metrics.frechet import as_features
+
+SMALL = 1 << 25  # multiplications of a product for which BLAS's threads wait for each other longer than they work
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ def kernel_distance(
     if subsets < 2:
         raise UserError(f"subsets is {subsets}; the standard error needs at least 2.")
     values = []
-    for s in range(subsets):
-        rng = np.random.default_rng([seed, s])
-        i, j = (torch.from_numpy(rng.choice(len(z), size, replace=False)) for z in (x, y))
-        values.append(polynomial_mmd2(x[i], y[j]))
+    alone = 1 if size * size * x.shape[1] < SMALL else None
+    with threadpool_limits(alone, "blas"):
+        for s in range(subsets):
+            rng = np.random.default_rng([seed, s])
+            i, j = (torch.from_numpy(rng.choice(len(z), size, replace=False)) for z in (x, y))
+            values.append(polynomial_mmd2(x[i], y[j]))
     sem = np.std(values, ddof=1) * np.sqrt(1 / (smaller / size - 1) + 1 / subsets)
     return KernelDistance(float(np.mean(values)), float(sem), size, subsets)
 

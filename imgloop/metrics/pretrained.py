@@ -170,7 +170,7 @@ def obtained(published: Weights, given: str | None, progress: Callable | None = 
         return path, sha256(path)
     path = store.cache_folder() / "weights" / published.sha256[:16] / published.file
     try:
-        store.once(path.parent, lambda part: _download(published, part / published.file, progress))
+        store.once(path.parent, lambda part: _download(published, part / published.file, progress), sealed=False)
     except OSError as e:
         raise _absent(published, _first(e)) from e
     digest = sha256(path) if path.exists() else "none"

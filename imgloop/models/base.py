@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from imgloop import store
 from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
+from imgloop.training.memory import in_parts
 
 CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
 
@@ -51,7 +52,8 @@ def sample_images(
         z = torch.randn((CHUNK, *latent), generator=g).to(device) * d["bias"] ** 0.5
         count = min(CHUNK, n - first)
         labels = None if y is None else torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(device)
-        x = images_of(z, labels)[:count]
+        (x,) = in_parts(images_of, z, labels, doing="sampling")
+        x = x[:count]
         out[first : first + count] = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
         progress(first + count, n)
     return Pool(out, y)
@@ -104,6 +106,37 @@ def load_training(folder: Path) -> dict | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds of errors for a truncated or foreign file
         raise store.damaged(path, f"cannot be read ({type(e).__name__})") from e
+
+
+LIMITS = {  # the largest values that a saved generator's description may have: above them it is damaged or hostile
+    "size": 4096,
+    "channels": 64,
+    "embeddings": 100_000,
+    "sampler_steps": 1000,
+    "widths": 8192,
+    "blocks": 64,
+}
+
+
+def check_description(description: Any, path: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """The description of a saved generator; raises UserError unless it has what is needed, and sizes that a network can
+    have, before one is built from them."""
+    if not isinstance(description, dict):
+        raise store.damaged(path, f"holds a {type(description).__name__} in place of named values")
+    if lacks := [k for k in needed if k not in description]:
+        raise store.damaged(path, f"lacks {', '.join(lacks)}")
+    for key, most in LIMITS.items():
+        value = description.get(key)
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        whole = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= most for v in numbers)
+        if not whole or len(numbers) > 16:
+            raise store.damaged(path, f"has {key} {str(value)[:40]}, which no network of ours has")
+    frequencies = description.get("label_frequencies")
+    if frequencies is not None and not (
+        isinstance(frequencies, list) and all(isinstance(v, int | float) and 0 <= v <= 1 for v in frequencies)
+    ):
+        raise store.damaged(path, "has label_frequencies that are no shares")
+    return description
 
 
 def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:

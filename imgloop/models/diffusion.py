@@ -22,6 +22,7 @@ from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.models.base import (
     CHUNK,
+    check_description,
     check_images,
     label_frequencies,
     load_training,
@@ -37,6 +38,10 @@ from imgloop.training.batches import Batches
 from imgloop.training.tasks import History, Task
 from imgloop.training.trainer import Trained, fit
 
+NEEDED = (  # of the description of a saved generator
+    "size", "channels", "embeddings", "objective", "sampler", "sampler_steps", "bias", "guidance", "label_frequencies",
+    "trained_images",
+)  # fmt: skip
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 
 
@@ -217,10 +222,18 @@ class DiffusionGenerator(Generator):
     def load(cls, folder: Path, device: str = "cpu") -> DiffusionGenerator:
         """The generator saved in `folder`; raises UserError, naming the file, if one is missing or damaged."""
         folder = Path(folder)
-        d = store.read_json(folder / "imgloop.json")
-        if d.pop("kind", None) != "diffusion":
-            raise UserError(f"{folder / 'imgloop.json'} does not describe a diffusion model.")
-        network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
+        path = folder / "imgloop.json"
+        d = store.read_json(path)
+        if not isinstance(d, dict) or d.pop("kind", None) != "diffusion":
+            raise UserError(f"{path} does not describe a diffusion model.")
+        check_description(d, path, ("network", "widths", *NEEDED))
+        kind = d["objective"].get("kind") if isinstance(d["objective"], dict) else None
+        if kind not in OBJECTIVES or d["sampler"] not in OBJECTIVES[kind].samplers:
+            raise store.damaged(path, "does not describe an objective and its sampler")
+        try:
+            network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
+        except (UserError, TypeError, ValueError) as e:
+            raise store.damaged(path, f"does not describe a network ({e})") from e
         try:
             if d["network"] == "unet2d":
                 network = type(network).from_pretrained(folder / "unet", low_cpu_mem_usage=False)

@@ -30,6 +30,7 @@ from imgloop.contracts import Progress, no_progress
 from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.models.base import (
+    check_description,
     check_images,
     label_frequencies,
     load_training,
@@ -210,9 +211,11 @@ class GANGenerator(contracts.Generator):
     def load(cls, folder: Path, device: str = "cpu") -> GANGenerator:
         """The generator saved in `folder`; raises UserError, naming the file, if one is missing or damaged."""
         folder = Path(folder)
-        d = store.read_json(folder / "imgloop.json")
+        path = folder / "imgloop.json"
+        d = store.read_json(path)
         if not isinstance(d, dict) or d.pop("kind", None) != "gan":
             raise UserError(f"{folder / 'imgloop.json'} does not describe a GAN.")
+        check_description(d, path, ("size", "channels", "widths", "label_frequencies", "bias"))
         try:
             networks = networks_of(d)
         except (KeyError, TypeError, ValueError, RuntimeError) as e:

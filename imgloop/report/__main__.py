@@ -1,4 +1,4 @@
-"""python -m imgloop.report STUDY: report.html, tables and figures; --list, --watch and --archive."""
+"""python -m imgloop.report STUDY: report.html, tables and figures; --list, --watch, --check and --archive."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="list studies and chains in a folder (outputs)")
     mode.add_argument("--watch", action="store_true", help="rewrite the page whenever a running study has new results")
+    mode.add_argument("--check", action="store_true", help="compare every file of a study with its hash")
     mode.add_argument("--archive", action="store_true", help="pack the study without weights (STUDY.tar.gz, or --out)")
     p.add_argument("--out", type=Path, help="where to write, if not the study's folder")
     p.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
@@ -60,6 +61,8 @@ def command(arguments: Sequence[str] | None) -> None:
         return listing(a.study or Path("outputs"), console)
     if a.study is None:
         raise UserError("Give a study's folder, for example outputs/digits-diffusion, or --list to see all studies.")
+    if a.check:
+        return check(a.study)
     if a.archive:
         from imgloop.report.archive import archive
         from imgloop.report.progress import readable, size
@@ -70,6 +73,18 @@ def command(arguments: Sequence[str] | None) -> None:
     if a.every <= 0:
         raise UserError(f"--every {a.every:g}: give a number of seconds above 0.", "every")
     return watch(a, console) if a.watch else write(a, console)
+
+
+def check(study: Path) -> None:
+    """Print how many files of a study are as they were written; raises UserError, with a line for each that is not."""
+    from imgloop.report.check import check as checked
+
+    found = checked(study)
+    for fault in found.faults:
+        print(f"damaged: {fault}")
+    if found.faults:
+        raise UserError(f"{len(found.faults)} files of {study} are damaged, {found.files} as they were written.")
+    print(f"{study}: all {found.files} files with a hash are as they were written")
 
 
 def write(a: argparse.Namespace, console) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imgloop import store
 from imgloop.errors import UserError
+from imgloop.report.check import check
 from imgloop.study import tables
 
 WEIGHTS = ("model", "generation0-*", "classifier-*", "features-*")  # folders: weights, and what can be recomputed
@@ -30,7 +31,7 @@ def packed(folder: Path) -> list[Path]:
 def archive(folder: Path, out: Path | None = None) -> Path:
     """Pack a study into NAME.tar.gz beside it, or into `out`; returns the path.
 
-    Raises UserError if `folder` contains no chain, or `out` lies inside it.
+    Raises UserError if `folder` contains no chain or a damaged file, or `out` lies inside it.
     """
     folder = folder.absolute()
     if not tables.chains(folder):
@@ -38,16 +39,20 @@ def archive(folder: Path, out: Path | None = None) -> Path:
     path = (out or folder.with_name(f"{folder.name}.tar.gz")).absolute()
     if path.is_relative_to(folder):
         raise UserError(f"{path} lies inside the study: give --out a path outside of it.", "out")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with store.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with tarfile.open(part, "w:gz", compresslevel=6) as tar:
-                for p in packed(folder):
-                    tar.add(p, Path(folder.name) / p.relative_to(folder), recursive=False, filter=_anonymous)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    found = check(folder)
+    if found.faults:
+        raise UserError(
+            f"{found.faults[0]} An archive of damaged files would hide that; python -m imgloop.report --check {folder} "
+            "lists all."
+        )
+
+    def pack(part: Path) -> None:
+        with tarfile.open(part, "w:gz", compresslevel=6) as tar:
+            for p in packed(folder):
+                tar.add(p, Path(folder.name) / p.relative_to(folder), recursive=False, filter=_anonymous)
+
+    store.remove_parts(path.parent)
+    store.write_file(path, pack)
     return path
 
 

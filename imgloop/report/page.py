@@ -19,7 +19,7 @@ from markupsafe import Markup
 from imgloop import store
 from imgloop.collapse.definitions import FARTHEST, SHORT, TITLES, rules
 from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
-from imgloop.errors import UserError
+from imgloop.errors import UserError, printable
 from imgloop.report import bibliography, reproduce, sizes, svg
 from imgloop.report.panels import Panel, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
@@ -112,11 +112,18 @@ def report(
     )
 
 
+def shown(value: Any) -> Any:
+    """A value as the page shows it: text from files without characters that a terminal or a page acts on."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(map(printable, value.split("\n")))
+    return value
+
+
 def html(r: Report, refresh: int | None = None) -> str:
     """The page. `refresh`: seconds after which a browser reloads it, while a study runs."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined, finalize=shown,
     )  # fmt: skip
     environment.filters |= {"figure": figure, "spread": spread, "plural": plural}
     script = (HERE / "page.js").read_text()

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from imgloop import store
 from imgloop.display import duration
 from imgloop.errors import UserError
@@ -91,8 +89,8 @@ def _of(chain: Path, locks: set[tuple[int, int]] | None) -> Progress:
 def _planned(chain: Path) -> int | None:
     """generations of the chain's config; None if it cannot be read."""
     try:
-        return int(yaml.safe_load((chain / "config.yaml").read_text())["config"]["generations"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return int(store.read_yaml(chain / "config.yaml")["config"]["generations"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -127,13 +127,15 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
     resolved = settings.flat(OmegaConf.to_container(base, resolve=True, throw_on_missing=False))
     changed = []
     for key, value in settings.flat(dict(stored["config"])).items():
-        if key in ELSEWHERE or key.endswith("_target_"):
+        if key in ELSEWHERE or key.endswith("_target_") or key not in resolved:
             continue
+        check_plain(key, value)
         refers = isinstance(written.get(key), str) and str(written[key]).startswith("${")
         if value != resolved.get(key) and not refers:
             changed.append(f"{key}={spelt(value)}")
     if stored["config"].get("study"):
-        changed.append(f"study={stored['config']['study']}")
+        check_plain("study", stored["config"]["study"])
+        changed.append(f"study={spelt(stored['config']['study'])}")
     consecutive = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
     many = f"range({seeds[0]},{seeds[-1] + 1})" if consecutive else ",".join(map(str, seeds))
     flags = ["--config-dir", folders[0].removeprefix("file://")] if folders else []
@@ -141,6 +143,18 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
     search = [f"hydra.searchpath={spelt([f'file://{f}' for f in folders[1:]])}"] if folders[1:] else []
     words = ["python", "-m", "imgloop", *flags, *search, *options, *changed, f"seed={many}"]
     return " ".join(word if re.fullmatch(r"[\w./,=+:@%-]+", word) else shlex.quote(word) for word in words)
+
+
+def check_plain(key: str, value: Any) -> None:
+    """Raise UserError for a value that Hydra would not take as it stands: one with keys of its own that begin with an
+    underscore (_target_), or with an interpolation (${...})."""
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, part in inner:
+        if str(name).startswith("_"):
+            raise UserError(f"{key} holds {name}, which no setting has: it names code, and is not printed", key)
+        check_plain(key, part)
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key} holds ${{...}}, which would be replaced, and is not printed", key)
 
 
 def _ours(option: str) -> bool:

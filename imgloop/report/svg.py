@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from markupsafe import escape as escaped
 
+from imgloop.errors import printable
 from imgloop.report.panels import Line, Panel
 from imgloop.report.text import figure
 
@@ -25,6 +27,11 @@ MARKERS = (  # after the circle: outlines or strokes, in units of its radius
     [[(-1, 0), (1, 0)], [(-0.6, -1), (0.6, 1)], [(-0.6, 1), (0.6, -1)]],
 )
 SHARES = (360, 210)  # of a stacked bar chart
+
+
+def escape(text: object) -> Markup:
+    """Text from a study as it may stand in the page."""
+    return escaped(printable(str(text)))
 
 
 def marker(shape: int, x: float, y: float, r: float = 3.2) -> str:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 from imgloop import figures, store
 from imgloop.measures import MEASURES
-from imgloop.study import solved, tables, trained
+from imgloop.study import derived, solved, tables, trained
 from imgloop.study.trained import DataFrame
 
+SHARE = 20  # a sparing comparison takes at most one part in so many of a sweep's time
 
-def compare(study: str | Path) -> None:
-    """Write comparison.csv (statistics over the seeds of each condition and generation) and comparison.png of a study.
 
-    Of solvable systems that were followed to total collapse also timescales.csv and timescales.png. Raises UserError
-    for a damaged chain.
+def compare(study: str | Path, sparing: bool = False) -> None:
+    """Write comparison.csv (statistics over the seeds of each condition and generation) and comparison.png of a study,
+    where they are missing or old.
+
+    Of solvable systems that were followed to total collapse also timescales.csv and timescales.png. sparing: in a
+    sweep, which compares at its end, not too soon after the last comparison. Raises UserError for a damaged chain.
     """
     study = Path(study)
+    if sparing and derived.recent(study, SHARE):
+        return
     with store.lock(study / "shared" / ".comparison.lock"):
+        began = time.monotonic()
         folders = tables.chains(study)
-        write = _compare_solved if any(map(tables.is_solved, folders)) else _compare_trained
-        write(study, folders)
+        solvable = any(map(tables.is_solved, folders))
+        protocol = None if solvable else tables.common_protocol(folders)
+        parts = [p for c in folders for p in ([c / "record.json"] if solvable else trained.inputs(c, protocol))]
+        key = derived.key_of((p for p in parts if p.name != "evolution.safetensors"), study.name)
+        if not derived.current(study, key):
+            files = _compare_solved(study, folders) if solvable else _compare_trained(study, folders, protocol)
+            derived.write(study, key, files, seconds=time.monotonic() - began)
 
 
-def _compare_trained(study: Path, folders: Sequence[Path]) -> None:
-    protocol = tables.common_protocol(folders)
+def _compare_trained(study: Path, folders: Sequence[Path], protocol: str | None) -> dict[str, Callable[[], bytes]]:
     frame, known = tables.load_study(study, protocol), tables.measures(folders, protocol)
     by = frame.groupby(["condition", "generation"], sort=False)
     result = by.size().rename("seeds").to_frame()
@@ -37,26 +48,31 @@ def _compare_trained(study: Path, folders: Sequence[Path]) -> None:
         if (info.compared or name not in MEASURES) and name in frame and frame[name].notna().any():
             result[name], result[f"{name}_sd"] = by[name].mean(), by[name].std(ddof=1)
     result = result.reset_index().sort_values(["condition", "generation"], kind="stable")
-    store.write_text(study / "comparison.csv", tables.csv_text(result))
     seeds = int(frame.groupby("condition")["seed"].nunique().max())
     band = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
     title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame))))
     levels = tables.reference(study, frame)
-    store.write_bytes(study / "comparison.png", figures.curves(frame, title, levels, trained.panels(known)))
+    return {
+        "comparison.csv": tables.csv_text(result).encode,
+        "comparison.png": lambda: figures.curves(frame, title, levels, trained.panels(known)),
+    }
 
 
-def _compare_solved(study: Path, folders: Sequence[Path]) -> None:
+def _compare_solved(study: Path, folders: Sequence[Path]) -> dict[str, Callable[[], bytes]]:
     import pandas as pd  # here, since it takes half a second to import
 
     frame = solved.pooled(solved.carried(tables.load_study(study), folders))
-    store.write_text(study / "comparison.csv", tables.csv_text(frame))
     title = f"{study.name}: points are simulations with two standard errors, lines are theory"
-    store.write_bytes(study / "comparison.png", solved.curves(frame, title, solved.quantities(folders)))
+    files: dict[str, Callable[[], bytes]] = {
+        "comparison.csv": tables.csv_text(frame).encode,
+        "comparison.png": lambda: solved.curves(frame, title, solved.quantities(folders)),
+    }
     times = solved.timescales(folders)
     if times:
-        store.write_text(study / "timescales.csv", tables.csv_text(pd.DataFrame(times).drop(columns=["path", "model"])))
+        files["timescales.csv"] = tables.csv_text(pd.DataFrame(times).drop(columns=["path", "model"])).encode
     if any(row["uniform"] and row["model"] == "discrete" for row in times):
-        store.write_bytes(study / "timescales.png", solved.timescale_figure(times))
+        files["timescales.png"] = lambda: solved.timescale_figure(times)
+    return files
 
 
 def sizes_differ(frame: DataFrame) -> str:

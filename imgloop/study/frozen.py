@@ -28,7 +28,7 @@ def freeze(study: str | Path, thresholds: Thresholds | Mapping | None = None) ->
                     "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                     "chains_ended": ended(Path(study)),
                 }
-                store.write_json(path, record)
+                store.write_sealed(path, record)
     return read(path)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from imgloop import store
 from imgloop.data.real import Facts, RealData
+from imgloop.errors import UserError
 from imgloop.pool import Pool
+from imgloop.study.generation import read_pool
+
+AGAIN = "delete the folder and run any chain of the study again, which writes it anew"
 
 
 def real_key(real: RealData) -> str:
@@ -28,12 +33,27 @@ def write_real(shared: Path, real: RealData) -> None:
     store.once(Path(shared) / f"real-{real_key(real)}", make)
 
 
+def real_folder(shared: Path, key: str) -> Path:
+    """The folder of the real data with this key."""
+    if not re.fullmatch("[0-9a-f]{16}", key):
+        raise UserError(f"{shared}: {key!r} is no key of real data: a record.json is damaged.")
+    return Path(shared) / f"real-{key}"
+
+
 def read_real(folder: Path) -> RealData:
     """The real data that `write_real` wrote to `folder`, images memory-mapped; raises UserError for damaged files."""
     pools = []
     for name in ("train", "heldout"):
-        arrays = store.open_arrays(folder / f"{name}.safetensors")
-        pools.append(Pool(arrays["x"], None if "y" not in arrays else np.array(arrays["y"])))
-    values = store.read_json(folder / "facts.json")
-    classes = values.pop("classes", None)
-    return RealData(pools[0], pools[1], None if classes is None else tuple(classes), Facts.from_dict(values))
+        pool = read_pool(folder / f"{name}.safetensors")
+        pools.append(Pool(pool.x, None if pool.y is None else np.array(pool.y)))
+    path = folder / "facts.json"
+    values = store.read_json(path)
+    try:
+        classes = values.pop("classes", None)
+        names = None if classes is None else tuple(map(str, classes))
+        real = RealData(pools[0], pools[1], names, Facts.from_dict(values))
+    except (AttributeError, TypeError, ValueError, KeyError) as e:
+        raise store.damaged(path, f"does not describe real data ({e})", AGAIN) from e
+    if real_key(real) != folder.name.removeprefix("real-"):
+        raise store.damaged(folder, "does not hold the images that its name stands for", AGAIN)
+    return real

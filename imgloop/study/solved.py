@@ -11,10 +11,12 @@ import numpy as np
 
 from imgloop import figures, store
 from imgloop.analytic.system import Quantity
+from imgloop.study import derived
 
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 Series = Any  # pandas.Series
 FILES = {"replicates": "replicates.safetensors", "metrics": "metrics.csv"}
+PICTURES = {"evolution": "evolution.png"}  # of a system on images
 AGAIN = "run the chain again"
 
 # -- Files ------------------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def intact(chain: Path, name: str) -> Path:
 def whole(chain: Path) -> bool:
     """Whether all files of a chain are as they were written."""
     hashes = record(chain)
-    paths = {name: Path(chain) / file for name, file in FILES.items()}
+    paths = {name: Path(chain) / file for name, file in (FILES | PICTURES).items() if f"{name}_hash" in hashes}
     return all(path.exists() and store.file_hash(path) == hashes[f"{name}_hash"] for name, path in paths.items())
 
 
@@ -229,11 +231,13 @@ def timescales(chains: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def write_figure(chain: Path) -> None:
-    """Write curves.png of a chain."""
-    values = record(chain)
+    """Write curves.png of a chain where it is missing or old."""
+    values, key = record(chain), derived.key_of([chain / "record.json"], chain.parent.name)
+    if derived.current(chain, key):
+        return
     title = f"{values['condition']}: {values['replicates']:,} replicates, points with two standard errors, lines theory"
     named = table(chain).assign(condition=chain.parent.name)
-    store.write_bytes(chain / "curves.png", curves(named, title, values["quantities"]))
+    derived.write(chain, key, {"curves.png": lambda: curves(named, title, values["quantities"])})
 
 
 def curves(frame: DataFrame, title: str, quantities: Mapping[str, Mapping[str, Any]]) -> bytes:

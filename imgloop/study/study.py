@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from imgloop import store
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
+from imgloop.study.generation import check_files, check_numbers, read_record
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
 
@@ -49,10 +49,11 @@ class Study:
     def _fault(chain: Path) -> str | None:
         """Why a chain cannot be read, in a sentence; None if it can."""
         try:
+            check_numbers(chain)
             tables.table(chain)
             int(chain.name.removeprefix("seed"))
             for generation in tables.generations(chain):
-                record = store.read_json(generation / "record.json")
+                record = read_record(generation, shown=True)
                 share = record["share_by_origin"]
                 _ = dict(record["versions"]), [(int(k), float(v)) for k, v in share.items()]
         except UserError as e:
@@ -143,20 +144,20 @@ class Study:
 
     def images(self, condition: str, seed: int, generation: int) -> np.ndarray:
         """The samples that a generation drew, uint8 (N, C, H, W), memory-mapped; raises UserError if there are none."""
-        return self._array(drawn_path(self.generation(condition, seed, generation)), "x")
+        return self._array(self._whole(condition, seed, generation, "drawn"), "x")
 
     def labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
         """The labels of those samples, int64 (N,); None for unconditional samples."""
-        return store.open_arrays(drawn_path(self.generation(condition, seed, generation))).get("y")
+        return store.open_arrays(self._whole(condition, seed, generation, "drawn")).get("y")
 
     def released(self, condition: str, seed: int, generation: int) -> dict[str, np.ndarray]:
         """What a generation released to later ones, memory-mapped: x, perhaps y and weight, and, if it was curated or
         corrected, `row` int64 (n,), the place of each sample among those drawn, and `corrected` bool (n,)."""
-        return store.open_arrays(self.generation(condition, seed, generation) / "pool.safetensors")
+        return store.open_arrays(self._whole(condition, seed, generation, "pool"))
 
     def latents(self, condition: str, seed: int, generation: int) -> np.ndarray:
         """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W)."""
-        return self._array(self.generation(condition, seed, generation) / "evolution.safetensors", "x")
+        return self._array(self._whole(condition, seed, generation, "evolution"), "x")
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
         """record.json of a generation (sizes, share by origin, seeds, versions, hashes); of a solvable system that of
@@ -176,13 +177,18 @@ class Study:
     def config(self, chain: Path) -> dict[str, Any]:
         """config.yaml of a chain as plain values (choices, identity, config); raises UserError if it is damaged."""
         path = chain / "config.yaml"
-        try:
-            values = yaml.safe_load(path.read_text())
-            if all(isinstance(values[k], Mapping) for k in ("choices", "identity", "config")):
-                return values
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as e:
-            raise store.damaged(path, f"cannot be read ({' '.join(str(e).split())})", "run the chain again") from e
+        values = store.read_yaml(path)
+        kinds = ("choices", "identity", "config")
+        if isinstance(values, Mapping) and all(isinstance(values.get(k), Mapping) for k in kinds):
+            return dict(values)
         raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
+
+    def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
+        """The file of a generation's images, whose hash is that of its record; raises UserError where it is not."""
+        folder = self.generation(condition, seed, generation)
+        path = drawn_path(folder) if name == "drawn" else folder / f"{name}.safetensors"
+        check_files(folder, read_record(folder, shown=True), (path.name,))
+        return path
 
     @staticmethod
     def _array(path: Path, name: str) -> np.ndarray:

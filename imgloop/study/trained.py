@@ -11,6 +11,8 @@ import numpy as np
 
 from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
+from imgloop.study import derived
+from imgloop.study.generation import numbered, read_record, read_scores
 
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
@@ -18,7 +20,7 @@ LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] a
 
 def generations(chain: Path) -> list[Path]:
     """The chain's generation folders in order."""
-    return sorted(p for p in Path(chain).glob("gen[0-9]*") if p.is_dir())
+    return numbered(chain)
 
 
 def protocols(chain: Path) -> list[str]:
@@ -35,12 +37,12 @@ def row(folder: Path, protocol: str | None) -> dict[str, Any]:
     folder: the generation's. protocol: a file name in scores/, without its ending; scores are left out where the
     generation has none under it. Raises UserError for a missing or damaged file.
     """
-    record = store.read_json(folder / "record.json")
+    record = read_record(folder, shown=True)
     values = {c: record.get(c) for c in SIZES} | {"n_drawn": record.get("n_drawn", record.get("n_pool"))}
     values |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
     path = folder / "scores" / f"{protocol}.json"
     if protocol is not None and path.exists():
-        values |= {**store.read_json(path)["scores"], "protocol": protocol}
+        values |= {**read_scores(path)["scores"], "protocol": protocol}
     return values
 
 
@@ -55,7 +57,7 @@ def measures(chain: Path, protocol: str | None = None) -> dict[str, MeasureInfo]
     if path is None:
         return dict(MEASURES)
     try:
-        return with_user_measures(store.read_json(path).get("protocol", {}).get("measures") or ())
+        return with_user_measures(read_scores(path)["protocol"].get("measures") or ())
     except (AttributeError, TypeError, ValueError) as e:
         raise store.damaged(path, f"does not describe measures ({e})", "measure the study again") from e
 
@@ -92,17 +94,31 @@ def loss_curve(generation: Path) -> list[list[float]]:
 
 
 def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
-    """Write metrics.csv, evolution.png and curves.png of a chain; returns its table."""
+    """Write metrics.csv, evolution.png and curves.png of a chain where they are missing or old; returns its table."""
     chain = Path(chain)
-    frame = table(chain, protocol)
-    store.write_text(chain / "metrics.csv", csv_text(frame))
-    samples = [(int(g.name[3:]), store.open_arrays(g / "evolution.safetensors")["x"]) for g in generations(chain)]
-    title = f"{chain.parent.name}, {chain.name}"
-    store.write_bytes(chain / "evolution.png", figures.evolution(samples, title))
+    protocol = protocol or next(reversed(protocols(chain)), None)
+    frame, title = table(chain, protocol), f"{chain.parent.name}, {chain.name}"
     levels = reference(chain.parent.parent, frame)
-    named = frame.assign(condition=chain.parent.name)
-    store.write_bytes(chain / "curves.png", figures.curves(named, title, levels, panels(measures(chain, protocol))))
+
+    def evolution() -> bytes:
+        samples = [(int(g.name[3:]), store.open_arrays(g / "evolution.safetensors")["x"]) for g in generations(chain)]
+        return figures.evolution(samples, title)
+
+    def curves() -> bytes:
+        named = frame.assign(condition=chain.parent.name)
+        return figures.curves(named, title, levels, panels(measures(chain, protocol)))
+
+    key = derived.key_of(inputs(chain, protocol), title, levels)
+    if not derived.current(chain, key):
+        metrics = csv_text(frame).encode()
+        derived.write(chain, key, {"evolution.png": evolution, "curves.png": curves, "metrics.csv": lambda: metrics})
     return frame
+
+
+def inputs(chain: Path, protocol: str | None) -> list[Path]:
+    """The files that a chain's tables and pictures are made from."""
+    parts = ("record.json", f"scores/{protocol}.json", "evolution.safetensors")
+    return [g / part for g in generations(chain) for part in parts]
 
 
 def panels(known: Mapping[str, MeasureInfo]) -> list[tuple[str, str, str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, IterableDataset
 
 from imgloop import store
-from imgloop.errors import Stopped
+from imgloop.errors import Stopped, UserError
 from imgloop.training.tasks import History, Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -99,11 +99,7 @@ class CheckpointCallback(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        path, part = self.task.scratch / CHECKPOINT, self.task.scratch / f".{CHECKPOINT}.part"
-        with store.writing(path):
-            self.task.scratch.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)
-            os.replace(part, path)
+        store.write_file(self.task.scratch / CHECKPOINT, trainer.save_checkpoint)
         self.saved, self.saved_at = time.monotonic(), self.done
 
 
@@ -120,8 +116,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
     path = task.scratch / CHECKPOINT
     resume = path.exists()
     if resume:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        (callback,) = (c for c in state["callbacks"].values() if "done" in c)
+        state, callback = read_checkpoint(path)
         checkpoints.load_state_dict(callback)
         if callback["done"] >= steps:
             module.load_state_dict(state["state_dict"])
@@ -149,6 +144,19 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
     module.to(settings.device)
     states = [optimizer.state_dict() for optimizer in trainer.optimizers]
     return Trained(states, History(checkpoints.losses, checkpoints.seconds))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state that an interrupted fit left, and that of CheckpointCallback; raises UserError if it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        (callback,) = (c for c in state["callbacks"].values() if "done" in c)
+        return state, {k: callback[k] for k in ("done", "seconds", "losses", "since")}
+    except Exception as e:  # torch raises many kinds of errors for a truncated or foreign file
+        raise UserError(
+            f"{path} cannot be read ({type(e).__name__}): the checkpoint of a generation in training is damaged. "
+            "Delete it: the generation is then trained from its start; earlier ones are kept."
+        ) from e
 
 
 def use_threads(threads: int | None, size: int) -> None:

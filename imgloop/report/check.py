@@ -1,0 +1,94 @@
+"""python -m imgloop.report --check STUDY: every hash of a study, what is damaged, and how to get it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgloop import store
+from imgloop.config.settings import identity_of
+from imgloop.errors import UserError
+from imgloop.study import derived, frozen, generation, solved, tables, trained
+from imgloop.study.real import read_real, real_folder
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How many files of a study were compared with their hashes, and a sentence for each that is damaged."""
+
+    files: int
+    faults: tuple[str, ...]
+
+
+def check(study: Path) -> Checked:
+    """Compare every file of a study that has a hash with it, and read every other. Raises UserError for a path that is
+    no study."""
+    study = Path(study)
+    folders = [p for p in study.glob("*/seed*") if p.is_dir() and p.parent.name != "shared"]
+    chains = sorted(p for p in folders if (p / "config.yaml").exists() or generation.numbered(p) or tables.is_solved(p))
+    if not chains:
+        raise UserError(f"{study} contains no chain (CONDITION/seedK): give a study's folder.")
+    files, faults = 0, []
+    for test in _tests(study, chains):
+        try:
+            files += test()
+        except UserError as e:
+            faults.append(str(e))
+        except Exception as e:  # other contents of valid files can cause any error
+            faults.append(f"{study} cannot be read ({type(e).__name__}: {e})")
+    return Checked(files, tuple(dict.fromkeys(faults)))
+
+
+def _tests(study: Path, chains: list[Path]) -> Iterator[Callable[[], int]]:
+    """Functions that check some files each, and return how many."""
+    for folder in sorted(p for p in (study / "shared").glob("*-*") if p.is_dir() and not p.name.startswith(".")):
+        yield lambda f=folder: len(store.file_hashes(store.verified(f)))
+        if folder.name.startswith("real-"):
+            yield lambda f=folder: len([read_real(f)])
+    if (study / frozen.FILE).exists():
+        yield lambda: len([frozen.read(study / frozen.FILE)])
+    for chain in chains:
+        yield lambda c=chain: _config(c)
+        if tables.is_solved(chain):
+            yield lambda c=chain: len([solved.intact(c, name) for name in solved.FILES])
+            continue
+        yield lambda c=chain: generation.check_numbers(c) or 0
+        for folder in generation.numbered(chain):
+            yield lambda f=folder: _generation(f, study)
+    for folder in (study, *chains):
+        yield lambda f=folder: _derived(f)
+
+
+def _config(chain: Path) -> int:
+    path = chain / "config.yaml"
+    try:
+        identity_of(store.read_yaml(path))
+    except (AttributeError, TypeError, KeyError) as e:
+        raise store.damaged(path, "is not the configuration of a chain", "run the chain again elsewhere") from e
+    return 1
+
+
+def _generation(folder: Path, study: Path) -> int:
+    record: dict[str, Any] = generation.read_record(folder)
+    generation.check_files(folder, record)
+    generation.read_pool(folder / "pool.safetensors")
+    if not real_folder(study / "shared", record["real"]).is_dir():
+        raise store.damaged(study / "shared" / f"real-{record['real']}", "is missing", "run the chain again")
+    scores = sorted((folder / "scores").glob("*.json"))
+    for path in scores:
+        generation.read_scores(path)
+    trained.loss_curve(folder)
+    return 1 + len([k for k in generation.HASHED.values() if k in record]) + len(scores)
+
+
+def _derived(folder: Path) -> int:
+    """Tables and pictures: where they are damaged, the same command writes them again."""
+    changed = derived.changed(folder)
+    if changed:
+        raise UserError(
+            f"{changed[0]} is not what was written: it follows from the generations; run any command of the chain or "
+            "study again, which writes it anew."
+        )
+    return derived.count(folder)

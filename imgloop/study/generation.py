@@ -1,0 +1,107 @@
+"""A generation's folder: its record, scores and pools, checked as they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgloop import store
+from imgloop.errors import UserError
+from imgloop.pool import Pool
+
+# Files whose hash stands in record.json, with its key; of these `model` may be pruned.
+HASHED = {
+    "pool.safetensors": "pool_hash",
+    "drawn.safetensors": "drawn_hash",
+    "mix.safetensors": "mix_hash",
+    "evolution.safetensors": "evolution_hash",
+    "loss.json": "loss_hash",
+    "grid.png": "grid_hash",
+    "model": "model_hash",
+}
+SHOWN = {"seconds": dict}  # what record.json must hold for a table, and of which kind
+RECORD = {  # what it must hold for a chain that goes on, or is measured
+    "seconds": dict,
+    "versions": dict,
+    "machine": dict,
+    "real": str,
+    "pool_hash": str,
+    "mix_hash": str,
+    "model_hash": str,
+}
+SCORES = {"scores": dict, "protocol": dict}
+AGAIN = "delete it and measure the study again"
+
+
+def numbered(chain: Path) -> list[Path]:
+    """The chain's generation folders in order of their numbers."""
+    named = (p for p in Path(chain).glob("gen[0-9]*") if p.name[3:].isdecimal() and p.is_dir())
+    return sorted(named, key=lambda p: int(p.name[3:]))
+
+
+def check_numbers(chain: Path) -> None:
+    """Raise UserError unless the chain's generations are 0, 1, 2, ... without gaps."""
+    folders = numbered(chain)
+    for t, folder in enumerate(folders):
+        if int(folder.name[3:]) != t:
+            raise UserError(
+                f"{chain / f'gen{t:03d}'} is missing, and {folders[-1].name} is there: the run folder is damaged. "
+                "Restore it, or delete the later generations to compute them again, or start again with "
+                "overwrite=true."
+            )
+
+
+def read_record(folder: Path, shown: bool = False) -> dict[str, Any]:
+    """record.json of a generation; raises UserError if it is missing, damaged, or of another kind. shown: for a table,
+    which needs less of it."""
+    return _checked(folder / "record.json", SHOWN if shown else RECORD)
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """A file of scores/; raises UserError if it is missing, damaged, or of another kind."""
+    values = _checked(path, SCORES, AGAIN)
+    wrong = [k for k, v in values["scores"].items() if isinstance(v, bool) or not isinstance(v, int | float | None)]
+    if wrong:
+        raise store.damaged(
+            path, f"has a score {wrong[0]!r} that is no number", "delete it and measure the study again"
+        )
+    return values
+
+
+def _checked(path: Path, kinds: dict[str, type], instead: str | None = None) -> dict[str, Any]:
+    values = store.read_json(path)
+    if not isinstance(values, dict):
+        raise store.damaged(path, f"holds a {type(values).__name__} in place of named values", instead)
+    for key, kind in kinds.items():
+        if not isinstance(values.get(key), kind):
+            raise store.damaged(path, f"has no {key}, or one of another kind", instead)
+    return values
+
+
+def check_files(folder: Path, record: dict[str, Any], names=tuple(HASHED)) -> None:
+    """Raise UserError, naming the file, unless the generation's files are those whose hashes its record holds."""
+    for name in names:
+        path, key = folder / name, HASHED[name]
+        if key not in record or (name == "model" and not path.exists()):
+            continue
+        if path.suffix == ".safetensors":
+            store.open_arrays(path)
+        if not path.exists():
+            raise store.damaged(path, "is missing")
+        if store.file_hash(path) != record[key]:
+            raise store.damaged(path, "is not what was written (its hash differs from record.json)")
+
+
+def read_pool(path: Path) -> Pool:
+    """A pool as it is stored, memory-mapped; raises UserError for a file without images or with labels of another
+    number."""
+    arrays = store.open_arrays(path)
+    x, y, weight = (arrays.get(k) for k in ("x", "y", "weight"))
+    if x is None or x.ndim != 4 or x.dtype != np.uint8:
+        raise store.damaged(path, "contains no images")
+    for name, values in (("y", y), ("weight", weight)):
+        if values is not None and (values.ndim != 1 or len(values) != len(x)):
+            raise store.damaged(path, f"has {name} of shape {values.shape} for {len(x)} images")
+    return Pool(x, y, weight)
