@@ -34,7 +34,16 @@ from imgloop.study import solved as results
 from imgloop.study.compare import compare
 
 SYSTEMS = ("gaussian", "discrete", "poisson", "bernoulli", "mixture", "kde", "regression")
-FILES = {".lock", "config.yaml", "curves.png", "metrics.csv", "record.json", "replicates.safetensors", "run.log"}
+FILES = {
+    ".derived.json",
+    ".lock",
+    "config.yaml",
+    "curves.png",
+    "metrics.csv",
+    "record.json",
+    "replicates.safetensors",
+    "run.log",
+}
 
 
 def groups(overrides) -> tuple[str, ...]:
@@ -940,7 +949,7 @@ def test_overwriting_with_a_wrong_setting_leaves_the_chain_as_it_was(tmp_path):
         chain(tmp_path, *settings, "generations=7", "overwrite=true")
     assert {p.name: p.read_bytes() for p in before.iterdir() if p.name != "run.log"} == before_files
     assert len(chain(tmp_path, *settings, "generations=2", "overwrite=true").metrics) == 2
-    assert not [p for p in before.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+    assert not [p for p in before.iterdir() if p.name.startswith(".") and p.name not in (".lock", ".derived.json")]
 
 
 def test_seeds_that_were_absorbed_count_on_in_the_comparison(tmp_path):

@@ -196,7 +196,7 @@ def test_the_timing_trial_estimates_rates_and_leaves_nothing(tmp_path):
     assert min(plan.train_rate, plan.sample_rate) > 10 and plan.measure_rate > 0.05
     stages = 320 / plan.train_rate + 48 / plan.sample_rate + 1 / plan.measure_rate
     assert 0 < 3 * stages < plan.seconds() < 3 * stages + 3
-    assert plan.model_bytes > 10_000 and plan.disk == parts.plan.disk + 3 * plan.model_bytes
+    assert plan.model_bytes > 10_000 and plan.disk == parts.plan.disk + (3 + 1 + 4) * plan.model_bytes
     cost = f"({plan.train_rate:,.0f} images/s trained, {plan.sample_rate:,.0f} drawn)"
     assert cost in plan.lines(parts.real, parts.evaluator)[-1]
     assert "images/s" not in parts.plan.lines(parts.real, parts.evaluator)[-1]  # without a trial

@@ -254,7 +254,7 @@ def test_damage_to_a_stored_array_is_an_error(name, digits, tmp_path):
     data[-5] ^= 1  # inside a number
     for damaged in (bytes(data), whole[:50]):
         path.write_bytes(damaged)
-        with pytest.raises(store.UserError, match=f"{name}-.* has changed"):
+        with pytest.raises(store.UserError, match=f"{name}-.*hash differs"):
             build(digits, tmp_path)
     store.remove(path.parent)
     build(digits, tmp_path)

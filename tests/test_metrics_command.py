@@ -307,7 +307,7 @@ def test_mistakes_print_one_sentence(sets, tmp_path, capsys):
         ("wide.npz",): "expected square ones",
         ("large.npz",): "give --size 8",
         ("labels.npz",): "expected integers",
-        ("pickled.npz",): "cannot be read",
+        ("pickled.npz",): "array x is object",
         ("text.npz",): "cannot be read",
         ("mixed",): "images of different sizes",
         ("grey.npz", "--size", "9"): "never enlarged|under --size 9",

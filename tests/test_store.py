@@ -320,8 +320,9 @@ def test_a_full_disk_or_quota_while_finishing(tmp_path, monkeypatch, step, numbe
 
 def test_other_failures_of_the_disk_are_not_called_full(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fails(errno.EIO))
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with pytest.raises(UserError, match=os.strerror(errno.EIO)) as error:
         store.write_bytes(tmp_path / "file", b"new")
+    assert "full" not in str(error.value) and listing(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     assert listing(tmp_path) == ["a", "a/gen000", "a/gen000/model", "a/gen000/model/weights"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EIO, "I/O")])
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(errno.EBADF, "I/O")])
 def test_a_failed_folder_does_not_exist_and_can_be_made_again(tmp_path, error):
     def fail(part):
         (part / "stale").write_text("half")
@@ -458,7 +459,7 @@ def test_two_processes_make_a_folder_once(tmp_path):
     makers = log.read_text().split()
     assert [p.exitcode for p in both] == [0, 0] and len(makers) == 1
     assert results.get(timeout=5) == results.get(timeout=5) == (makers[0], makers[0])
-    assert listing(folder) == ["first", "second"] and not list(folder.parent.glob("*.part"))
+    assert listing(folder) == ["first", "hashes.json", "second"] and not list(folder.parent.glob("*.part"))
 
 
 def die(folder: str):
@@ -475,7 +476,7 @@ def test_a_folder_is_made_again_after_its_process_died(tmp_path):
     process.join(30)
     assert process.exitcode == 9 and not (tmp_path / "made").exists()
     assert store.once(tmp_path / "made", lambda part: store.write_text(part / "whole", "")) == tmp_path / "made"
-    assert listing(tmp_path / "made") == ["whole"]
+    assert listing(tmp_path / "made") == ["hashes.json", "whole"]
 
 
 def test_a_folder_that_exists_is_not_made_again(tmp_path):
