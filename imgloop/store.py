@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -46,7 +47,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_file(Path(path), lambda part: part.write_bytes(data))
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary path)` write a file, then rename it to `path`: it exists whole or not at all, also after a
     power cut."""
     part = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
@@ -153,7 +154,7 @@ def _plain(value):
     return json.loads(json.dumps(value))
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """The value of a JSON file; raises UserError, naming the file, where it is missing or damaged."""
     try:
         value = json.loads(Path(path).read_text())
@@ -171,7 +172,7 @@ def read_json(path: Path):
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a YAML file, and of its values with every alias written out
 
 
-def read_yaml(path: Path):
+def read_yaml(path: Path) -> Any:
     """The value of a YAML file; raises UserError, naming the file, where it is missing, damaged, or too large, such as
     one whose aliases stand for more than 100,000 values."""
     try:

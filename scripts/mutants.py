@@ -82,7 +82,7 @@ level * np.arange(1, k + 1) / k => level * np.arange(k) / k
 # metrics/variance: metrics
 weights = [(sides[0][1] == c) => weights = [(sides[1][1] == c)
 # store: store
-part = path.with_name(f".{path.name}.{os.getpid()}.part") => part = path
+part = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part") => part = path
 part = folder.with_name(f".{folder.name}.part") => part = folder
 hashlib.file_digest(f, "sha256").digest() => hashlib.sha256(f.read(1 << 16)).digest()
 part.relative_to(path).as_posix() => part.name
