@@ -434,3 +434,27 @@ def test_a_chain_whose_sampling_runs_out_of_memory_draws_the_same(folder, tmp_pa
     chain(tmp_path, "generations=3")
     ours, theirs = (store.open_arrays(f / "gen002" / "pool.safetensors")["x"].astype(int) for f in (folder, whole))
     assert abs(ours - theirs).max() <= 1  # a product of half the rows may round another way
+
+
+def test_mutated_inputs_are_read_or_refused():
+    ran = script("fuzz", "--inputs", "40", "--seed", "7")
+    assert ran.returncode == 0 and "480 inputs, 0 faults" in ran.stdout, ran.stdout + ran.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_a_study_in_chaos_ends_as_in_quiet():
+    ran = script("chaos", "--seeds", "4", "--first", "100", timeout=3500)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_sweep_compares_sparingly(tmp_path):
+    from imgloop.study import derived
+
+    derived.write(tmp_path, "key", {"a": lambda: b"a"}, seconds=2.0)
+    assert derived.recent(tmp_path, 20) and derived.current(tmp_path, "key") and not derived.current(tmp_path, "other")
+    old = time.time() - 41
+    os.utime(tmp_path / derived.FILE, (old, old))
+    assert not derived.recent(tmp_path, 20)
+    (tmp_path / derived.FILE).write_text("[]")
+    assert not derived.recent(tmp_path, 20) and not derived.current(tmp_path, "key")

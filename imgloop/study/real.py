@@ -46,14 +46,20 @@ def read_real(folder: Path) -> RealData:
     for name in ("train", "heldout"):
         pool = read_pool(folder / f"{name}.safetensors")
         pools.append(Pool(pool.x, None if pool.y is None else np.array(pool.y)))
-    path = folder / "facts.json"
-    values = store.read_json(path)
-    try:
-        classes = values.pop("classes", None)
-        names = None if classes is None else tuple(map(str, classes))
-        real = RealData(pools[0], pools[1], names, Facts.from_dict(values))
-    except (AttributeError, TypeError, ValueError, KeyError) as e:
-        raise store.damaged(path, f"does not describe real data ({e})", AGAIN) from e
+    classes, facts = read_facts(folder / "facts.json")
+    real = RealData(pools[0], pools[1], classes, facts)
     if real_key(real) != folder.name.removeprefix("real-"):
         raise store.damaged(folder, "does not hold the images that its name stands for", AGAIN)
     return real
+
+
+def read_facts(path: Path) -> tuple[tuple[str, ...] | None, Facts]:
+    """The names of the classes, and the facts, of stored real data; raises UserError for a damaged file."""
+    values = store.read_json(path)
+    try:
+        classes = values.pop("classes", None)
+        if classes is not None and not isinstance(classes, list):
+            raise TypeError("classes are no list")
+        return None if classes is None else tuple(map(str, classes)), Facts.from_dict(values)
+    except (AttributeError, TypeError, ValueError, KeyError) as e:
+        raise store.damaged(path, f"does not describe real data ({e})", AGAIN) from e
