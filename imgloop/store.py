@@ -373,14 +373,15 @@ def commit_folder(folder: Path, make: Callable[[Path], None]) -> None:
 def remove(*paths: Path) -> None:
     """Remove files and folders; a folder is renamed first, so that it is never seen in part."""
     for path in map(Path, paths):
-        if path.is_dir() and not path.is_symlink():
-            gone = path
-            if not path.name.endswith(".part"):
-                gone = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
-                os.replace(path, gone)
-            shutil.rmtree(gone)
-        else:
-            path.unlink(missing_ok=True)
+        with writing(path):
+            if path.is_dir() and not path.is_symlink():
+                gone = path
+                if not path.name.endswith(".part"):
+                    gone = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.part")
+                    os.replace(path, gone)
+                shutil.rmtree(gone)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def remove_unused(folder: Path, below: Path) -> None:

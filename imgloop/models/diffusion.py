@@ -228,7 +228,7 @@ class DiffusionGenerator(Generator):
             raise UserError(f"{path} does not describe a diffusion model.")
         check_description(d, path, ("network", "widths", *NEEDED))
         kind = d["objective"].get("kind") if isinstance(d["objective"], dict) else None
-        if kind not in OBJECTIVES or d["sampler"] not in OBJECTIVES[kind].samplers:
+        if not isinstance(kind, str) or kind not in OBJECTIVES or d["sampler"] not in OBJECTIVES[kind].samplers:
             raise store.damaged(path, "does not describe an objective and its sampler")
         try:
             network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
