@@ -169,6 +169,7 @@ def read_json(path: Path) -> Any:
         raise damaged(path, f"cannot be read ({e})") from e
 
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has it
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a YAML file, and of its values with every alias written out
 
 
@@ -180,11 +181,11 @@ def read_yaml(path: Path) -> Any:
             text = f.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES:,} characters")
-        sizes: dict[int, int] = {}
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None and _values(node, sizes) > MOST_VALUES:
+        loader = LOADER(text)
+        node = loader.get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
             raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
-        return yaml.safe_load(text)
+        return None if node is None else loader.construct_document(node)
     except FileNotFoundError as e:
         raise damaged(path, "is missing", "run the chain again") from e
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:

@@ -242,7 +242,10 @@ class DiffusionGenerator(Generator):
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
         except (RuntimeError, OSError) as e:
             raise store.damaged(folder, f"holds weights that cannot be loaded ({str(e).splitlines()[0]})") from e
-        return cls(network, d, device, load_training(folder))
+        try:
+            return cls(network, d, device, load_training(folder))
+        except (TypeError, KeyError) as e:
+            raise store.damaged(path, f"does not describe an objective ({e})") from e
 
 
 @dataclass
