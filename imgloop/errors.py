@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class UserError(ValueError):
     """A mistake that the user can fix: the message says what was wrong, what is allowed and how to fix it.
 

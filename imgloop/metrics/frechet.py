@@ -12,7 +12,7 @@ from scipy.linalg.blas import dsyrk, dtrmm  # pyright: ignore[reportAttributeAcc
 from scipy.linalg.lapack import dsygst  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from imgloop.errors import UserError
+from imgloop.errors import UserError, first_line
 
 LARGEST = 1e50  # feature: inner products, cubed by the kernel distance, stay within float64
 ROWS = 4096  # rows converted to float64 at a time, so that the copy of a large array stays small
@@ -58,7 +58,7 @@ def _array(x, name: str) -> Tensor:
     try:
         x = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as e:  # rows of unequal lengths, tensors that need gradients
-        raise UserError(f"The {name} features cannot be read as one array ({str(e).splitlines()[0]}).") from e
+        raise UserError(f"The {name} features cannot be read as one array ({first_line(e)}).") from e
     if x.dtype.kind not in "fiub":
         raise UserError(f"The {name} features have dtype {x.dtype}; expected real numbers.")
     if x.dtype.itemsize > 8 or not x.dtype.isnative:  # torch supports neither

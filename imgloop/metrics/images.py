@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from imgloop.data.archive import Archive, Member, Part, layout, opened
 from imgloop.data.decode import Broken, TooSmall, decode, reduced
-from imgloop.errors import UserError
+from imgloop.errors import UserError, first_line
 from imgloop.pool import Pool
 
 EVERY = 512  # files between two calls of progress
@@ -140,7 +140,7 @@ def _arrays(path: Path) -> ImageSet:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {k: _member(file, k) for k in file.files}
     except Exception as e:  # errors of zip files, headers and pickles have many types
-        raise UserError(f"{path} cannot be read ({str(e).splitlines()[0]}); expected arrays of numbers.") from e
+        raise UserError(f"{path} cannot be read ({first_line(e)}); expected arrays of numbers.") from e
     names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
     x: np.ndarray = arrays[names[0]] if names else np.empty(0)
     if x.dtype.kind == "f" and x.ndim in (3, 4):

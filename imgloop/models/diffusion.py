@@ -19,7 +19,7 @@ from imgloop import store
 from imgloop.config.fields import check_settings, setting
 from imgloop.contracts import Generator, Model, Progress, no_progress
 from imgloop.data.real import RealData
-from imgloop.errors import UserError
+from imgloop.errors import UserError, first_line
 from imgloop.models.base import (
     CHUNK,
     check_description,
@@ -241,7 +241,7 @@ class DiffusionGenerator(Generator):
                 arrays = store.open_arrays(folder / "network.safetensors")
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
         except (RuntimeError, OSError) as e:
-            raise store.damaged(folder, f"holds weights that cannot be loaded ({str(e).splitlines()[0]})") from e
+            raise store.damaged(folder, f"holds weights that cannot be loaded ({first_line(e)})") from e
         try:
             return cls(network, d, device, load_training(folder))
         except (TypeError, KeyError) as e:

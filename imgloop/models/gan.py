@@ -28,7 +28,7 @@ from imgloop import contracts, store
 from imgloop.config.fields import check_settings, setting
 from imgloop.contracts import Progress, no_progress
 from imgloop.data.real import RealData
-from imgloop.errors import UserError
+from imgloop.errors import UserError, first_line
 from imgloop.models.base import (
     check_description,
     check_images,
@@ -225,7 +225,7 @@ class GANGenerator(contracts.Generator):
             try:
                 network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in store.open_arrays(path).items()})
             except RuntimeError as e:
-                raise store.damaged(path, f"holds weights that do not fit ({str(e).splitlines()[0]})") from e
+                raise store.damaged(path, f"holds weights that do not fit ({first_line(e)})") from e
         return cls(*networks, d, device, load_training(folder))
 
 
