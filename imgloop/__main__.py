@@ -75,7 +75,9 @@ def command() -> None:
     from imgloop.config import compose
     from imgloop.errors import UserError
 
+    folders: tuple = ()
     try:
+        folders = given_folders(sys.argv[1:])
         compose.register()
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
     except UserError as e:
@@ -85,23 +87,20 @@ def command() -> None:
             raise
         from imgloop.config.messages import sentence
 
-        sys.exit(f"imgloop: {sentence(e, sys.argv[1:], given_folders(sys.argv[1:]))[0]}")
+        sys.exit(f"imgloop: {sentence(e, sys.argv[1:], folders)[0]}")
 
 
 def given_folders(arguments: list[str]):
-    """The folders that --config-dir (or -cd) names on a command line."""
+    """The folders that --config-dir (or -cd) names on a command line. Raises UserError for one that does not exist, or
+    that holds an option that cannot be read."""
     from imgloop.config.compose import config_folders
-    from imgloop.errors import UserError
 
     folders = []
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag in ("--config-dir", "-cd"):
             folders.append(value if equals else arguments[i + 1] if i + 1 < len(arguments) else None)
-    try:
-        return config_folders(folders)
-    except UserError:
-        return ()
+    return config_folders(folders)
 
 
 if __name__ == "__main__":

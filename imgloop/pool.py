@@ -17,7 +17,8 @@ REAL = -1  # the origin of real data; origin s >= 0 was drawn from generator f_s
 class Pool:
     """Samples from one source: uint8 images (N, C, H, W), or float (N, R, d) for analytic systems with R replicates.
 
-    `x` may be memory-mapped from disk. `y` holds the labels, int64 (N,), or is None for samples without labels.
+    `x` may be memory-mapped from disk. `y` holds the labels, int64 (N,), or is None for samples without labels. What
+    every part is given cannot be written to: a part that changes its input in place gets an error.
     """
 
     x: np.ndarray
@@ -26,6 +27,12 @@ class Pool:
 
     def __post_init__(self):
         assert self.y is None or len(self.y) == len(self.x), (len(self.x), len(self.y))
+        for name in ("x", "y", "weight"):
+            values = getattr(self, name)
+            if isinstance(values, np.ndarray) and values.flags.writeable:
+                values = values.view()
+                values.flags.writeable = False
+                object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -44,7 +44,12 @@ HOST = re.sub(r"\W", "_", platform.node())  # this machine, in the names of temp
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: written under a temporary name beside it, synced, then renamed."""
-    write_file(Path(path), lambda part: part.write_bytes(data))
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as f:
+            f.write(data)
+
+    write_file(Path(path), write)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -146,7 +151,7 @@ def write_json(path: Path, value) -> None:
 
 def write_sealed(path: Path, value: Mapping) -> None:
     """Write named values with a hash of them, which `read_json` checks."""
-    write_json(path, {**value, SEAL: content_key(_plain(value))})
+    write_json(path, sealed(value))
 
 
 def _plain(value):
@@ -158,15 +163,24 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file; raises UserError, naming the file, where it is missing or damaged."""
     try:
         value = json.loads(Path(path).read_text())
-        if isinstance(value, dict) and SEAL in value:
-            seal = value.pop(SEAL)
-            if seal != content_key(value):
-                raise damaged(path, "is not what was written (its hash differs)")
-        return value
     except FileNotFoundError as e:
         raise damaged(path, "is missing") from e
     except (ValueError, RecursionError, OSError) as e:
         raise damaged(path, f"cannot be read ({e})") from e
+    if not intact(value):
+        raise damaged(path, "is not what was written (its hash differs)")
+    return value
+
+
+def sealed(value: Mapping) -> dict[str, Any]:
+    """Named values with a hash of them."""
+    return {**value, SEAL: content_key(_plain(value))}
+
+
+def intact(value: Any) -> bool:
+    """Whether a value has the hash that it holds, which is taken out; true of one without."""
+    seal = value.pop(SEAL, None) if isinstance(value, dict) else None
+    return seal is None or seal == content_key(_plain(value))
 
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has it

@@ -237,7 +237,7 @@ WRONG = [
     ("curation", CURATION, "return Release(np.arange(len(drawn) // 2), np.full(len(drawn) // 2, np.nan))", "weights"),
     ("correction", CORRECTION, "return x / 255", "float64"),
     ("correction", CORRECTION, "return x[:3]", "uint8 (3"),
-    ("correction", CORRECTION, "x += 1; return x", "in place"),
+    ("correction", CORRECTION, "x += 1; return x", "read-only"),
     ("model", MODEL, "return Pool(np.zeros((n, 1, 8, 8)))", "float64"),
     ("model", MODEL, "return Pool(np.zeros((n + 1, 1, 8, 8), np.uint8))", "expected uint8"),
     ("model", MODEL, "return None", "NoneType"),
@@ -319,3 +319,37 @@ def test_a_run_folder_names_no_code(parts, tmp_path):
     result = run(parts, tmp_path, "paradigm=window", "generations=1")
     identity = (result.folder / "config.yaml").read_text().split("identity:")[1].split("\nconfig:")[0]
     assert "_target_" not in identity and "window.Window" not in identity and "paradigm: window" in identity
+
+
+@pytest.mark.parametrize("text", [b"_target_: [", b"a:\t- b\n\tc", b"- a\n", b"name: caf\xe9\n"])
+def test_an_option_that_is_no_yaml_is_named(tmp_path, text):
+    path = tmp_path / "parts" / "correction" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        run(tmp_path / "parts", tmp_path, "correction=mine")
+    ran = command("--config-dir", tmp_path / "parts", "correction=mine")
+    assert ran.returncode == 1 and "mine.yaml" in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
+WRITES = [
+    ("measure", MEASURE, "samples.x[:] = 0; return 1.0"),
+    ("curation", CURATION, "drawn.x[:] = 0; return Release(np.arange(len(drawn) // 2))"),
+    ("curation", CURATION, "context.real.x[:] = 0; return Release(np.arange(len(drawn) // 2))"),
+    ("correction", CORRECTION, "context.real.x[:] = 0; return x"),
+]
+
+
+@pytest.mark.parametrize("group, template, body", WRITES)
+def test_a_part_cannot_change_what_it_is_given(tmp_path, group, template, body):
+    root = broken(tmp_path / "parts", group, template.format(body=body))
+    with pytest.raises(UserError, match="read-only") as error:
+        imgloop.run([*QUICK, *FEWER, f"{group}=broken", "generations=1", f"out={tmp_path}"], config_dir=root)
+    assert f"{group}=broken" in str(error.value) and not list(tmp_path.rglob("gen000"))
+
+
+def test_a_chain_that_goes_on_with_another_measure_has_one_protocol(parts, tmp_path):
+    first = run(parts, tmp_path, "generations=1", *FEWER)
+    longer = run(parts, tmp_path, "generations=2", "measure=sharpness", *FEWER)
+    assert longer.folder == first.folder and longer.metrics["fd"].notna().all()
+    assert longer.metrics["sharpness"].notna().all() and longer.metrics["protocol"].nunique() == 1

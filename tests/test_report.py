@@ -236,6 +236,9 @@ def test_many_large_images_stay_within_the_budget(study):
     noise = np.random.default_rng(0).integers(0, 256, (16, 3, 64, 64), np.uint8)
     for folder in study.glob("*/seed0/gen*"):
         store.write_arrays(folder / "evolution.safetensors", {"x": noise})
+        record = store.read_json(folder / "record.json")
+        record["evolution_hash"] = store.file_hash(folder / "evolution.safetensors")
+        store.write_sealed(folder / "record.json", record)
     whole: Any = page.report(study).evolution
     names = {c: c for c in Study(study).conditions}
     less: Any = sheets.evolution(Study(study), names, budget=300_000)

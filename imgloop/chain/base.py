@@ -224,7 +224,8 @@ class ChainFolder(ABC):
         """Raise UserError, naming the settings, if the folder's config differs from ours in what changes results."""
         path = self.folder / "config.yaml"
         try:
-            stored = identity_of(store.read_yaml(path))
+            content = store.read_yaml(path)
+            whole, stored = store.intact(content), identity_of(content)
         except (AttributeError, TypeError, KeyError, ValueError) as e:
             if isinstance(e, UserError):
                 raise
@@ -238,13 +239,17 @@ class ChainFolder(ABC):
                 "overwrite=true to delete this chain and start again.",
                 changed[0],
             )
+        if not whole:
+            raise store.damaged(path, "is not what was written (its hash differs)")
 
     def write_config(self) -> None:
         """Write config.yaml: format, choices, identity and settings, without the logger, which may name a server."""
         s = self.settings
         choices, config = ({k: v for k, v in d.items() if k != "logger"} for d in (s.choices, s.config))
-        content = {"format": FORMAT, "choices": choices, "identity": s.identity, "config": config}
+        content: dict[str, Any] = {"format": FORMAT, "choices": choices, "identity": s.identity, "config": config}
         if s.config_dirs:
             content["config_dirs"] = [str(d) for d in s.config_dirs]
-        store.write_text(self.folder / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        store.write_text(
+            self.folder / "config.yaml", yaml.safe_dump(store.sealed(content), sort_keys=False, allow_unicode=True)
+        )
         store.remove(self.aside)  # the new chain has begun

@@ -130,18 +130,20 @@ class Chain(ChainFolder):
         write_real(self.shared, parts.real)
         self.write_config()
         if self.fork is not None:
-            self.import_fork(self.fork, parts)
+            copy_fork(self.fork, self.folder)
+        self.measure_earlier(parts)
 
-    def import_fork(self, fork: Fork, parts: Parts) -> None:
-        """Copy the generations that the chain is forked from, and measure those without scores of our protocol."""
+    def measure_earlier(self, parts: Parts) -> None:
+        """Measure the generations without scores of our protocol: those of a fork, or of a chain that goes on with
+        other features or measures; the table shows one protocol."""
         from imgloop.measure import measured  # imports torch
 
-        copy_fork(fork, self.folder)
-        self.protocol = parts.evaluator.protocol_name
-        for t in range(fork.t + 1):
-            if not (self.generation(t) / "scores" / f"{self.protocol}.json").exists():
-                self.display.say(f"measuring generation {t} of {fork.folder} by {self.protocol}")
+        protocol = parts.evaluator.protocol_name
+        for t in range(self.done):
+            if not (self.generation(t) / "scores" / f"{protocol}.json").exists():
+                self.display.say(f"measuring generation {t} by {protocol}")
                 measured(self.generation(t), parts.evaluator, self.trainer.device, self.settings.config_dirs)
+                self.protocol = protocol
 
     def open_pools(self, real) -> None:
         """Open the real data and the pools of the generations that exist, checking each against its record."""
@@ -173,9 +175,15 @@ class Chain(ChainFolder):
             changed = [
                 f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
             ]
-            if changed:
+            code = [c for c in changed if c.startswith("code of ")]
+            if code:
                 self.display.say(
-                    f"resumed with another {', '.join(changed)}: results stay valid, but are not bit-identical to an "
+                    f"generations from {self.done} on are made by other code than those before: {', '.join(code)}; "
+                    "give study=NEW where the change is one of the rule"
+                )
+            if others := [c for c in changed if c not in code]:
+                self.display.say(
+                    f"resumed with another {', '.join(others)}: results stay valid, but are not bit-identical to an "
                     "uninterrupted run"
                 )
 

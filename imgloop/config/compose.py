@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from imgloop.errors import UserError
 
 # In a wheel conf/ lies inside the package, in a checkout or editable install beside it.
@@ -126,8 +128,25 @@ def config_folders(dirs: Iterable[str | Path | None]) -> tuple[Path, ...]:
                 "DIR/paradigm/window.yaml with DIR/window.py.",
                 "config_dir",
             )
+        check_options(folder)
         folders.append(folder)
     return tuple(dict.fromkeys(folders))
+
+
+def check_options(folder: Path) -> None:
+    """Raise UserError, naming the file, unless each option of a user's folder is YAML with named settings."""
+    for path in sorted(p for group in GROUPS for p in (folder / group).rglob("*.yaml")):
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError, OSError) as e:
+            raise UserError(
+                f"{path} cannot be read as YAML ({' '.join(str(e).split())}): mend the file.", "config_dir"
+            ) from e
+        if values is not None and not isinstance(values, dict):
+            raise UserError(
+                f"{path} holds a {type(values).__name__}; expected settings by name, such as _target_: MODULE.CLASS.",
+                "config_dir",
+            )
 
 
 def folders_of(cfg: Any) -> tuple[Path, ...]:

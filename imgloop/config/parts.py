@@ -127,7 +127,7 @@ def _offers(built: Any, member: str) -> bool:
             value = vars(cls)[member]
             method = value.fget if isinstance(value, property) else value
             return not (cls in CONTRACTS.values() and isinstance(method, FunctionType) and method.__doc__ is None)
-    return member in vars(built)
+    return member in getattr(built, "__dict__", {})
 
 
 def imported(part: Part) -> Any:

@@ -83,7 +83,8 @@ def check(study: Path) -> None:
     for fault in found.faults:
         print(f"damaged: {fault}")
     if found.faults:
-        raise UserError(f"{len(found.faults)} files of {study} are damaged, {found.files} as they were written.")
+        files = "file is" if len(found.faults) == 1 else "files are"
+        raise UserError(f"{study}: {len(found.faults)} {files} damaged, {found.files} as they were written.")
     print(f"{study}: all {found.files} files with a hash are as they were written")
 
 

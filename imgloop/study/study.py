@@ -179,8 +179,10 @@ class Study:
         path = chain / "config.yaml"
         values = store.read_yaml(path)
         kinds = ("choices", "identity", "config")
-        if isinstance(values, Mapping) and all(isinstance(values.get(k), Mapping) for k in kinds):
-            return dict(values)
+        if isinstance(values, dict) and all(isinstance(values.get(k), Mapping) for k in kinds):
+            if not store.intact(values):
+                raise store.damaged(path, "is not what was written (its hash differs)", "run the chain again elsewhere")
+            return values
         raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
 
     def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
