@@ -210,7 +210,8 @@ class Chain(ChainFolder):
         if data.mix.weight is not None and not model.weighted:
             raise UserError(
                 f"model={self.settings.choices['model']} does not use the weights that the mix of generation {t} has: "
-                "use a paradigm and curation without weights, or another model.",
+                "use a paradigm and curation without weights, or another model; one of your own that uses them says so "
+                "by weighted = True.",
                 "model",
             )
         with self.stage(t, "train") as progress:
