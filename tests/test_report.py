@@ -191,6 +191,7 @@ def test_reading_runs_nothing_that_a_folder_names(study, monkeypatch, tmp_path):
     monkeypatch.setattr(hydra.utils, "instantiate", never)
     chains = sorted(study.glob("*/seed0"))
     told = yaml.safe_load((chains[0] / "config.yaml").read_text())
+    told.pop(store.SEAL)
     told["config"]["model"]["_target_"] = "os.system"
     (chains[0] / "config.yaml").write_text(yaml.safe_dump(told))
     touched = tmp_path / "touched"
@@ -893,6 +894,7 @@ def test_thresholds_tell_when_they_were_set_and_what_changed_since(study):
     for i, chain in enumerate(sorted(study.glob("*/seed0"))):
         told = yaml.safe_load((chain / "config.yaml").read_text())
         told["config"]["collapse"]["tail_kept"] = 0.7
+        told.pop(store.SEAL)
         (chain / "config.yaml").write_text(yaml.safe_dump(told))
         whose = ("some chains", "the chains")[i]
         said = [f"The configuration of {whose} differs: tail_kept was 0.8 and is 0.7."]
