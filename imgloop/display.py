@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from imgloop.errors import printable
+from imgloop.errors import printable_lines
 
 STAGES = {"train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
 LINE_SECONDS = 30.0  # without a terminal, a long stage prints a line this often
@@ -95,7 +95,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print and log a line."""
-        text = "\n".join(map(printable, text.split("\n")))
+        text = printable_lines(text)
         self.write(text)
         if self.bar:
             self.console.print(text, markup=False, soft_wrap=True)

@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """`printable` text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -58,8 +58,7 @@ def measure(
         shared = chain.parent.parent / "shared"
         busy = f"Another process is running the chain in {chain}: measure it when that has ended."
         with store.lock(chain / ".lock", busy=busy):
-            for place in (chain, shared, shared.parent):
-                store.remove_parts(place)
+            store.remove_parts(chain, shared, shared.parent)
             check_numbers(chain)
             for folder in trained.generations(chain):
                 store.remove_parts(folder / "scores")

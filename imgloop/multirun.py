@@ -52,8 +52,12 @@ class StudyCallback(Callback):
         reported = True
         jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
         for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
-            if len(chains(study)) > 1:
-                compare(study)
+            try:
+                if len(chains(study)) > 1:
+                    compare(study)
+            except UserError as e:
+                print(f"no comparison: {e}", file=sys.stderr)
+                reported = False
             if (study / "comparison.csv").exists():
                 head = f"{study}, at the last generation (± {spread_text(study)})"
                 look = f"look at {study / 'comparison.png'} and comparison.csv"

@@ -82,10 +82,10 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def remove_parts(folder: Path) -> None:
+def remove_parts(*folders: Path) -> None:
     """Remove temporary files and folders of processes that have ended: on this machine those that do not run,
     on another those of more than a day."""
-    for path in folder.glob(".*.part"):
+    for path in (p for folder in folders for p in folder.glob(".*.part")):
         owner = re.fullmatch(r"\..+?\.(?:(\w*)-)?(\d+)\.part", path.name)
         if owner is not None:
             ended = owner[1] == HOST and not alive(int(owner[2]))

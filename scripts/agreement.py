@@ -27,8 +27,9 @@ from imgloop.metrics.neighbours import nearest2
 from imgloop.metrics.tails import ambiguity_of
 from imgloop.pool import Pool
 from imgloop.study import tables as study
+from imgloop.study.generation import read_pool
 from imgloop.study.real import read_real
-from imgloop.study.trained import drawn_pool
+from imgloop.study.trained import drawn_path
 
 COLUMNS = ("rule_violations", "off_support", "ambiguity", "precision", "modes_by_rule", "modes_present")
 
@@ -80,7 +81,7 @@ def main() -> None:
                         if evaluators[key].judge is None or evaluators[key].tails is None:
                             sys.exit(f"agreement: {path} needs data=shapes and 250 held-out images or more.")
                         rows.append((f"{opened.name}: fresh real images", row(fresh(real), evaluators[key])))
-                    images = np.array(drawn_pool(folder)["x"])
+                    images = np.array(read_pool(drawn_path(folder)).x)
                     rows.append((f"{chain.parent.name} {folder.name}", row(images, evaluators[key])))
                     print(rows[-1][0], file=sys.stderr, flush=True)
     except imgloop.UserError as e:

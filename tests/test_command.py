@@ -118,7 +118,7 @@ def test_a_forked_command_prints_what_a_fresh_one_does(tmp_path, command, fresh,
     assert results[0] == results[1] and results[0][1:] != ("", "")
 
 
-def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
+def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command, drawn):
     done = command(
         "-m", "paradigm=replace,real_only", "seed=range(0,2)", "generations=2", f"out={tmp_path}", "study=s", *TINY
     )
@@ -133,7 +133,7 @@ def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
     mean = raw[(raw["condition"] == names[1]) & (raw["generation"] == 1)]["fd"].mean()
     row = frame[(frame["condition"] == names[1]) & (frame["generation"] == 1)]
     assert abs(row["fd"].item() / mean - 1) < 1e-5
-    assert (study / "comparison.png").exists()
+    assert Image.open(study / "comparison.png").width > 800
     assert len(list((study / "shared").glob("generation0-*"))) == 2
     assert re.search(r"replace\S*\s+1\s+2\s+\S+ ± \S+", done.stdout), done.stdout
 
@@ -142,25 +142,22 @@ def test_multirun_leaves_one_study_with_a_comparison(tmp_path, command):
 def test_sweep_over_real_fraction_has_readable_folders(tmp_path, fresh):
     done = fresh(
         "-m",
-        "model=gaussian",
-        "data=digits",
         "paradigm=replace",
         "real_fraction=0,0.1,0.5",
-        "n_samples=48",
-        "model.replicates=5",
         "generations=2",
         f"out={tmp_path}",
-        "display=none",
+        *TINY,
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     )
     assert done.returncode == 0, done.stderr
-    raw = imgloop.load_study(tmp_path / "digits-gaussian")
+    raw = imgloop.load_study(tmp_path / "digits-diffusion")
     shares = {
         c.split(",")[1] if "real" in c else "none": s
         for c, s in raw[raw["generation"] == 1].set_index("condition")["real_share"].items()
     }
-    assert shares == pytest.approx({"none": 0.0, "real_fraction=0.1": 5 / 48, "real_fraction=0.5": 24 / 48}, abs=1e-6)
+    assert shares == {"none": 0.0, "real_fraction=0.1": 5 / 48, "real_fraction=0.5": 24 / 48}
+    assert len(list((tmp_path / "digits-diffusion" / "shared").glob("generation0-*"))) == 1
 
 
 def test_a_failed_chain_lets_the_others_finish_and_sets_the_status(tmp_path, command):

@@ -20,7 +20,7 @@ from imgloop import store
 from imgloop.errors import UserError, printable
 from imgloop.measure import measure
 from imgloop.report.__main__ import main as report
-from imgloop.study.generation import numbered
+from imgloop.study.generation import generations
 
 SMALL = [*TINY, "data.n=150", "data.heldout=50"]
 SOLVED = ["model=gaussian", "model.replicates=3", "data.n=9", "display=none"]
@@ -217,7 +217,7 @@ def test_a_missing_generation_in_the_middle_is_named(folder, tmp_path):
 def test_generations_are_in_the_order_of_their_numbers(tmp_path):
     for t in (0, 101, 1000, 99):
         (tmp_path / f"gen{t:03d}").mkdir()
-    assert [p.name for p in numbered(tmp_path)] == ["gen000", "gen099", "gen101", "gen1000"]
+    assert [p.name for p in generations(tmp_path)] == ["gen000", "gen099", "gen101", "gen1000"]
 
 
 def test_a_truncated_checkpoint_is_named(folder, tmp_path):

@@ -191,8 +191,7 @@ class ChainFolder(ABC):
     def tidy(self) -> None:
         """Remove what an interruption left: temporary files of processes that have ended."""
         store.remove(*self.folder.glob(".gen*.part"))
-        for folder in (self.folder, self.study / "shared", self.study):
-            store.remove_parts(folder)
+        store.remove_parts(self.folder, self.study / "shared", self.study)
 
     @property
     def aside(self) -> Path:

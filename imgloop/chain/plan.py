@@ -71,9 +71,7 @@ class Plan:
 
     def timed(self, chain: Chain, model: Any, evaluator: Any, trainer: Any) -> Plan:
         """The plan with rates from a short fit and a short draw on this machine, whose results are thrown away."""
-        real = chain.real_pool
-        few = Pool(real.x[:512], None if real.y is None else real.y[:512])
-        data = TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
+        data = first_rows(chain.real_pool, 512)
         batch = 64
         with tempfile.TemporaryDirectory() as tmp:
 
@@ -125,9 +123,7 @@ class Plan:
 
     def sized(self, chain: Chain, model: Any) -> Plan:
         """The plan with the size of a saved model, from a fit without images."""
-        real = chain.real_pool
-        few = Pool(real.x[:2], None if real.y is None else real.y[:2])
-        data = TrainingSet({REAL: few}, Mix(np.full((2, 1), REAL), np.arange(2)[:, None]))
+        data = first_rows(chain.real_pool, 2)
         with tempfile.TemporaryDirectory() as tmp:
             task = Task(0, 0, 0, "scratch", Path(tmp) / "scratch", stop=chain.stop, trainer=chain.trainer)
             model.fit(data, task, None).save(Path(tmp) / "model")
@@ -165,6 +161,12 @@ class Plan:
             f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "
             f"seen, {sum(self.samples):,} samples drawn, {cost}",
         ]
+
+
+def first_rows(real: Pool, n: int) -> TrainingSet:
+    """The first n real images, or all, as a training set."""
+    few = Pool(real.x[:n], None if real.y is None else real.y[:n])
+    return TrainingSet({REAL: few}, Mix(np.full((len(few), 1), REAL), np.arange(len(few))[:, None]))
 
 
 def gpu_present() -> bool:

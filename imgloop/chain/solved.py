@@ -127,10 +127,10 @@ class SolvedChain(ChainFolder):
         return Parts(paradigm, curation, correction, system, self.measured, real, n_drawn)
 
     def begin(self, parts: Parts) -> None:
-        if self.stored and self.stored["versions"] != versions():
+        stored, code = self.stored, self.settings.code
+        if stored and stored["versions"] != versions():
             self.display.say(f"{self.folder} was made with other versions of packages: its values may change")
-        code = self.settings.code
-        if self.stored and self.stored.get("code", code) != code:
+        if stored and stored.get("code", code) != code:
             self.display.say(f"{self.folder} was made with other code of its parts: its values may change")
         self.show = self.display.reading(f"{self.settings.condition}, {self.replicates:,} replicates")
         self.write_config()

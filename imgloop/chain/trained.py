@@ -21,7 +21,7 @@ from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
 from imgloop.study.compare import compare
-from imgloop.study.generation import check_files, check_numbers, numbered, read_pool, read_record, read_scores
+from imgloop.study.generation import check_files, check_numbers, generations, read_pool, read_record, read_scores
 from imgloop.study.real import real_key, write_real
 from imgloop.study.tables import chains
 from imgloop.study.trained import LOSSES, write_files
@@ -57,7 +57,7 @@ class Chain(ChainFolder):
     @property
     def done(self) -> int:
         """How many generations exist; those of a fork exist before they are copied."""
-        t = len(numbered(self.folder))
+        t = len(generations(self.folder))
         return t if self.fork is None else max(t, self.fork.t + 1)
 
     @property
@@ -88,8 +88,7 @@ class Chain(ChainFolder):
         done = range(self.done)
         store.remove(*(p for t in done if (p := self.scratch(t)).is_dir()))
         for t in done:
-            store.remove_parts(self.generation(t))
-            store.remove_parts(self.generation(t) / "scores")
+            store.remove_parts(self.generation(t), self.generation(t) / "scores")
         for part in self.shared.glob(".*.part"):  # of a folder that exists: its making was interrupted before
             if part.is_dir() and (self.shared / part.name[1 : -len(".part")]).is_dir():
                 store.remove(part)

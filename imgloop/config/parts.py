@@ -20,6 +20,7 @@ from imgloop import contracts
 from imgloop.config.compose import CONF, composed, options
 from imgloop.errors import Stopped, UserError
 
+CODE = Path(__file__).resolve().parents[1]  # the package
 CONTRACTS: dict[str, type] = {
     "data": contracts.Source,
     "model": contracts.Model,
@@ -188,10 +189,9 @@ def code_hash(part: Part) -> str:
         return hashlib.sha256(part.source.read_bytes()).hexdigest()[:16]
     target = imported(part)
     functions = [f for cls in inspect.getmro(target) for f in _functions(cls)] if inspect.isclass(target) else [target]
-    package = importlib.import_module(target.__module__.rpartition(".")[0] or target.__module__)
-    beside = sorted(Path(p) for p in package.__path__) if part.group == "model" and hasattr(package, "__path__") else []
+    rooms = [CODE / "models", CODE / "training"] if part.ours and part.group == "model" else []
     code = [_normal(_source(f)) for f in functions]
-    code += [_normal(p.read_text()) for folder in beside for p in sorted(folder.glob("*.py"))]
+    code += [_normal(p.read_text()) for room in rooms for p in sorted(room.glob("*.py"))]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ class Settings:
         nodes = self.config["measure"]
         return {name: part_of("measure", name, node, self.config_dirs) for name, node in nodes.items()}
 
-    @property
+    @cached_property  # it reads and parses source files, and every generation records it
     def code(self) -> dict[str, str]:
         """A hash of the code of each part that results depend on, by group."""
         return {f"code of {g}={self.choices[g]}": code_hash(self.part(g)) for g in PARTS}

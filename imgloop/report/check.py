@@ -26,7 +26,9 @@ def check(study: Path) -> Checked:
     no study."""
     study = Path(study)
     folders = [p for p in study.glob("*/seed*") if p.is_dir() and p.parent.name != "shared"]
-    chains = sorted(p for p in folders if (p / "config.yaml").exists() or generation.numbered(p) or tables.is_solved(p))
+    chains = sorted(
+        p for p in folders if (p / "config.yaml").exists() or generation.generations(p) or tables.is_solved(p)
+    )
     if not chains:
         raise UserError(f"{study} contains no chain (CONDITION/seedK): give a study's folder.")
     files, faults = 0, []
@@ -49,12 +51,12 @@ def _tests(study: Path, chains: list[Path]) -> Iterator[Callable[[], int]]:
     if (study / frozen.FILE).exists():
         yield lambda: len([frozen.read(study / frozen.FILE)])
     for chain in chains:
-        yield lambda c=chain: _config(c)
+        yield lambda c=chain: len([identity_of(generation.read_config(c))])
         if tables.is_solved(chain):
             yield lambda c=chain: len([solved.intact(c, name) for name in solved.FILES])
             continue
         yield lambda c=chain: generation.check_numbers(c) or 0
-        for folder in generation.numbered(chain):
+        for folder in generation.generations(chain):
             yield lambda f=folder: _record(f, study)
             for name in generation.HASHED:
                 yield lambda f=folder, n=name: _file(f, n)
@@ -62,18 +64,6 @@ def _tests(study: Path, chains: list[Path]) -> Iterator[Callable[[], int]]:
                 yield lambda p=path: len([generation.read_scores(p)])
     for folder in (study, *chains):
         yield lambda f=folder: _derived(f)
-
-
-def _config(chain: Path) -> int:
-    path = chain / "config.yaml"
-    try:
-        values = store.read_yaml(path)
-        if not store.intact(values):
-            raise store.damaged(path, "is not what was written (its hash differs)", "run the chain again elsewhere")
-        identity_of(values)
-    except (AttributeError, TypeError, KeyError) as e:
-        raise store.damaged(path, "is not the configuration of a chain", "run the chain again elsewhere") from e
-    return 1
 
 
 def _record(folder: Path, study: Path) -> int:

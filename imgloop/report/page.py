@@ -19,7 +19,7 @@ from markupsafe import Markup
 from imgloop import store
 from imgloop.collapse.definitions import FARTHEST, SHORT, TITLES, rules
 from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
-from imgloop.errors import UserError, printable
+from imgloop.errors import UserError, printable_lines
 from imgloop.report import bibliography, reproduce, sizes, svg
 from imgloop.report.panels import Panel, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
@@ -115,7 +115,7 @@ def report(
 def shown(value: Any) -> Any:
     """A value as the page shows it: text from files without characters that a terminal or a page acts on."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return "\n".join(map(printable, value.split("\n")))
+        return printable_lines(value)
     return value
 
 

@@ -31,7 +31,7 @@ def compare(study: str | Path, sparing: bool = False) -> None:
         solvable = any(map(tables.is_solved, folders))
         protocol = None if solvable else tables.common_protocol(folders)
         parts = [p for c in folders for p in ([c / "record.json"] if solvable else trained.inputs(c, protocol))]
-        key = derived.key_of((p for p in parts if p.name != "evolution.safetensors"), study.name)
+        key = derived.key_of(parts, study.name)
         if not derived.current(study, key):
             files = _compare_solved(study, folders) if solvable else _compare_trained(study, folders, protocol)
             derived.write(study, key, files, seconds=time.monotonic() - began)

@@ -27,11 +27,7 @@ def key_of(paths: Iterable[Path], *more: Any) -> str:
 
 def current(folder: Path, key: str) -> bool:
     """Whether the files of a folder were made from what has this key, and are as they were written."""
-    stored = _read(folder)
-    return stored.get("key") == key and all(
-        (folder / name).is_file() and store.file_hash(folder / name) == wanted
-        for name, wanted in stored["files"].items()
-    )
+    return _read(folder).get("key") == key and not changed(folder)
 
 
 def changed(folder: Path) -> list[Path]:

@@ -35,7 +35,7 @@ SCORES = {"scores": dict, "protocol": dict}
 AGAIN = "delete it and measure the study again"
 
 
-def numbered(chain: Path) -> list[Path]:
+def generations(chain: Path) -> list[Path]:
     """The chain's generation folders in order of their numbers."""
     named = (p for p in Path(chain).glob("gen[0-9]*") if p.name[3:].isdecimal() and p.is_dir())
     return sorted(named, key=lambda p: int(p.name[3:]))
@@ -43,7 +43,7 @@ def numbered(chain: Path) -> list[Path]:
 
 def check_numbers(chain: Path) -> None:
     """Raise UserError unless the chain's generations are 0, 1, 2, ... without gaps."""
-    folders = numbered(chain)
+    folders = generations(chain)
     for t, folder in enumerate(folders):
         if int(folder.name[3:]) != t:
             raise UserError(
@@ -64,9 +64,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     values = _checked(path, SCORES, AGAIN)
     wrong = [k for k, v in values["scores"].items() if isinstance(v, bool) or not isinstance(v, int | float | None)]
     if wrong:
-        raise store.damaged(
-            path, f"has a score {wrong[0]!r} that is no number", "delete it and measure the study again"
-        )
+        raise store.damaged(path, f"has a score {wrong[0]!r} that is no number", AGAIN)
     return values
 
 
@@ -77,6 +75,18 @@ def _checked(path: Path, kinds: dict[str, type], instead: str | None = None) -> 
     for key, kind in kinds.items():
         if not isinstance(values.get(key), kind):
             raise store.damaged(path, f"has no {key}, or one of another kind", instead)
+    return values
+
+
+def read_config(chain: Path) -> dict[str, Any]:
+    """config.yaml of a chain as plain values (choices, identity, config); raises UserError if it is damaged."""
+    path = chain / "config.yaml"
+    values = store.read_yaml(path)
+    kinds = ("choices", "identity", "config")
+    if not isinstance(values, dict) or not all(isinstance(values.get(k), dict) for k in kinds):
+        raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
+    if not store.intact(values):
+        raise store.damaged(path, "is not what was written (its hash differs)", "run the chain again elsewhere")
     return values
 
 

@@ -13,7 +13,7 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
-from imgloop.study.generation import check_files, check_numbers, read_record
+from imgloop.study.generation import check_files, check_numbers, read_config, read_record
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
 
@@ -176,14 +176,7 @@ class Study:
 
     def config(self, chain: Path) -> dict[str, Any]:
         """config.yaml of a chain as plain values (choices, identity, config); raises UserError if it is damaged."""
-        path = chain / "config.yaml"
-        values = store.read_yaml(path)
-        kinds = ("choices", "identity", "config")
-        if isinstance(values, dict) and all(isinstance(values.get(k), Mapping) for k in kinds):
-            if not store.intact(values):
-                raise store.damaged(path, "is not what was written (its hash differs)", "run the chain again elsewhere")
-            return values
-        raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
+        return read_config(chain)
 
     def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
         """The file of a generation's images, whose hash is that of its record; raises UserError where it is not."""

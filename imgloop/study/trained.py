@@ -7,20 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
 from imgloop.study import derived
-from imgloop.study.generation import numbered, read_record, read_scores
+from imgloop.study.generation import generations, read_record, read_scores
 
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
-
-
-def generations(chain: Path) -> list[Path]:
-    """The chain's generation folders in order."""
-    return numbered(chain)
 
 
 def protocols(chain: Path) -> list[str]:
@@ -75,14 +68,9 @@ def table(chain: Path, protocol: str | None = None) -> DataFrame:
     return frame[[c for c in columns if c in SIZES or frame[c].notna().any()]]
 
 
-def drawn_pool(folder: Path) -> dict[str, np.ndarray]:
-    """What a generation drew, x and perhaps y, memory-mapped: the samples that it is measured on. A curated generation
-    releases only some of them (pool.safetensors)."""
-    return store.open_arrays(drawn_path(folder))
-
-
 def drawn_path(folder: Path) -> Path:
-    """The file of what a generation drew: pool.safetensors, if all of it was released."""
+    """The file of what a generation drew, the samples that it is measured on: pool.safetensors, if all of it was
+    released."""
     path = folder / "drawn.safetensors"
     return path if path.exists() else folder / "pool.safetensors"
 
@@ -108,7 +96,8 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
         named = frame.assign(condition=chain.parent.name)
         return figures.curves(named, title, levels, panels(measures(chain, protocol)))
 
-    key = derived.key_of(inputs(chain, protocol), title, levels)
+    latents = [g / "evolution.safetensors" for g in generations(chain)]
+    key = derived.key_of([*inputs(chain, protocol), *latents], title, levels)
     if not derived.current(chain, key):
         metrics = csv_text(frame).encode()
         derived.write(chain, key, {"evolution.png": evolution, "curves.png": curves, "metrics.csv": lambda: metrics})
@@ -116,9 +105,8 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
 
 
 def inputs(chain: Path, protocol: str | None) -> list[Path]:
-    """The files that a chain's tables and pictures are made from."""
-    parts = ("record.json", f"scores/{protocol}.json", "evolution.safetensors")
-    return [g / part for g in generations(chain) for part in parts]
+    """The files that a chain's table is made from."""
+    return [g / part for g in generations(chain) for part in ("record.json", f"scores/{protocol}.json")]
 
 
 def panels(known: Mapping[str, MeasureInfo]) -> list[tuple[str, str, str]]:
