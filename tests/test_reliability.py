@@ -99,6 +99,11 @@ def test_a_comparison_is_redrawn_when_a_chain_has_changed(folder, tmp_path):
     assert path.read_text().count("\n") == 5
 
 
+def test_weights_that_an_interruption_kept_are_pruned_by_the_same_command(folder, tmp_path):
+    chain(tmp_path, "generations=2", "keep_models=1")
+    assert [(folder / f"gen{t:03d}" / "model").is_dir() for t in range(2)] == [False, True]
+
+
 @pytest.mark.parametrize("moved", [0, 1, 3])
 def test_an_overwriting_that_was_killed_gives_the_old_chain_back(folder, tmp_path, moved):
     """The old files were moved aside in part."""

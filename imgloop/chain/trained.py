@@ -356,6 +356,7 @@ class Chain(ChainFolder):
 
     def finish(self):
         """Write metrics.csv and pictures, and the study's comparison; say where to look."""
+        self.prune(self.done - 1)  # where it was interrupted before it had pruned
         frame = write_files(self.folder, self.protocol)
         several = len(chains(self.study)) > 1
         if several:
