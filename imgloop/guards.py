@@ -38,7 +38,7 @@ def call(part: Part, doing: str, function: Callable, *arguments: Any, **named: A
         return function(*arguments, **named)
     except (UserError, Stopped, KeyboardInterrupt):
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise part.failed(doing, e) from e
 
 
@@ -191,18 +191,20 @@ class GuardedMeasure:
         return float(value)
 
 
-@dataclass(frozen=True)
+@dataclass
 class GuardedModel:
-    """A model whose generators are checked."""
+    """A model whose generators are checked. shape: of the images that they are to draw, known once the data are."""
 
     part: Part
     inner: contracts.Model
+    shape: tuple[int, ...] | None = None
 
     @property
     def weighted(self) -> bool:
         return self.inner.weighted
 
     def check(self, real: Any, images: tuple[int, ...]) -> None:
+        self.shape = real.train.x.shape[1:]
         call(self.part, "checking the data", self.inner.check, real, images)
 
     def fit(self, data: TrainingSet, task: Any, previous: Any) -> GuardedGenerator:
@@ -217,15 +219,16 @@ class GuardedModel:
         if generator is None:
             raise self.part.error(f"returned nothing from {method}; expected a generator with sample and save.")
         check_contract(self.part, generator, Generator)
-        return GuardedGenerator(self.part, generator)
+        return GuardedGenerator(self.part, generator, self.shape)
 
 
 @dataclass(frozen=True)
 class GuardedGenerator:
-    """A generator whose samples and losses are checked."""
+    """A generator whose samples and losses are checked. shape: of the images that it is to draw, if known."""
 
     part: Part
     inner: Generator
+    shape: tuple[int, ...] | None = None
 
     @property
     def absorbed(self) -> bool:
@@ -250,6 +253,8 @@ class GuardedGenerator:
         x = pool.x
         if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or len(x) != n:
             raise self.part.error(f"drew samples {what(x)}; expected uint8 ({n}, C, H, W): round and clip to 0..255.")
+        if self.shape is not None and x.shape[1:] != self.shape:
+            raise self.part.error(f"drew images of shape {x.shape[1:]}; expected {self.shape}, as the real ones have.")
         if pool.y is not None and (pool.y.shape != (n,) or pool.y.dtype.kind not in "iu"):
             raise self.part.error(f"drew labels {what(pool.y)}; expected integers ({n},), or None.")
         return pool

@@ -222,7 +222,7 @@ def test_live_display_shows_generation_stage_and_time_left(tmp_path):
 
     master, slave = pty.openpty()
     tiny = [t for t in TINY if not t.startswith(("display", "train.images"))]
-    small = ["generations=2", "train.images=3200", "data.n=300", "data.heldout=60", *tiny]
+    small = ["generations=2", "train.images=12800", "data.n=300", "data.heldout=60", *tiny]
     process = preloaded.Command(
         "-m", "imgloop", f"out={tmp_path}", *small, env={"TERM": "xterm", "COLUMNS": "160"}, terminal=os.ttyname(slave)
     )

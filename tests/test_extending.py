@@ -41,10 +41,10 @@ def record(result, t):
     return store.read_json(result.folder / f"gen{t:03d}" / "record.json")
 
 
-def test_the_examples_are_six_and_short(parts):
+def test_the_examples_are_seven_and_short(parts):
     files = {p.relative_to(parts).as_posix(): len(p.read_text().splitlines()) for p in parts.rglob("*.*")}
     python = [name for name in files if name.endswith(".py")]
-    assert len(python) == 6
+    assert len(python) == 7
     for name in python:
         option = next(p for p in files if p.endswith(f"/{Path(name).stem}.yaml"))
         assert files[name] + files[option] < 40, name
@@ -62,6 +62,14 @@ def test_a_paradigm_runs_solvable_systems_as_well(parts, tmp_path):
     given = ["model=gaussian", "paradigm=window", "model.replicates=5", "data.n=20", "generations=4", "display=none"]
     result = imgloop.run([*given, f"out={tmp_path}"], config_dir=parts)
     assert list(result.metrics["n_train"]) == [20, 25, 50, 50]
+
+
+def test_a_solvable_system_is_held_to_its_closed_forms(parts, tmp_path):
+    given = ["model=exponential", "data.n=20", "generations=5", "display=none", f"out={tmp_path}"]
+    result = imgloop.run([*given, "paradigm=replace"], config_dir=parts)
+    row = result.metrics.iloc[-1]
+    assert row["square_theory"] == pytest.approx(1.05**5, rel=1e-5) and row["mean_theory"] == 1
+    assert abs(row["mean_z"]) < 4 and abs(row["square_z"]) < 4 and row["mean"] != 1
 
 
 def test_a_curation_releases_what_it_chooses_and_measures_what_was_drawn(parts, tmp_path):
@@ -246,6 +254,9 @@ WRONG = [
     ("data", DATA, "return None", "RealData"),
     ("data", DATA, "return RealData(Pool(np.ones((9, 1, 8, 8))), Pool(np.ones((9, 1, 8, 8))), None, Facts(label='x'))",
      "float64"),
+    ("model", MODEL, "return Pool(np.zeros((n, 1, 9, 9), np.uint8))", "(1, 9, 9)"),
+    ("measure", MEASURE, "return True", "True"),
+    ("curation", CURATION, "raise SystemExit(3)", "SystemExit at line"),
 ]  # fmt: skip
 
 

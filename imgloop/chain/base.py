@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -123,7 +124,8 @@ class ChainFolder(ABC):
     def nothing_to_do(self) -> str:
         return (
             f"{self.folder} holds {self.done} generations already: nothing to do "
-            f"(generations={self.done + 1} or more would extend it)"
+            f"(generations={self.done + 1} or more would extend it; other measures or features: python -m imgloop.measure "
+            f"{shlex.quote(str(self.study))} NAME=OPTION)"
         )
 
     def seed(self, t: int | None, purpose: str) -> int:
