@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -124,8 +123,7 @@ class ChainFolder(ABC):
     def nothing_to_do(self) -> str:
         return (
             f"{self.folder} holds {self.done} generations already: nothing to do "
-            f"(generations={self.done + 1} or more would extend it; other measures or features: python -m imgloop.measure "
-            f"{shlex.quote(str(self.study))} NAME=OPTION)"
+            f"(generations={self.done + 1} or more would extend it)"
         )
 
     def seed(self, t: int | None, purpose: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class Chain(ChainFolder):
     @property
     def sizes(self) -> dict[int, int]:
         return {origin: len(pool) for origin, pool in self.pools.items()}
+
+    def nothing_to_do(self) -> str:
+        hint = f"python -m imgloop.measure {shlex.quote(str(self.study))} features=NAME or measure=NAME measures it again"
+        return f"{super().nothing_to_do()}; {hint}"
 
     def record(self, t: int) -> dict[str, Any]:
         """record.json of generation t."""
