@@ -75,7 +75,7 @@ class Chain(ChainFolder):
         return {origin: len(pool) for origin, pool in self.pools.items()}
 
     def nothing_to_do(self) -> str:
-        hint = f"python -m imgloop.measure {shlex.quote(str(self.study))} features=NAME or measure=NAME measures it again"
+        hint = f"python -m imgloop.measure {shlex.quote(str(self.study))} features=NAME or measure=NAME measures again"
         return f"{super().nothing_to_do()}; {hint}"
 
     def record(self, t: int) -> dict[str, Any]:
