@@ -51,7 +51,7 @@ SCENARIOS = {
     "overwritten": ([f"{DIFFUSION} generations=2"], f"{DIFFUSION} generations=1 overwrite=true"),
     "pruned": ([f"{DIFFUSION} generations=1"], f"{DIFFUSION} generations=3 keep_models=1"),
     "curated": ([], f"{DIFFUSION} generations=1 curation=random curation.fraction=0.5"),
-    "forked": ([f"{DIFFUSION} generations=1 paradigm=replace"], f"{DIFFUSION} generations=2 fork=FORK@0"),
+    "forked": ([f"{DIFFUSION} generations=1 paradigm=replace"], f"{DIFFUSION} generations=2 fork=FORK"),
     "measured": ([f"{DIFFUSION} generations=2"], f"imgloop.measure {STUDY} features=random"),
     "reported": ([f"{SOLVED} generations=3"], "imgloop.report gaussian"),
     "archived": ([f"{SOLVED} generations=3"], "imgloop.report gaussian --archive"),
@@ -268,7 +268,7 @@ def scenario(name: str, faults: list[str], every: int, root: Path, say: Callable
         assert status == 0, (c, output)
     if "FORK" in command:
         (chain,) = base.glob(f"{STUDY}/replace*/seed0")
-        command = command.replace("FORK", f'"{chain.relative_to(base)}"')
+        command = command.replace("FORK", f'"{chain.relative_to(base)}@0"')
     snapshots = root / "snapshots"
     with copied(base, "work") as work:
         disk = Disk(str(work))

@@ -93,7 +93,7 @@ def test_settings_are_valid(command):
 @pytest.mark.nightly
 def test_fork_of_the_command_above_it(tmp_path):
     """Two commands as they are written, at small settings: the second forks the chain of the first."""
-    common = [*TINY, f"out={tmp_path}", "generations=2"]
+    common = [*TINY, f"out={tmp_path}", "generations=2", "display=lines"]
     imgloop("imgloop", arguments_of(RUNS[RUNS.index(FORK) - 1])[0], *common)
     source = next(tmp_path.glob("*/*/seed0"))
     arguments = [f'fork="{source}@0"' if a.startswith("fork=") else a for a in arguments_of(FORK)]

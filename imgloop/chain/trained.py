@@ -99,7 +99,6 @@ class Chain(ChainFolder):
                 store.remove(part)
 
     def prepared(self, generations: int, cache: Path) -> Parts:
-        config = self.settings.config
         paradigm, curation, correction, source = (
             guarded(self.settings.part(g), self.settings.build(g))
             for g in ("paradigm", "curation", "correction", "data")
@@ -110,12 +109,12 @@ class Chain(ChainFolder):
         n_drawn = sample_sizes(self.settings, initial)
         plan = Plan.of(self, paradigm, curation, n_drawn, generations)
 
-        from imgloop.metrics.evaluator import Evaluator  # torch and Lightning take seconds: after the quick checks
-        from imgloop.training.trainer import use_threads  # likewise
+        from imgloop.chain.threads import use_threads  # torch and Lightning take seconds: after the quick checks
+        from imgloop.metrics.evaluator import Evaluator  # likewise
 
-        use_threads(config["threads"], real.train.x.shape[-1])
         model = guarded(self.settings.part("model"), self.settings.build("model"))
         model.check(real, plan.images)
+        use_threads(self, model, real)
         progress, device = self.display.reading("training the classifier"), self.trainer.device
         extractor = self.settings.build("features", real=real, shared=self.shared, device=device, progress=progress)
         evaluator = Evaluator(extractor, real, self.shared, measures=user_measures(self.settings))

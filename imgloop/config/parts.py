@@ -64,7 +64,7 @@ class Part:
         """A UserError about this part."""
         return UserError(f"{self} {message}", self.group)
 
-    def failed(self, doing: str, error: Exception) -> UserError:
+    def failed(self, doing: str, error: BaseException) -> UserError:
         """The UserError for an exception that the part raised; it names the line of the part's own file."""
         line = ""
         for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -1,16 +1,13 @@
-"""Diffusion: the training module, the fitted generator and the model as configured. Objectives are in objectives.py,
-samplers in samplers.py."""
+"""Diffusion: the fitted generator and the model as configured. Its training is in denoising.py, objectives are in
+objectives.py, samplers in samplers.py, and what settings are by default in recipes.py."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,8 +27,10 @@ from imgloop.models.base import (
     sampling,
     save_training,
 )
+from imgloop.models.denoising import DiffusionModule
 from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
 from imgloop.models.objectives import OBJECTIVES
+from imgloop.models.recipes import Recipe, recipe
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
@@ -42,91 +41,8 @@ NEEDED = (  # of the description of a saved generator
     "size", "channels", "embeddings", "objective", "sampler", "sampler_steps", "bias", "guidance", "label_frequencies",
     "trained_images",
 )  # fmt: skip
+SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1], of a preconditioned flow, as in EDM
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
-
-
-class DiffusionModule(L.LightningModule):
-    """Trains one generation: the network and its moving average. Batches and noise are functions of the step."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        objective,
-        batches: Batches,
-        steps: int,
-        lr: float,
-        ema: float,
-        drop: tuple[float, int] = (0.0, 0),
-    ):
-        super().__init__()
-        self.automatic_optimization = False
-        self.network, self.ema = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.objective, self.batches, self.steps, self.lr, self.decay = objective, batches, steps, lr, ema
-        self.drop, self.null = drop  # share of labels that training hides, for guidance, and the label in their place
-        # what training calls, compiled or not; in a tuple, so that it is not registered as a second submodule
-        self.called: tuple[Any, ...] = (network,)
-        self.recent_loss = math.nan
-        self.before = 0
-        self.optimizer_state: Any = None  # steps and optimiser that weights_and_optimizer continues from
-
-    def start_from(self, previous: DiffusionGenerator, optimizer: bool) -> None:
-        """Start from the averaged weights of `previous`; with `optimizer`, continue its raw weights, average and
-        optimiser."""
-        averaged = previous.network.state_dict()
-        self.ema.load_state_dict(averaged)
-        self.network.load_state_dict(previous.training["network"] if optimizer and previous.training else averaged)
-        if optimizer and previous.training:
-            self.before, self.optimizer_state = previous.training["steps"], previous.training["optimizer"]
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
-        )
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        return optimizer
-
-    def training_step(self, chunk: tuple[int, int]):
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        losses = torch.stack([self.step(k, optimizer) for k in range(*chunk)]).tolist()
-        for k, loss in zip(range(*chunk), losses):
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"The loss became {loss} at step {k + 1} of {self.steps} in generation {self.batches.t}: lower "
-                    f"model.lr (now {self.lr:g}). Earlier generations are kept."
-                )
-        self.recent_loss = sum(losses) / len(losses)
-
-    def step(self, k: int, optimizer) -> Tensor:
-        """One optimiser step; returns the loss, still on the device."""
-        loss = self.loss(k)
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * self.lr_factor(k)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        age = self.before + k
-        decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages discard the start quickly
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.network.parameters()), 1 - decay)
-        return loss.detach()
-
-    def loss(self, k: int) -> Tensor:
-        """Mean squared error of the network's output for batch k, noised with its own noise and levels."""
-        x, y = self.batches(k)
-        g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
-        like = {"generator": g, "device": x.device, "dtype": x.dtype}
-        e = torch.randn(x.shape, **like)
-        s = self.objective.levels(len(x), like)
-        if y is not None and self.drop:
-            y = torch.where(torch.rand(len(y), **like) < self.drop, self.null, y)
-        noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
-        return (output(self.called[0], noised, timestep, y) - self.objective.target(x, e, s)).square().mean()
-
-    def lr_factor(self, k: int) -> float:
-        """Linear warm-up over the first twentieth, then a cosine to zero."""
-        warm = max(1, self.steps // 20)
-        return (k + 1) / warm if k < warm else 0.5 + 0.5 * math.cos(math.pi * (k - warm) / (self.steps - warm))
 
 
 class DiffusionGenerator(Generator):
@@ -184,8 +100,8 @@ class DiffusionGenerator(Generator):
                 e = torch.randn((CHUNK, *x.shape[1:]), generator=g)[: len(x)].to(self.device)
                 s = x.new_full((len(x),), float(value))
                 noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
-                error = output(self.network, noised, timestep, y) - self.objective.target(x, e, s)
-                out[first : first + len(x), level] = error.square().flatten(1).mean(1).double().cpu().numpy()
+                residual = self.objective.residual(x, e, s, output(self.network, noised, timestep, y))
+                out[first : first + len(x), level] = residual.square().flatten(1).mean(1).double().cpu().numpy()
         return out
 
     def save(self, folder: Path) -> None:
@@ -252,14 +168,17 @@ class DiffusionGenerator(Generator):
 class Diffusion(Model):
     """The model as configured (conf/model/diffusion.yaml, which says what each setting is)."""
 
-    network: str = setting("compact", choices=tuple(PRESETS))
+    network: str | None = setting(None, choices=(None, *PRESETS))
     widths: Sequence[int] | None = None
     conditional: bool = setting(False)
-    batch: int = setting(64, low=1)
-    lr: float = setting(3e-3, above=0, below=1)
-    ema: float = setting(0.999, low=0, below=1)
+    batch: int | None = setting(None, kind=int, low=1)
+    optimizer: str | None = setting(None, choices=(None, "adamw", "muon"))
+    lr: float | None = setting(None, kind=float, above=0, below=1)
+    ema: float | None = setting(None, kind=float, low=0, below=1)
     objective: str = setting("flow", choices=tuple(OBJECTIVES))
     time: str = setting("logit_normal", choices=("logit_normal", "uniform"))
+    time_mean: float | None = setting(None, kind=float, low=-5, high=5)
+    precondition: bool | None = setting(None, kind=bool)
     prediction: str | None = setting(None, choices=(None, "v", "epsilon"))
     sampler: str | None = None
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
@@ -272,12 +191,24 @@ class Diffusion(Model):
 
     def __post_init__(self):
         check_settings(self, "model")
-        for name, usual, of in (("time", "logit_normal", "flow"), ("prediction", None, "ddpm")):
+        of_flow = (("time", "logit_normal"), ("time_mean", None), ("precondition", None))
+        for name, usual, of in (*((n, u, "flow") for n, u in of_flow), ("prediction", None, "ddpm")):
             if getattr(self, name) != usual and self.objective != of:
                 raise UserError(
                     f"model.{name} has no effect with model.objective={self.objective}; it is a setting of {of}.",
                     f"model.{name}",
                 )
+        if self.time_mean is not None and self.time != "logit_normal":
+            raise UserError(
+                f"model.time_mean has no effect with model.time={self.time}; it is a setting of logit_normal.",
+                "model.time_mean",
+            )
+        if self.precondition and self.network == "unet2d":
+            raise UserError(
+                "model.precondition=true is not for model.network=unet2d, whose flow diffusers samples without it: "
+                "leave it out, or use model.objective=edm, which has it.",
+                "model.precondition",
+            )
         samplers = OBJECTIVES[self.objective].samplers
         if self.sampler not in (None, *samplers):
             raise UserError(
@@ -299,71 +230,89 @@ class Diffusion(Model):
                 "model.label_drop",
             )
         check_widths_list(self.widths)
-        own = {"flow": {"time": self.time}, "edm": {}, "ddpm": {"prediction": self.prediction or "v"}}[self.objective]
-        self.objective_settings = {"kind": self.objective, **own}
+
+    def recipe(self, size: int) -> Recipe:
+        """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
+        usual = recipe(size, self.network, self.optimizer)
+        given = {"batch": self.batch, "lr": self.lr, "ema": self.ema, "mean": self.time_mean}
+        given |= {"precondition": self.precondition}
+        return replace(usual, **{k: v for k, v in given.items() if v is not None})
+
+    def objective_of(self, r: Recipe) -> dict[str, Any]:
+        """The objective's kind and settings, as a saved generator describes them."""
+        flow: dict[str, Any] = {"time": self.time}
+        if self.time == "logit_normal" and r.mean:
+            flow["mean"] = float(r.mean)
+        if r.precondition:
+            flow["sigma_data"] = SIGMA_DATA
+        own = {"flow": flow, "edm": {}, "ddpm": {"prediction": self.prediction or "v"}}[self.objective]
+        return {"kind": self.objective, **own}
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
         """Raise UserError for images or a budget that this model cannot be trained with."""
-        check_images(self.batch, self.conditional, real, images)
         _, channels, size, _ = real.train.x.shape
-        build_network(self.network, size, channels, self.widths and tuple(self.widths))
+        r = self.recipe(size)
+        check_images(r.batch, self.conditional, real, images)
+        build_network(r.network, size, channels, self.widths and tuple(self.widths))
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:
         """Train on `data` for the task's images; `start` says whether from `previous` (its averaged weights) or
         from scratch."""
         n, channels, size, _ = (len(data), *data.gather(np.arange(1)).shape[1:])
-        steps, device = -(-task.images // self.batch), task.trainer.device
+        r = self.recipe(size)
+        steps, device = -(-task.images // r.batch), task.trainer.device
         frequencies = label_frequencies(data, self.labels) if self.conditional else None
         embeddings = len(frequencies) + (self.label_drop > 0) if frequencies else 0  # the last means no label
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
-            network = build_network(self.network, size, channels, self.widths and tuple(self.widths), embeddings)
+            network = build_network(r.network, size, channels, self.widths and tuple(self.widths), embeddings)
         resident = task.trainer.resident_gib * 2**30
-        batches = Batches(data, task.seed, task.t, self.batch, device, resident, self.conditional)
+        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional)
         if task.trainer.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         drop = (self.label_drop if self.conditional else 0.0, len(frequencies or ()))
-        objective = OBJECTIVES[self.objective](**{k: v for k, v in self.objective_settings.items() if k != "kind"})
-        module = DiffusionModule(network, objective, batches, steps, self.lr, self.ema, drop)
+        settings = self.objective_of(r)
+        objective = OBJECTIVES[self.objective](**{k: v for k, v in settings.items() if k != "kind"})
+        module = DiffusionModule(network, objective, batches, steps, r, drop)
         if task.trainer.compile:
             module.called = (torch.compile(network),)
         if previous is not None:
-            self.check_start(previous, network, task)
-            module.start_from(previous, task.start == "weights_and_optimizer")
-        trained = fit(module, task, steps, self.batch) if steps else Trained([module.optimizer_state], History([], 0.0))
+            self.check_start(previous, network, task, settings)
+            module.start_from(previous.network, previous.training, task.start == "weights_and_optimizer")
+        trained = fit(module, task, steps, r.batch) if steps else Trained(module.optimizer_states, History([], 0.0))
         training = None
         if task.start == "weights_and_optimizer":
             training = {
                 "network": module.network.state_dict(),
-                "optimizer": trained.optimizer_states[0],
+                "optimizers": trained.optimizer_states,
                 "steps": module.before + steps,
             }
         description = {
-            "network": self.network,
+            "network": r.network,
             "size": size,
             "channels": channels,
             "widths": widths_of(network),
             "embeddings": embeddings,
-            "objective": self.objective_settings,
+            "objective": settings,
             "sampler": self.sampler,
             "sampler_steps": self.sampler_steps,
             "bias": self.bias,
             "guidance": self.guidance,
             "label_frequencies": frequencies,
             "labels": self.labels,
-            "trained_images": steps * self.batch,
+            "trained_images": steps * r.batch,
             "trained_on": n,
         }
         return DiffusionGenerator(module.ema, description, device, training, trained.history)
 
-    def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task) -> None:
+    def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task, settings: dict) -> None:
         """Raise UserError if the weights to start from are of another network, or lack what `start` asks for."""
         there, here = previous.network.state_dict(), network.state_dict()
         d = previous.description
-        if d["objective"] != self.objective_settings:
+        if d["objective"] != settings:
             raise UserError(
-                f"The model to start from was trained with objective {d['objective']}, here it is "
-                f"{self.objective_settings}: give the same model.objective, model.prediction and model.time.",
+                f"The model to start from was trained with objective {d['objective']}, here it is {settings}: give the "
+                "same model.objective, model.prediction, model.time, model.time_mean and model.precondition.",
                 "model.objective",
             )
         if {k: v.shape for k, v in there.items()} != {k: v.shape for k, v in here.items()}:

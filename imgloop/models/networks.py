@@ -1,4 +1,4 @@
-"""The two networks of diffusion models: a compact residual U-Net for CPUs, and UNet2DModel of diffusers."""
+"""The networks of diffusion models: two residual U-Nets for CPUs, and UNet2DModel of diffusers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from imgloop.errors import UserError
 
 # Channels of each resolution level, by image size; each further level halves the resolution.
 PRESETS = {
+    "patch": {8: (16, 48), 16: (16, 48, 64), 32: (16, 48, 64, 96), 64: (16, 48, 64, 96, 128)},
     "compact": {8: (16, 32), 16: (32, 64, 64), 32: (32, 64, 96), 64: (32, 64, 96, 128)},
     "unet2d": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 128), 64: (32, 64, 128, 128)},
 }
@@ -40,13 +41,20 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
         raise UserError(
             f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].", "model.widths"
         )
+    if kind == "patch" and len(widths) < 2:
+        raise UserError(
+            f"model.widths={list(widths)}: model.network=patch needs at least two, the first at full resolution, the "
+            "others on patches of 2x2 pixels, for example [16,48].",
+            "model.widths",
+        )
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
             f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
             "number of pixels, at least 2: give fewer widths, or another data.size.",
             "model.widths",
         )
-    return (CompactUNet if kind == "compact" else unet2d)(size, channels, tuple(widths), classes)
+    kinds = {"compact": CompactUNet, "patch": PatchUNet, "unet2d": unet2d}
+    return kinds[kind](size, channels, tuple(widths), classes)
 
 
 def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) -> nn.Module:
@@ -69,20 +77,37 @@ def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) 
     )
 
 
-class CompactUNet(nn.Module):
+class Embedded(nn.Module):
+    """A network with an embedding of timestep and label, of `width` numbers."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.frequencies = 16
+        self.embed = nn.Sequential(
+            nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.label = nn.Embedding(classes, width) if classes else None
+
+    def embedding(self, timestep: Tensor, label: Tensor | None) -> Tensor:  # (B, width)
+        steps = torch.arange(self.frequencies, device=timestep.device)
+        rates = torch.exp(steps * (math.log(1000.0) / self.frequencies))
+        angle = timestep[:, None] / 1000 * rates
+        e = self.embed(torch.cat((angle.sin(), angle.cos()), 1))
+        if self.label is not None:
+            assert label is not None
+            e = F.silu(e + self.label(label))
+        return e
+
+
+class CompactUNet(Embedded):
     """A residual U-Net with FiLM timestep embedding and one block per level and direction: half the parameters of
     UNet2DModel at equal widths (Ho et al. 2020, with the scale-and-shift norm of Dhariwal & Nichol 2021, appendix
     A)."""
 
     def __init__(self, size: int, channels: int, widths: tuple[int, ...], classes: int = 0):
-        super().__init__()
-        self.config = {"size": size, "channels": channels, "widths": list(widths), "classes": classes}
         embed = 4 * widths[0]
-        self.frequencies = 16
-        self.embed = nn.Sequential(
-            nn.Linear(2 * self.frequencies, embed), nn.SiLU(), nn.Linear(embed, embed), nn.SiLU()
-        )
-        self.label = nn.Embedding(classes, embed) if classes else None
+        super().__init__(embed, classes)
+        self.config = {"size": size, "channels": channels, "widths": list(widths), "classes": classes}
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         before = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
@@ -95,10 +120,7 @@ class CompactUNet(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, size, size) float; timestep (B,) in [0, 1000], as in diffusers; label (B,) int64 or None."""
-        e = self.embed(self.sinusoid(timestep))
-        if self.label is not None:
-            assert label is not None
-            e = F.silu(e + self.label(label))
+        e = self.embedding(timestep, label)
         h, skips = self.enter(x), []
         for level, block in enumerate(self.down):
             h = block(F.avg_pool2d(h, 2) if level else h, e)
@@ -110,11 +132,46 @@ class CompactUNet(nn.Module):
                 h = F.interpolate(h, scale_factor=2.0)
         return self.leave(h)
 
-    def sinusoid(self, timestep: Tensor) -> Tensor:  # (B,) -> (B, 2 frequencies)
-        steps = torch.arange(self.frequencies, device=timestep.device)
-        rates = torch.exp(steps * (math.log(1000.0) / self.frequencies))
-        angle = timestep[:, None] / 1000 * rates
-        return torch.cat((angle.sin(), angle.cos()), 1)
+
+class PatchUNet(Embedded):
+    """A U-Net on patches of 2x2 pixels (widths[1:]) between a stem and one block at full resolution (widths[0]).
+
+    The wide layers work on a quarter of the positions, where their products are large enough to use a core well.
+    """
+
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], classes: int = 0):
+        super().__init__(64, classes)
+        self.config = {"size": size, "channels": channels, "widths": list(widths), "classes": classes}
+        width, inner = widths[0], widths[1:]
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.enter = nn.Conv2d(4 * width, inner[0], 1)
+        before = (inner[0], *inner[:-1])
+        self.down = nn.ModuleList(Block(a, b, 64) for a, b in zip(before, inner))
+        self.middle = Block(inner[-1], inner[-1], 64)
+        self.joins = nn.ModuleList(nn.Conv2d(2 * b, b, 1) for b in inner)
+        self.up = nn.ModuleList(Block(b, a, 64) for a, b in zip(before, inner))
+        self.leave = nn.Conv2d(inner[0], 4 * width, 1)
+        self.join = nn.Conv2d(2 * width, width, 1)
+        self.last = Block(width, width, 64)
+        out = nn.Conv2d(width, channels, 3, padding=1)
+        self.out = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), out)
+        nn.init.zeros_(out.weight)
+
+    def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `CompactUNet.forward`."""
+        e = self.embedding(timestep, label)
+        fine = self.stem(x)
+        h, skips = self.enter(F.pixel_unshuffle(fine, 2)), []
+        for level, block in enumerate(self.down):
+            h = block(F.avg_pool2d(h, 2) if level else h, e)
+            skips.append(h)
+        h = self.middle(h, e)
+        for level, (join, block) in reversed(list(enumerate(zip(self.joins, self.up)))):
+            h = block(join(torch.cat((h, skips.pop()), 1)), e)
+            if level:
+                h = F.interpolate(h, scale_factor=2.0)
+        h = F.pixel_shuffle(self.leave(h), 2)
+        return self.out(self.last(self.join(torch.cat((fine, h), 1)), e))
 
 
 class Block(nn.Module):
@@ -135,8 +192,8 @@ class Block(nn.Module):
 
 
 def widths_of(network: nn.Module) -> list[int]:
-    """Channels a resolution level of either network."""
-    if isinstance(network, CompactUNet):
+    """Channels a resolution level of any of the networks."""
+    if isinstance(network, CompactUNet | PatchUNet):
         return network.config["widths"]
     return list(network.config.block_out_channels)  # pyright: ignore
 

@@ -25,35 +25,62 @@ def per_image(level: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Flow:
-    """Straight paths from noise to data; `time` is the distribution of levels in training: logit_normal | uniform."""
+    """Straight paths from noise to data.
+
+    time: the distribution of levels in training, logit_normal | uniform; mean: of its logit (Esser et al. 2024, section
+    3.1), below 0 nearer to the data. sigma_data: None, or the standard deviation of the data for which input and target
+    get unit variance, since the best linear estimate of v is left out (Karras et al. 2022, appendix B.6, for v).
+    """
 
     time: str = "logit_normal"
+    mean: float = 0.0
+    sigma_data: float | None = None
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "dpmpp")
     first_scale: ClassVar[float] = 1.0  # standard deviation of the noise at the first level of the grid
 
     def levels(self, n: int, like: dict) -> Tensor:
         """Levels (n,) for training."""
-        return torch.sigmoid(torch.randn(n, **like)) if self.time == "logit_normal" else torch.rand(n, **like)
+        if self.time == "uniform":
+            return torch.rand(n, **like)
+        return torch.sigmoid(torch.randn(n, **like) + self.mean)
 
     def noised(self, x: Tensor, e: Tensor, s: Tensor) -> Tensor:
         """Images x with noise e at levels s (B,)."""
         return torch.lerp(x, e, per_image(s, x))
 
+    def scales(self, s: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in, shaped for x: v = c_skip x + c_out F(c_in x)."""
+        assert self.sigma_data is not None
+        s = per_image(s, x)
+        variance = ((1 - s) * self.sigma_data) ** 2 + s**2
+        skip = (s - (1 - s) * self.sigma_data**2) / variance
+        return skip, self.sigma_data / variance.sqrt(), 1 / variance.sqrt()
+
     def target(self, x: Tensor, e: Tensor, s: Tensor) -> Tensor:
         """The target of the network for noised(x, e, s); the loss is the mean squared difference."""
-        return e - x
+        if self.sigma_data is None:
+            return e - x
+        c_skip, c_out, _ = self.scales(s, x)
+        return (e - x - c_skip * self.noised(x, e, s)) / c_out
+
+    def residual(self, x: Tensor, e: Tensor, s: Tensor, out: Tensor) -> Tensor:
+        """The error whose mean square is the held-out risk: of v, preconditioned or not."""
+        return self.derivative(self.noised(x, e, s), out, s) - (e - x)
 
     def inputs(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the network: the scaled noised image, and the timestep (B,)."""
-        return x, s * STEPS
+        return (x if self.sigma_data is None else self.scales(s, x)[2] * x), s * STEPS
 
     def denoised(self, x: Tensor, out: Tensor, s: Tensor) -> Tensor:
         """The estimate of x_0 from a noised image and the network's output."""
-        return x - per_image(s, x) * out
+        return x - per_image(s, x) * self.derivative(x, out, s)
 
     def derivative(self, x: Tensor, out: Tensor, s: Tensor) -> Tensor:
-        """dx/ds along the path that sampling follows."""
-        return out
+        """dx/ds along the path that sampling follows, v."""
+        if self.sigma_data is None:
+            return out
+        c_skip, c_out, _ = self.scales(s, x)
+        return c_skip * x + c_out * out
 
     def grid(self, steps: int) -> list[float]:
         """Levels from the first to 0, in even steps."""
@@ -103,6 +130,9 @@ class EDM:
     def target(self, x, e, s):
         c_skip, c_out, _ = (per_image(c, x) for c in self.scales(s))  # the loss weight 1 / c_out^2 makes it unit
         return (x - c_skip * self.noised(x, e, s)) / c_out
+
+    def residual(self, x, e, s, out):
+        return out - self.target(x, e, s)
 
     def inputs(self, x, s):
         return per_image(self.scales(s)[2], x) * x, s.log() / 4  # c_noise
@@ -160,6 +190,9 @@ class DDPM:
     def target(self, x, e, s):
         a, b = self.scales(s, x)
         return a * e - b * x if self.prediction == "v" else e
+
+    def residual(self, x, e, s, out):
+        return out - self.target(x, e, s)
 
     def inputs(self, x, s):
         return x, s

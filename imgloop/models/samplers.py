@@ -9,6 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from imgloop.models.objectives import STEPS as TIMESTEPS
+from imgloop.models.objectives import Flow
+
 STEPS = {"heun": 8, "euler": 16, "dpmpp": 12, "ddim": 25}  # defaults
 Predict = Callable[[Tensor, Tensor], Tensor]  # (scaled image, timestep (B,)) -> output of the network
 
@@ -37,7 +40,19 @@ def draw(objective, predict: Predict, latents: Tensor, sampler: str, steps: int)
     """Images (B, C, H, W), with values of about -1 to 1, from standard normal latents of that shape."""
     if sampler in ("euler", "heun"):
         return integrate(objective, predict, latents * objective.first_scale, sampler, steps)
-    return scheduled(objective.scheduler(sampler), predict, latents, steps)
+    return scheduled(objective.scheduler(sampler), plain(objective, predict), latents, steps)
+
+
+def plain(objective, predict: Predict) -> Predict:
+    """What a scheduler of diffusers expects of a network: of a preconditioned flow, v for the unscaled image."""
+    if not isinstance(objective, Flow) or objective.sigma_data is None:
+        return predict
+
+    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
+        level = timestep / TIMESTEPS
+        return objective.derivative(x, predict(*objective.inputs(x, level)), level)
+
+    return velocity
 
 
 @torch.inference_mode()

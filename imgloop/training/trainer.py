@@ -111,7 +111,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
     """
     silence_lightning()
     settings = task.trainer
-    chunks = Chunks(steps, CHUNK[settings.device])
+    chunks = Chunks(steps, task.chunk or CHUNK[settings.device])
     checkpoints = CheckpointCallback(task, chunks, batch)
     path = task.scratch / CHECKPOINT
     resume = path.exists()
@@ -157,16 +157,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path} cannot be read ({type(e).__name__}): the checkpoint of a generation in training is damaged. "
             "Delete it: the generation is then trained from its start; earlier ones are kept."
         ) from e
-
-
-def use_threads(threads: int | None, size: int) -> None:
-    """Compute with this many threads on the CPU; None takes one for images of up to 8 pixels, else PyTorch's default.
-
-    At 8 pixels a second thread gains a quarter on an idle machine and loses up to a hundredfold on a busy one, where
-    the two wait for each other in every small operation.
-    """
-    if threads is not None or size <= 8:
-        torch.set_num_threads(threads or 1)
 
 
 def silence_lightning() -> None:

@@ -1,0 +1,35 @@
+"""Recipes of diffusion models: the network, optimiser and noise levels that are used where settings are null."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NETWORKS = {8: "patch"}  # by image size; compact elsewhere
+MUON_TO_ADAMW = 0.2  # learning rate of AdamW, for what is no kernel of a hidden layer, over that of Muon
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a diffusion model is trained (docs/ladder.md says what each choice gains).
+
+    batch: images a step. optimizer: adamw | muon. lr: its peak rate. ema: decay of the moving average of the weights;
+    None: an average tied to the length of the run. mean: of the logit of flow's noise levels in training. precondition:
+    whether flow's network is given inputs of unit variance and the best linear estimate is left out of its task.
+    """
+
+    network: str
+    batch: int
+    optimizer: str
+    lr: float
+    ema: float | None
+    mean: float
+    precondition: bool
+
+
+def recipe(size: int, network: str | None = None, optimizer: str | None = None) -> Recipe:
+    """The recipe for images of `size` pixels, with the network or optimiser that is given."""
+    network = network or NETWORKS.get(size, "compact")
+    optimizer = optimizer or ("muon" if network == "patch" else "adamw")
+    lr = 0.06 if optimizer == "muon" else 0.012 if network != "unet2d" else 0.003
+    small = network == "patch"
+    return Recipe(network, 128 if small else 64, optimizer, lr, None, -0.5, small)

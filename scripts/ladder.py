@@ -1,0 +1,172 @@
+"""python scripts/ladder.py [--data digits|cifar16] [--seconds 25 50] [--seeds 5] [--rungs NAME ...] [--out DIR]
+
+From the recipe of version 0.1.0 to today's, one change a rung, each trained for equal CPU seconds on one thread: what
+each choice gains (docs/ladder.md). First every rung's speed is measured, all in turn, several times; a rung's budget of
+images is its median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the
+held-out images. Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in
+DIR is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import numpy as np
+import pandas as pd
+
+BEFORE = {
+    "network": "compact",
+    "batch": 64,
+    "optimizer": "adamw",
+    "lr": 0.003,
+    "ema": 0.999,
+    "time_mean": 0.0,
+    "precondition": False,
+}
+STEPS = {
+    "digits": {
+        "0.1.0": {},
+        "learning rate .012": {"lr": 0.012},
+        "average tied to the run": {"ema": None},
+        "levels nearer to the data": {"time_mean": -0.5},
+        "patches": {"network": "patch", "batch": 128},
+        "preconditioned": {"precondition": True},
+        "Muon": {"optimizer": "muon", "lr": 0.06},
+    },
+    "cifar16": {
+        "0.1.0": {},
+        "average tied to the run": {"ema": None},
+        "levels nearer to the data": {"time_mean": -0.5},
+        "learning rate .006": {"lr": 0.006},
+        "learning rate .012": {"lr": 0.012},
+        "preconditioned": {"precondition": True},
+        "patches": {"network": "patch"},
+        "Muon": {"optimizer": "muon", "lr": 0.06},
+    },
+}
+# Beside the ladder: one change to the last rung.
+SIDES = {
+    "digits": {
+        "last, average .995": {"ema": 0.995},
+        "last, batch 64": {"batch": 64},
+        "last, Muon .03": {"lr": 0.03},
+        "last, widths [16,64]": {"widths": [16, 64]},
+        "last, widths [16,32,48]": {"widths": [16, 32, 48]},
+        "last, compact": {"network": "compact"},
+    },
+    "cifar16": {"last, compact": {"network": "compact"}},
+}
+SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "n_samples=4000"]}
+SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
+
+
+def rungs(data: str) -> dict[str, dict]:
+    """Settings of model=diffusion by rung: each adds its change to the one before; sides change the last."""
+    found, now = {}, dict(BEFORE)
+    for name, change in STEPS[data].items():
+        now = now | change
+        found[name] = now
+    return found | {name: now | change for name, change in SIDES[data].items()}
+
+
+def overrides(recipe: dict) -> list[str]:
+    def text(value) -> str:
+        return "null" if value is None else str(value).lower().replace(" ", "")
+
+    return [f"model.{k}={text(v)}" for k, v in recipe.items()]
+
+
+def speeds(data: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, float]:
+    """Images a CPU second of each rung: the median over rounds, in each of which all have their turn."""
+    import torch
+
+    from imgloop.models.diffusion import Diffusion
+    from imgloop.pool import REAL, Mix, Pool, TrainingSet
+    from imgloop.training.tasks import Task
+
+    torch.set_num_threads(1)
+    size, channels = (8, 1) if data == "digits" else (16, 3)
+    x = np.random.default_rng(0).integers(0, 256, (1000, channels, size, size), np.uint8)
+    training = TrainingSet({REAL: Pool(x)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None]))
+    images = 128 * (64 if data == "digits" else 16)
+    rates: dict[str, list[float]] = {name: [] for name in chosen}
+    for _ in range(rounds + 1):  # the first warms up
+        for name, recipe in chosen.items():
+            with tempfile.TemporaryDirectory() as tmp:
+                began = time.process_time()
+                Diffusion(**recipe).fit(training, Task(0, 0, images, "scratch", Path(tmp) / "scratch"), None)
+                rates[name].append(images / (time.process_time() - began))
+    return {name: statistics.median(r[1:]) for name, r in rates.items()}
+
+
+def trained(job: tuple) -> dict:
+    """Generation 0 of one rung and seed: its scores, and the CPU seconds that it took in all."""
+    data, name, recipe, images, seconds, seed, out = job
+    import imgloop
+
+    given = [*SETTINGS[data], *overrides(recipe), f"train.images={images}", f"seed={seed}", f"out={out}"]
+    more = ["generations=1", "threads=1", "display=none", f"study={data}", "paradigm=replace"]
+    began = time.process_time()
+    result = imgloop.run(given + more)
+    row = result.metrics.iloc[0]
+    print(f"{name}, {seconds} s, seed {seed}: fd {row['fd']:.3f}", file=sys.stderr, flush=True)
+    spent = {"data": data, "rung": name, "seconds": seconds, "images": images, "seed": seed}
+    return spent | {"cpu": time.process_time() - began, "folder": str(result.folder)} | row[SCORES].to_dict()
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Mean and standard deviation over seeds of each rung, in Markdown."""
+    lines = ["| rung | images | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 2) + "|"]
+    for name, group in rows.groupby("rung", sort=False):
+        cells = [f"{group[s].mean():.3f} ± {group[s].std():.3f}" for s in SCORES]
+        lines.append(f"| {name} | {int(group['images'].iloc[0]):,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=list(STEPS), default="digits")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[25.0, 50.0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rungs", nargs="*", help="only these")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--out", default="ladder")
+    parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.n=300")
+    a = parser.parse_args(arguments)
+    chosen = {k: v for k, v in rungs(a.data).items() if not a.rungs or k in a.rungs}
+    if not chosen:
+        parser.error(f"--rungs: choose among {', '.join(rungs(a.data))}")
+    SETTINGS[a.data] += a.set
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"speeds-{a.data}.csv"
+    known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
+    new = {k: v for k, v in chosen.items() if k not in known}
+    known |= speeds(a.data, new) if new else {}
+    pd.Series(known, name="images").to_csv(path)
+    for name in chosen:
+        print(f"{name}: {known[name]:,.0f} images a CPU second")
+    jobs = [
+        (a.data, name, recipe, int(known[name] * seconds), seconds, seed, str(out))
+        for seconds in a.seconds
+        for seed in range(a.seeds)
+        for name, recipe in chosen.items()
+    ]
+    with get_context("fork").Pool(a.jobs, maxtasksperchild=20) as pool:
+        rows = pd.DataFrame(pool.map(trained, jobs, chunksize=1))
+    rows.to_csv(out / f"results-{a.data}.csv", index=False)
+    for seconds, group in rows.groupby("seconds", sort=False):
+        print(f"\n{a.data}, {seconds:g} CPU seconds, {a.seeds} seeds\n\n{table(group)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
