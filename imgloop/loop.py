@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imgloop import store
 from imgloop.chain.base import ChainFolder, Parts, Surroundings
+from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
@@ -28,6 +29,7 @@ class Result:
 def run(settings: Settings, sweep: bool = False) -> Result:
     """Run, resume or extend one chain; a finished one is left as it is. sweep: whether it is one of several, which are
     compared at their end. Raises UserError, or Stopped when interrupted."""
+    settings = continued(settings)
     around = Surroundings.of(settings, sweep)
     chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()

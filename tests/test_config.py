@@ -388,7 +388,7 @@ def test_a_setting_equal_to_its_default_is_not_in_the_name():
             "start=scratch",
             "n_samples=null",
             "data.heldout=400",
-            "model.ema=0.999",
+            "model.ema=null",
             "paradigm=accumulate",
             "n_initial=null",
         ).condition

@@ -34,7 +34,7 @@ def test_sample_i_depends_only_on_seed_and_i(tmp_path):
     assert many.dtype == np.uint8 and many.shape == (300, 1, 8, 8)
 
 
-@pytest.mark.parametrize("network", ["compact", "unet2d"])
+@pytest.mark.parametrize("network", ["patch", "compact", "unet2d"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_saved_and_loaded_gives_the_same_samples_and_risk(tmp_path, network, conditional):
     y = np.arange(64) % 3 if conditional else None
@@ -90,8 +90,8 @@ def test_ema_follows_its_recursion(tmp_path):
     """e <- d e + (1 - d) w with d = min(ema, (1 + k) / (10 + k))."""
     weights, step = [], DiffusionModule.step
 
-    def spy(self, k, optimizer):
-        loss = step(self, k, optimizer)
+    def spy(self, k, optimizers):
+        loss = step(self, k, optimizers)
         weights.append(next(self.network.parameters()).detach().clone())
         return loss
 
@@ -134,13 +134,13 @@ def test_start_policies(tmp_path):
         configure = DiffusionModule.configure_optimizers
 
         def spy(self):
-            optimizer = configure(self)
+            optimizers = configure(self)
             seen.update(
                 network=[p.detach().clone() for p in self.network.parameters()],
                 ema=[p.clone() for p in self.ema.parameters()],
-                state=len(optimizer.state_dict()["state"]),
+                state=min(len(o.state_dict()["state"]) for o in optimizers),
             )
-            return optimizer
+            return optimizers
 
         patch.setattr(DiffusionModule, "configure_optimizers", spy)
         for start in ("weights", "weights_and_optimizer"):

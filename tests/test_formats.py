@@ -42,6 +42,14 @@ COMMANDS = {
     "gaussian": "model=gaussian data=law paradigm=replace model.replicates=5 data.n=20 generations=3",
     "fork": f"paradigm=replace 'fork=\"runs/{SOURCE}\"' {TINY}",
 }
+RECIPE = [  # of that version, where null now means another
+    "model.network=compact",
+    "model.optimizer=adamw",
+    "model.lr=0.003",
+    "model.ema=0.999",
+    "model.time_mean=0",
+    "model.precondition=false",
+]
 TRAINED = [name for name in COMMANDS if name != "gaussian"]
 
 
@@ -106,12 +114,10 @@ def test_an_extended_chain_is_one_that_was_never_interrupted(name):
     old, before, last = folder_of(name), contents(folder_of(name)), 4 if name == "gaussian" else 3
     made_by = surroundings(old)
     assert run(name, f"generations={last}") == old
+    again = ["out=fresh", *(RECIPE if name in ("diffusion", "conditional", "fork") else [])]
     if name == "fork":  # the chain that it begins with is made anew, too
-        run("diffusion", "out=fresh")
-        fresh = run(name, f'fork="fresh/{SOURCE}"', "out=fresh", f"generations={last}")
-    else:
-        fresh = run(name, "out=fresh", f"generations={last}")
-    assert fresh.relative_to("fresh") == old.relative_to("runs")
+        again.append(f'fork="{run("diffusion", *again)}@0"')
+    fresh = run(name, *again, f"generations={last}")
     patterns = ["replicates.safetensors"]
     if name != "gaussian":
         changed = [k for k, v in before.items() if contents(old).get(k) != v]
@@ -124,6 +130,17 @@ def test_an_extended_chain_is_one_that_was_never_interrupted(name):
         assert {k: a.shape for k, a in ours.items()} == {k: a.shape for k, a in theirs.items()}
         if made_by == surroundings(fresh):
             assert_equal(ours, theirs)
+
+
+def test_a_new_chain_of_an_old_study_is_made_by_its_recipe():
+    """Its generation 0 has the weights of the old chain's, up to versions; without the study it has other weights."""
+    new, own = run("diffusion", "paradigm=real_only"), run("diffusion", "model.widths=[8,8]", "out=fresh")
+    old = folder_of("diffusion")
+    weights = [load_file(f / "gen000" / "model" / "network.safetensors") for f in (new, old, own)]
+    assert new.parent.name == old.parent.name.replace("accumulate", "real_only")
+    assert weights[0].keys() == weights[1].keys() != weights[2].keys()
+    described = [json.loads((f / "gen000" / "model" / "imgloop.json").read_text()) for f in (new, own)]
+    assert [d["network"] for d in described] == ["compact", "patch"]
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -12,10 +12,17 @@ from imgloop.errors import UserError
 from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionModule
 from imgloop.models.objectives import DDPM, EDM, OBJECTIVES, Flow
+from imgloop.models.recipes import recipe
 from imgloop.models.samplers import draw, evaluations, guided
 from imgloop.pool import REAL
 
-EACH = {"flow": Flow(), "edm": EDM(), "v": DDPM("v"), "epsilon": DDPM("epsilon")}
+EACH = {
+    "flow": Flow(),
+    "preconditioned": Flow(mean=-0.5, sigma_data=0.5),
+    "edm": EDM(),
+    "v": DDPM("v"),
+    "epsilon": DDPM("epsilon"),
+}
 PAIRS = [(name, sampler) for name, o in EACH.items() for sampler in o.samplers]
 MEAN, SD = 0.3, 0.5
 
@@ -105,7 +112,7 @@ def test_the_loss_is_smallest_at_the_exact_network(name):
 
     def loss(mean, sd):
         o = EACH[name]
-        return DiffusionModule(Exact(o, mean, sd), o, cast(Any, Gaussian()), 10, 1e-3, 0.9).loss(0).item()
+        return DiffusionModule(Exact(o, mean, sd), o, cast(Any, Gaussian()), 10, recipe(8)).loss(0).item()
 
     assert loss(MEAN, SD) < min(loss(0.2, SD), loss(MEAN, 0.6), loss(MEAN, 0.4))
 
@@ -212,6 +219,12 @@ CHANGES = [
     {"objective": "edm"},
     {"objective": "ddpm"},
     {"time": "uniform"},
+    {"time_mean": 1.0},
+    {"precondition": False},
+    {"optimizer": "adamw"},
+    {"network": "compact"},
+    {"ema": 0.9},
+    {"batch": 16},
     {"sampler": "euler"},
     {"sampler": "dpmpp"},
     {"sampler_steps": 3},
@@ -244,6 +257,9 @@ def test_every_setting_of_conditional_models_has_an_effect(tmp_path, change):
         ({"sampler": "ddim"}, "heun, euler, dpmpp"),
         ({"objective": "edm", "time": "uniform"}, "setting of flow"),
         ({"prediction": "v"}, "setting of ddpm"),
+        ({"objective": "edm", "time_mean": 0.5}, "setting of flow"),
+        ({"time": "uniform", "time_mean": 0.5}, "setting of logit_normal"),
+        ({"network": "unet2d", "precondition": True}, "without it"),
         ({"guidance": 2.0}, "conditional=true"),
         ({"label_drop": 0.5}, "conditional=true"),
         ({"labels": "real"}, "conditional=true"),

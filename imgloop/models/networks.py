@@ -44,7 +44,7 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
     if kind == "patch" and len(widths) < 2:
         raise UserError(
             f"model.widths={list(widths)}: model.network=patch needs at least two, the first at full resolution, the "
-            "others on patches of 2x2 pixels, for example [16,48].",
+            "others on patches of 2x2 pixels: give for example [16,48], or model.network=compact.",
             "model.widths",
         )
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
