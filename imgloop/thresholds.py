@@ -38,6 +38,8 @@ class Thresholds:
     mode_kept: float = 0.1
     tail_kept: float = 0.8
     hallucinated: float = 0.009
+    start_variance: float = 0.5
+    start_off_support: float = 0.5
 
     def __post_init__(self):
         for f in fields(self):
@@ -69,6 +71,19 @@ class Thresholds:
         """The thresholds that differ in `other`, one line each."""
         before, after = asdict(self), asdict(other)
         return [f"{k} was {before[k]:g} and is {after[k]:g}" for k in before if before[k] != after[k]]
+
+
+def unlike_data(scores: Mapping[str, float | None], h: Thresholds) -> str:
+    """Why generation 0 is not a model of the data, by its scores; "" where it may be one, or nothing was measured.
+
+    A loop whose first generator is far from the data shows a weak model, and little of what the loop does to it.
+    """
+    off, variance = scores.get("off_support"), scores.get("variance_ratio")
+    if off is not None and off > h.start_off_support:
+        return f"{off:.0%} of its samples are off the support of the real images (at most {h.start_off_support:.0%})"
+    if variance is not None and not h.start_variance <= variance <= 1 / h.start_variance:
+        return f"its variance is {variance:.2f} of the real (from {h.start_variance:g} to {1 / h.start_variance:g})"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,20 @@ def test_nothing_planted_is_excluded_where_there_is_a_margin():
     assert found[3] in ("undetermined", "excluded")
 
 
+@pytest.mark.parametrize("measure, value", [("off_support", 0.6), ("variance_ratio", 0.3), ("variance_ratio", 2.5)])
+def test_nothing_is_excluded_where_generation_0_is_no_model_of_the_data(measure, value):
+    """A loop over noise images loses nothing more, and earns no "excluded" by that."""
+    frame = table(quarter=True)
+    near = frame.assign(**{measure: np.where(frame["generation"] == 0, 1 - value, frame[measure])})
+    frame[measure] = np.where(frame["generation"] == 0, value, frame[measure])
+    profile = collapse_profile(frame, quarter="quarter")
+    assert not [v for v in profile["loop"].values() if v.verdict == "excluded"]
+    assert "generation 0 is not a model" in profile["loop"][6].reason
+    assert any("not a model of the data" in note for note in profile.notes["loop"])
+    if measure == "off_support":
+        assert collapse_profile(near, quarter="quarter")["loop"][6].verdict == "excluded"
+
+
 def test_a_significant_effect_inside_the_margin_is_detected_and_both_are_stated():
     v = collapse_profile(table({"risk": 0.01 * (T > 0)}))["loop"][2]
     assert v.verdict == "detected" and "inside the margin" in v.reason and v.bound < v.margin

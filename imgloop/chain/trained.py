@@ -26,6 +26,7 @@ from imgloop.study.generation import check_files, check_numbers, generations, re
 from imgloop.study.real import real_key, write_real
 from imgloop.study.tables import chains
 from imgloop.study.trained import LOSSES, write_files
+from imgloop.thresholds import Thresholds, unlike_data
 from imgloop.training.tasks import History, Task, TrainerSettings
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
@@ -306,6 +307,11 @@ class Chain(ChainFolder):
             n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
         }
         self.display.finished(t, self.record(t), headline)
+        if t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):
+            self.display.say(
+                f"generation 0 is not a model of the data: {why}; what the loop does to it says little "
+                "about models that are: raise train.images, or choose another model"
+            )
         self.log.update(self.protocol)
 
     def describe(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path) -> dict[str, Any]:

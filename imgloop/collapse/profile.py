@@ -16,7 +16,7 @@ from imgloop.collapse.tables import Condition
 from imgloop.collapse.verdicts import DETECTED, EXCLUDED, NO_VERDICT, NOT_MEASURED, UNDETERMINED, Profile, Verdict
 from imgloop.errors import UserError
 from imgloop.measures import MeasureInfo
-from imgloop.thresholds import Frozen, Thresholds
+from imgloop.thresholds import Frozen, Thresholds, unlike_data
 
 
 def collapse_profile(
@@ -152,6 +152,7 @@ class Comparison:
             self.seeds = [s for s in self.seeds if theirs.get(s, -1) >= self.G]
         self.ended = [s for s in last if last[s] < self.G <= theirs.get(s, -1)]  # crashed, or not finished
         self.risk = self.subject(1) or ""
+        self.unfit = self.start()
         self.compared = [condition] if control is None else [condition, control]  # whose values enter the numbers
 
     @property
@@ -285,7 +286,7 @@ class Comparison:
         elif j.detected:
             verdict = DETECTED
         else:
-            verdict = EXCLUDED if j.excluded and not absent.failed else UNDETERMINED
+            verdict = EXCLUDED if j.excluded and not absent.failed and not self.unfit else UNDETERMINED
         return self.verdict(
             k,
             verdict,
@@ -322,6 +323,12 @@ class Comparison:
         mine, theirs = (definitions.newest(x, self.h.window) for x in both)
         return bool((np.isnan(mine) & np.isfinite(theirs)).any())
 
+    def start(self) -> str:
+        """Why generation 0, on average over chains, is not a model of the data; "" where it may be one."""
+        named = [m for m in ("off_support", "variance_ratio") if self.condition.has(m) and self.seeds]
+        first = {m: self.condition.series(m, self.seeds, self.G)[:, 0] for m in named}
+        return unlike_data({m: float(np.nanmean(x)) for m, x in first.items() if np.isfinite(x).any()}, self.h)
+
     def unlike(self) -> list[str]:
         """The measures that differ from the control's at generation 0, with the difference."""
         differing = []
@@ -353,6 +360,11 @@ class Comparison:
             self.notes.append(
                 f"The verdicts are for the chains with {self.condition.size:,g} real samples; those with {sizes} have "
                 f"none of their own (definition 5 reads {self.h.sizes} sizes or more)."
+            )
+        if self.unfit:
+            self.notes.append(
+                f"Generation 0 is not a model of the data: {self.unfit}. What changes afterwards says little about "
+                "models that are; nothing is excluded. Train longer (train.images), or with a larger network."
             )
         if unlike := self.unlike():
             self.notes.append(

@@ -66,6 +66,8 @@ def withheld(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, a
     elif q.definition != 3 and q.bar is not None and q.bar and j.bound < j.margin:
         where = "of one size" if q.definition == 5 else f"at generation {c.G}"
         remarks.append(f"not excluded: the mean {where} is beyond the margin")
+    if c.unfit and j.excluded:
+        remarks.append("not excluded: generation 0 is not a model of the data")
     if absent.failed and j.excluded:
         remarks.append(f"not excluded: {absent.failed} was left out")
     if absent.few and missing <= 0:
