@@ -13,9 +13,9 @@ def main() -> None:
     p = rows.add_parser(
         "step", help="a training step, including start of the Trainer and checkpoints, against a bare PyTorch loop"
     )
-    p.add_argument("--network", default="compact", choices=("compact", "unet2d"))
+    p.add_argument("--network", choices=("patch", "compact", "unet2d"), help="default: the recipe's")
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
-    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--batch", type=int, help="default: the recipe's")
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--threads", type=int, default=1)

@@ -11,25 +11,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imgloop.models.diffusion import Diffusion
+from imgloop.models.diffusion import SIGMA_DATA, Diffusion
 from imgloop.models.networks import build_network
+from imgloop.models.objectives import Flow
+from imgloop.models.recipes import Recipe
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.training.muon import Muon, kernels
 from imgloop.training.tasks import Task, TrainerSettings
 
 
-def bare_loop(network, x: torch.Tensor, steps: int, batch: int, lr: float, device: str, precision: str) -> None:
-    """The same network, loss, optimiser, moving average and batch size in a minimal loop: a lower bound on the cost."""
+def bare_loop(network, x: torch.Tensor, steps: int, recipe: Recipe, objective: Flow, device: str, bf16: bool) -> None:
+    """The same network, loss, optimisers, average and batch size in a minimal loop: a lower bound on the cost."""
     average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    muon = kernels(network) if recipe.optimizer == "muon" else []
+    taken = {id(p) for p in muon}
+    rest = [p for p in network.parameters() if id(p) not in taken]
+    optimizers: list = [torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.99), fused=True)]
+    optimizers += [Muon(muon, 1e-2)] if muon else []
     for _ in range(steps):
-        x0 = x[torch.randint(len(x), (batch,), device=device)].float() / 127.5 - 1
-        e, s = torch.randn_like(x0), torch.sigmoid(torch.randn(batch, device=device))
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            out = network(torch.lerp(x0, e, s.view(-1, 1, 1, 1)), s * 1000)
-            loss = (getattr(out, "sample", out) - (e - x0)).square().mean()
-        optimizer.zero_grad()
+        x0 = x[torch.randint(len(x), (recipe.batch,), device=device)].float() / 127.5 - 1
+        e, s = torch.randn_like(x0), torch.sigmoid(torch.randn(recipe.batch, device=device) + objective.mean)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            out = network(*objective.inputs(torch.lerp(x0, e, s.view(-1, 1, 1, 1)), s))
+            loss = (getattr(out, "sample", out) - objective.target(x0, e, s)).square().mean()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 0.01)
     if device == "cuda":
@@ -53,25 +62,20 @@ def step(a) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2000, channels, a.size, a.size), np.uint8)
     data = TrainingSet({REAL: Pool(images)}, Mix(np.full((2000, 1), REAL), np.arange(2000)[:, None]))
     model = Diffusion(network=a.network, batch=a.batch)
+    recipe = model.recipe(a.size)
+    objective = Flow(mean=recipe.mean, sigma_data=SIGMA_DATA if recipe.precondition else None)
     resident = torch.from_numpy(images).to(device)
     layout = torch.channels_last if a.gpu else torch.contiguous_format
 
     def ours(steps: int) -> None:
         with tempfile.TemporaryDirectory() as tmp:
-            model.fit(data, Task(0, 0, steps * a.batch, "scratch", Path(tmp), trainer=trainer), None)
+            model.fit(data, Task(0, 0, steps * recipe.batch, "scratch", Path(tmp), trainer=trainer), None)
             if a.gpu:
                 torch.cuda.synchronize()
 
     def bare(steps: int) -> None:
-        bare_loop(
-            build_network(a.network, a.size, channels, None).to(device, memory_format=layout),
-            resident,
-            steps,
-            a.batch,
-            model.lr,
-            device,
-            precision,
-        )
+        network = build_network(recipe.network, a.size, channels, None).to(device, memory_format=layout)
+        bare_loop(network, resident, steps, recipe, objective, device, precision == "bf16-mixed")
 
     ours(20)
     bare(20)
@@ -83,13 +87,14 @@ def step(a) -> None:
             times[name].append((time.perf_counter() - began) / a.steps * 1000)
     ratios = [o / b for o, b in zip(times["ours"], times["bare"])]
     print(
-        f"{a.network}, {a.size} pixels, batch {a.batch}, {torch.get_num_threads()} threads, {device}, {a.rounds} "
+        f"{recipe.network}, {recipe.optimizer}, {a.size} pixels, batch {recipe.batch}, "
+        f"{torch.get_num_threads()} threads, {device}, {a.rounds} "
         f"rounds of {a.steps} steps"
     )
     for name, t in times.items():
         print(
             f"  {name}: {statistics.median(t):.2f} ms a step (median; {min(t):.2f} to {max(t):.2f}), "
-            f"{1000 * a.batch / statistics.median(t):,.0f} images/s"
+            f"{1000 * recipe.batch / statistics.median(t):,.0f} images/s"
         )
     print(
         f"  ratio ours/bare: {statistics.median(ratios):.3f} (median of the rounds; {min(ratios):.3f} to "
