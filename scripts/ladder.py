@@ -38,8 +38,8 @@ STEPS = {
         "average tied to the run": {"ema": None},
         "levels nearer to the data": {"time_mean": -0.5},
         "patches": {"network": "patch", "batch": 128},
-        "preconditioned": {"precondition": True},
         "Muon": {"optimizer": "muon", "lr": 0.06},
+        "preconditioned": {"precondition": True},
     },
     "cifar16": {
         "0.1.0": {},

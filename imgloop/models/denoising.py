@@ -108,7 +108,7 @@ class DiffusionModule(L.LightningModule):
         return loss.detach()
 
     def loss(self, k: int) -> Tensor:
-        """Mean squared error of the network's output for batch k, noised with its own noise and levels."""
+        """Mean squared error for batch k, noised with its own noise and levels."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
         like = {"generator": g, "device": x.device, "dtype": x.dtype}
@@ -117,7 +117,7 @@ class DiffusionModule(L.LightningModule):
         if y is not None and self.drop:
             y = torch.where(torch.rand(len(y), **like) < self.drop, self.null, y)
         noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
-        return (output(self.called[0], noised, timestep, y) - self.objective.target(x, e, s)).square().mean()
+        return self.objective.residual(x, e, s, output(self.called[0], noised, timestep, y)).square().mean()
 
     def lr_factor(self, k: int) -> float:
         """Linear warm-up over the first twentieth, then a cosine to zero."""

@@ -41,7 +41,6 @@ NEEDED = (  # of the description of a saved generator
     "size", "channels", "embeddings", "objective", "sampler", "sampler_steps", "bias", "guidance", "label_frequencies",
     "trained_images",
 )  # fmt: skip
-SIGMA_DATA = 0.5  # standard deviation of images in [-1, 1], of a preconditioned flow, as in EDM
 RISK_LEVELS = 8  # noise levels of the held-out denoising loss
 
 
@@ -238,13 +237,14 @@ class Diffusion(Model):
         given |= {"precondition": self.precondition}
         return replace(usual, **{k: v for k, v in given.items() if v is not None})
 
-    def objective_of(self, r: Recipe) -> dict[str, Any]:
-        """The objective's kind and settings, as a saved generator describes them."""
+    def objective_of(self, r: Recipe, data: TrainingSet, previous: DiffusionGenerator | None) -> dict[str, Any]:
+        """The objective's kind and settings, as a saved generator describes them. A preconditioned flow takes the scale
+        of the images from the training set, or goes on with that of the model it starts from."""
         flow: dict[str, Any] = {"time": self.time}
         if self.time == "logit_normal" and r.mean:
             flow["mean"] = float(r.mean)
         if r.precondition:
-            flow["sigma_data"] = SIGMA_DATA
+            flow["sigma_data"] = previous.description["objective"].get("sigma_data") if previous else scale_of(data)
         own = {"flow": flow, "edm": {}, "ddpm": {"prediction": self.prediction or "v"}}[self.objective]
         return {"kind": self.objective, **own}
 
@@ -271,7 +271,7 @@ class Diffusion(Model):
         if task.trainer.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         drop = (self.label_drop if self.conditional else 0.0, len(frequencies or ()))
-        settings = self.objective_of(r)
+        settings = self.objective_of(r, data, previous)
         objective = OBJECTIVES[self.objective](**{k: v for k, v in settings.items() if k != "kind"})
         module = DiffusionModule(network, objective, batches, steps, r, drop)
         if task.trainer.compile:
@@ -331,3 +331,9 @@ class Diffusion(Model):
 
     def load(self, folder: Path, device: str = "cpu") -> DiffusionGenerator:
         return DiffusionGenerator.load(folder, device)
+
+
+def scale_of(data: TrainingSet) -> float:
+    """The root mean square of images in [-1, 1], of up to 4,096 of the training set, to two digits."""
+    x = data.gather(np.arange(min(len(data), 4096))) / 127.5 - 1
+    return max(round(float(np.sqrt(np.mean(x**2))), 2), 0.01)

@@ -28,8 +28,9 @@ class Flow:
     """Straight paths from noise to data.
 
     time: the distribution of levels in training, logit_normal | uniform; mean: of its logit (Esser et al. 2024, section
-    3.1), below 0 nearer to the data. sigma_data: None, or the standard deviation of the data for which input and target
-    get unit variance, since the best linear estimate of v is left out (Karras et al. 2022, appendix B.6, for v).
+    3.1), below 0 nearer to the data. sigma_data: None, or the root mean square of the data, for which the network's
+    input and task get unit variance, since the best linear estimate of v is left out (Karras et al. 2022, appendix B.6,
+    here for v; the loss is that of v).
     """
 
     time: str = "logit_normal"
@@ -57,14 +58,14 @@ class Flow:
         return skip, self.sigma_data / variance.sqrt(), 1 / variance.sqrt()
 
     def target(self, x: Tensor, e: Tensor, s: Tensor) -> Tensor:
-        """The target of the network for noised(x, e, s); the loss is the mean squared difference."""
+        """The target of the network for noised(x, e, s)."""
         if self.sigma_data is None:
             return e - x
         c_skip, c_out, _ = self.scales(s, x)
         return (e - x - c_skip * self.noised(x, e, s)) / c_out
 
     def residual(self, x: Tensor, e: Tensor, s: Tensor, out: Tensor) -> Tensor:
-        """The error whose mean square is the held-out risk: of v, preconditioned or not."""
+        """The error whose mean square is the loss and the held-out risk: of v, preconditioned or not."""
         return self.derivative(self.noised(x, e, s), out, s) - (e - x)
 
     def inputs(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from imgloop.models.diffusion import SIGMA_DATA, Diffusion
+from imgloop.models.diffusion import Diffusion
 from imgloop.models.networks import build_network
 from imgloop.models.objectives import Flow
 from imgloop.models.recipes import Recipe
@@ -63,7 +63,7 @@ def step(a) -> None:
     data = TrainingSet({REAL: Pool(images)}, Mix(np.full((2000, 1), REAL), np.arange(2000)[:, None]))
     model = Diffusion(network=a.network, batch=a.batch)
     recipe = model.recipe(a.size)
-    objective = Flow(mean=recipe.mean, sigma_data=SIGMA_DATA if recipe.precondition else None)
+    objective = Flow(mean=recipe.mean, sigma_data=0.58 if recipe.precondition else None)
     resident = torch.from_numpy(images).to(device)
     layout = torch.channels_last if a.gpu else torch.contiguous_format
 
