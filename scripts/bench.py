@@ -1,4 +1,4 @@
-"""python scripts/bench.py step | metrics | start: time and memory beside alternatives, all in turn in one run."""
+"""python scripts/bench.py step | metrics | loop | start: time and memory beside others, in turn in one run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def main() -> None:
     )
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=1)
+    p = rows.add_parser("loop", help="a small study against a script around diffusers, torchmetrics and prdc")
+    p.add_argument("--images", type=int, default=20_000, help="training images a generation")
+    p.add_argument("--generations", type=int, default=3)
+    p.add_argument("--n", type=int, default=1397, help="real images")
+    p.add_argument("--rounds", type=int, default=1)
+    p.add_argument("--threads", type=int, default=2)
     p = rows.add_parser("start", help="time of `python -m imgloop --help`, and until the first line of a run")
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
     p.add_argument("--rounds", type=int, default=5)
