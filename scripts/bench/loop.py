@@ -37,7 +37,7 @@ class Classifier(torch.nn.Module):
 
 def script(a, real: np.ndarray, heldout: np.ndarray, classifier: Classifier) -> dict[str, float]:
     """The script: UNet2DModel, a DDPM loop with AdamW and EMAModel as in diffusers' unconditional example, DDIM
-    samples; torchmetrics and prdc on features of the same classifier. Images are uint8 (N, C, S, S). Seconds by stage."""
+    samples; torchmetrics and prdc on features of one classifier. Images are uint8 (N, C, S, S). Seconds by stage."""
     from diffusers import DDIMScheduler, DDPMScheduler
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.training_utils import EMAModel
