@@ -6,7 +6,6 @@ import sys
 import traceback
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() unchanged, which prints them as one sentence
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are up to ten times slower on a shared core
 
 
 def job(cfg) -> None:

@@ -38,7 +38,7 @@ STEPS = {
         "average tied to the run": {"ema": None},
         "levels nearer to the data": {"time_mean": -0.5},
         "patches": {"network": "patch", "batch": 128},
-        "Muon": {"optimizer": "muon", "lr": 0.06},
+        "Muon": {"optimizer": "muon", "lr": 0.03},
         "preconditioned": {"precondition": True},
     },
     "cifar16": {
@@ -49,7 +49,7 @@ STEPS = {
         "learning rate .012": {"lr": 0.012},
         "preconditioned": {"precondition": True},
         "patches": {"network": "patch"},
-        "Muon": {"optimizer": "muon", "lr": 0.06},
+        "Muon": {"optimizer": "muon", "lr": 0.03},
     },
 }
 # Beside the ladder: one change to the last rung.
@@ -57,9 +57,8 @@ SIDES = {
     "digits": {
         "last, average .995": {"ema": 0.995},
         "last, batch 64": {"batch": 64},
-        "last, Muon .03": {"lr": 0.03},
-        "last, widths [16,64]": {"widths": [16, 64]},
-        "last, widths [16,32,48]": {"widths": [16, 32, 48]},
+        "last, Muon .06": {"lr": 0.06},
+        "last, widths [24,48]": {"widths": [24, 48]},
         "last, compact": {"network": "compact"},
     },
     "cifar16": {"last, compact": {"network": "compact"}},

@@ -36,7 +36,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 TINY = (
     "train.images=64 model.batch=32 n_samples=24 data.n=60 data.heldout=30 features=pixels threads=1 display=none out=."
 )
-DIFFUSION = f"imgloop {TINY} model.widths=[8] model.sampler_steps=1 trainer.checkpoint_seconds=0.000001"
+DIFFUSION = f"imgloop {TINY} model.widths=[8,8] model.sampler_steps=1 trainer.checkpoint_seconds=0.000001"
 GAN = f"imgloop {TINY} model=gan trainer.checkpoint_seconds=0.000001"
 SOLVED = "imgloop model=gaussian data.n=9 model.replicates=3 display=none out=."
 STUDY = "digits-diffusion"

@@ -10,7 +10,7 @@ from pathlib import Path
 import preloaded
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command sets it; read when torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported; tests run side by side
 REPO = Path(__file__).parent.parent
 # A chain with every stage, too small to learn anything. With display=none there is no timing trial (Plan.timed); a test
 # that reads printed lines adds display=lines.

@@ -30,6 +30,6 @@ def recipe(size: int, network: str | None = None, optimizer: str | None = None) 
     """The recipe for images of `size` pixels, with the network or optimiser that is given."""
     network = network or NETWORKS.get(size, "compact")
     optimizer = optimizer or ("muon" if network == "patch" else "adamw")
-    lr = 0.06 if optimizer == "muon" else 0.012 if network != "unet2d" else 0.003
+    lr = 0.03 if optimizer == "muon" else 0.012 if network != "unet2d" else 0.003
     small = network == "patch"
     return Recipe(network, 128 if small else 64, optimizer, lr, None, -0.5, small)
