@@ -173,8 +173,8 @@ def test_the_lines_that_a_run_prints(tmp_path, command):
     assert "preparing" in lines[0] and re.search(r"1,397 training images, 400 held out", lines[1])
     plan = r"2 generations, 640 training images seen, 96 samples drawn, [\d.]+ MiB on disk, about \d+ s on cpu"
     assert re.search(plan, done.stdout)
-    for t, line in enumerate(lines[-3:-1]):
-        assert re.match(rf"generation {t}: trained on .* fd ", line)
+    for t, line in enumerate(x for x in lines if "trained on" in x):
+        assert re.match(rf"generation {t}: trained on .* fd ", line) and t < 2
     assert lines[-1].startswith("look at ") and "evolution.png" in lines[-1]
     log = next(tmp_path.rglob("run.log")).read_text()
     assert all(line in log for line in lines)

@@ -232,7 +232,8 @@ class ChainFolder(ABC):
         mine = self.settings.identity
         changed = sorted(k for k in {**stored, **mine} if stored.get(k) != mine.get(k))
         if changed:
-            differences = ", ".join(f"{k} (there {stored.get(k)}, now {mine.get(k)})" for k in changed[:5])
+            both = ((k, *("null" if d.get(k) is None else d[k] for d in (stored, mine))) for k in changed[:5])
+            differences = ", ".join(f"{k} (there {there}, now {now})" for k, there, now in both)
             raise UserError(
                 f"{self.folder} was made with other settings: {differences}. Give study=NEW for a study of its own, or "
                 "overwrite=true to delete this chain and start again.",
