@@ -1,4 +1,4 @@
-"""python scripts/bench.py step | metrics | loop | start: time and memory beside others, in turn in one run."""
+"""python scripts/bench.py ROW: time and memory beside others, in turn in one run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,22 @@ def main() -> None:
     p.add_argument("--n", type=int, default=1397, help="real images")
     p.add_argument("--rounds", type=int, default=1)
     p.add_argument("--threads", type=int, default=2)
+    p = rows.add_parser("sample", help="sampling against the pipeline of diffusers for the same model")
+    p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
+    p.add_argument("--n", type=int, default=512)
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--threads", type=int, default=2)
+    p = rows.add_parser("chains", help="chains one after another against two at a time")
+    p.add_argument("--chains", type=int, default=8)
+    p.add_argument("--images", type=int, default=50_000, help="training images a generation")
+    p = rows.add_parser("memory", help="memory of a process over the generations of a chain")
+    p.add_argument("--generations", type=int, default=100)
     p = rows.add_parser("start", help="time of `python -m imgloop --help`, and until the first line of a run")
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
     p.add_argument("--rounds", type=int, default=5)
     a = parser.parse_args()
-    getattr(import_module(f"bench.{a.row}"), a.row)(a)
+    room = {"memory": "chains"}.get(a.row, a.row)
+    getattr(import_module(f"bench.{room}"), a.row)(a)
 
 
 if __name__ == "__main__":

@@ -397,6 +397,13 @@ def test_the_disk_that_a_chain_needs_is_known_before_it_trains(tmp_path, monkeyp
     assert error.value.setting == "out" and not list(tmp_path.rglob("gen000"))
 
 
+def test_a_lock_file_that_a_dead_process_of_another_host_left_blocks_nobody(folder, tmp_path):
+    """Locks are the system's, not the file's existence or content."""
+    for path in [folder / ".lock", *(folder.parents[1] / "shared").glob(".*.lock")]:
+        path.write_text("another-host:4194305")
+    assert len(chain(tmp_path, "generations=3").metrics) == 3
+
+
 def test_sweeps_that_start_in_one_second_have_folders_of_their_own():
     text = (REPO / "conf" / "config.yaml").read_text()
     assert "%S-%f}" in text

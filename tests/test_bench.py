@@ -1,0 +1,31 @@
+"""Each row of scripts/bench.py, and the ladder, at tiny settings: they run, and print their figures."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+NIGHTLY = pytest.mark.nightly
+ROWS = [
+    ("bench", "step --steps 2 --rounds 1", "ratio ours/bare"),
+    ("bench", "sample --n 8 --rounds 1", "times"),
+    pytest.param("bench", "loop --images 256 --n 100 --generations 2 --threads 1", "as fast", marks=NIGHTLY),
+    pytest.param("bench", "chains --chains 2 --images 256", "as fast", marks=NIGHTLY),
+    pytest.param("bench", "memory --generations 10", "10:", marks=NIGHTLY),
+    pytest.param("bench", "start --rounds 1", "first line", marks=NIGHTLY),
+    pytest.param(
+        "ladder", "--seconds 0.05 --seeds 2 --rungs 0.1.0 patches --set data.n=200", "| patches |", marks=NIGHTLY
+    ),
+]
+
+
+@pytest.mark.parametrize("script, arguments, words", ROWS)
+def test_a_row_runs_and_prints_its_figures(script, arguments, words, tmp_path):
+    more = [f"--out={tmp_path}"] if script == "ladder" else []
+    ran = subprocess.run(
+        [sys.executable, REPO / "scripts" / f"{script}.py", *arguments.split(), *more],
+        cwd=REPO, capture_output=True, text=True, timeout=500, env={**os.environ, "PYTHONPATH": str(REPO)},
+    )  # fmt: skip
+    assert ran.returncode == 0 and words in ran.stdout, ran.stdout + ran.stderr[-3000:]
