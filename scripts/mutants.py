@@ -1,4 +1,4 @@
-"""python scripts/mutants.py [--only SUBSTRING] [--jobs N] [--check]: how many of sixty planted faults the tests catch.
+"""python scripts/mutants.py [--only SUBSTRING] [--jobs N] [--check]: how many of 64 planted faults the tests catch.
 
 Each fault is a replacement of text in one file, made in a temporary copy of the package. The tests that cover the file
 run until the first failure. The script prints each fault with the test that caught it, or SURVIVED, then the share
@@ -99,6 +99,13 @@ torch.from_numpy(self.y[index]) => torch.from_numpy(self.y[: len(index)])
 self.chunks.position = state["done"] => self.chunks.position = 0
 self.loss_sum + steps * module.recent_loss => self.loss_sum + module.recent_loss
 self.loss_sum, self.loss_steps = state["since"] => self.loss_sum, self.loss_steps = 0.0, 0
+# training/muon: muon
+max(1.0, rows / columns) ** 0.5 => 1.0
+if isinstance(m, nn.Conv2d)] => if isinstance(m, nn.Conv2d | nn.Linear)]
+# chain/threads: threads
+seconds[n] * GAIN < seconds[best] => seconds[n] < seconds[best]
+# models/denoising: muon diffusion
+** (EMA_POWER + 1) => ** EMA_POWER
 # models/base: generator diffusion
 store.seed_of(seed, "latents", first // CHUNK) => store.seed_of(seed, "latents")
 len(y) if weight is None else weight.sum() => len(y)
