@@ -46,10 +46,9 @@ STEPS = {
         "average tied to the run": {"ema": None},
         "levels nearer to the data": {"time_mean": -0.5},
         "learning rate .006": {"lr": 0.006},
-        "learning rate .012": {"lr": 0.012},
         "preconditioned": {"precondition": True},
-        "patches": {"network": "patch"},
         "Muon": {"optimizer": "muon", "lr": 0.03},
+        "patches": {"network": "patch"},
     },
 }
 # Beside the ladder: one change to the last rung.
@@ -61,9 +60,9 @@ SIDES = {
         "last, widths [24,48]": {"widths": [24, 48]},
         "last, compact": {"network": "compact"},
     },
-    "cifar16": {"last, compact": {"network": "compact"}},
+    "cifar16": {"last, Muon .01": {"lr": 0.01}},
 }
-SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "n_samples=4000"]}
+SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
 
 
