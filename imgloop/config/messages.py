@@ -58,7 +58,10 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
             return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key
         close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}.", key
+        others = having(key, config_dirs)
+        group = key.partition(".")[0]
+        elsewhere = f" It is one of {' and '.join(f'{group}={o}' for o in others)}." if others and not close else ""
+        return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}.{elsewhere}", key
     if key and "." in key:
         return f"{key} is not a setting: the option of {key.rsplit('.', 1)[0]} that is chosen has none.", key
     return " ".join(text.split()), key
@@ -77,3 +80,10 @@ def allowed(key: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()
         node = node.get(part) if isinstance(node, Mapping | DictConfig) else None
     keys = list(node) if isinstance(node, Mapping | DictConfig) else []
     return [str(k) for k in keys if k != "hydra" and not str(k).startswith("_")]
+
+
+def having(key: str, config_dirs: Sequence[Path]) -> list[str]:
+    """The options of a setting's group that have a setting of its name, for GROUP.NAME."""
+    group, _, name = key.partition(".")
+    known = options(group, config_dirs) if group in GROUPS and name else {}
+    return sorted(o for o, path in known.items() if re.search(rf"^{re.escape(name)}:", path.read_text(), re.M))

@@ -139,13 +139,19 @@ def check_description(description: Any, path: Path, needed: Iterable[str]) -> di
     return description
 
 
-def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:
-    """Raise UserError for a budget under one batch, and for real data without the classes that `conditional` needs."""
+def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...], given: bool = True) -> None:
+    """Raise UserError for a budget under one batch, for a batch that is `given` and larger than the real data, and for
+    real data without the classes that `conditional` needs."""
     for budget in images:
         if 0 < budget < batch:
             raise UserError(
                 f"train.images={budget} is less than one batch of {batch}: raise train.images or lower model.batch.",
                 "train.images",
             )
+    if batch > (n := len(real.train)) and given:
+        raise UserError(
+            f"model.batch={batch} is more than the {n} real training images: a step would see images twice; lower it.",
+            "model.batch",
+        )
     if conditional:
         real.check_classes()
