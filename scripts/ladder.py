@@ -39,14 +39,12 @@ STEPS = {
         "levels nearer to the data": {"time_mean": -0.5},
         "patches": {"network": "patch", "batch": 128},
         "Muon": {"optimizer": "muon", "lr": 0.03},
-        "preconditioned": {"precondition": True},
     },
     "cifar16": {
         "0.1.0": {},
         "average tied to the run": {"ema": None},
         "levels nearer to the data": {"time_mean": -0.5},
         "learning rate .006": {"lr": 0.006},
-        "preconditioned": {"precondition": True},
         "Muon": {"optimizer": "muon", "lr": 0.03},
         "patches": {"network": "patch"},
     },
@@ -54,13 +52,14 @@ STEPS = {
 # Beside the ladder: one change to the last rung.
 SIDES = {
     "digits": {
+        "last, preconditioned": {"precondition": True},
         "last, average .995": {"ema": 0.995},
         "last, batch 64": {"batch": 64},
         "last, Muon .06": {"lr": 0.06},
         "last, widths [24,48]": {"widths": [24, 48]},
         "last, compact": {"network": "compact"},
     },
-    "cifar16": {"last, Muon .01": {"lr": 0.01}},
+    "cifar16": {"last, preconditioned": {"precondition": True}},
 }
 SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]

@@ -238,7 +238,7 @@ MODELS = {
         "objective": "edm",
         "time": "uniform",
         "time_mean": 1.0,
-        "precondition": False,
+        "precondition": True,
         "prediction": "epsilon",
         "sampler": "euler",
         "sampler_steps": 3,

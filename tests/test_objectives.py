@@ -220,7 +220,7 @@ CHANGES = [
     {"objective": "ddpm"},
     {"time": "uniform"},
     {"time_mean": 1.0},
-    {"precondition": False},
+    {"precondition": True},
     {"optimizer": "adamw"},
     {"network": "compact"},
     {"ema": 0.9},

@@ -177,7 +177,7 @@ class Diffusion(Model):
     objective: str = setting("flow", choices=tuple(OBJECTIVES))
     time: str = setting("logit_normal", choices=("logit_normal", "uniform"))
     time_mean: float | None = setting(None, kind=float, low=-5, high=5)
-    precondition: bool | None = setting(None, kind=bool)
+    precondition: bool = setting(False)
     prediction: str | None = setting(None, choices=(None, "v", "epsilon"))
     sampler: str | None = None
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
@@ -190,7 +190,7 @@ class Diffusion(Model):
 
     def __post_init__(self):
         check_settings(self, "model")
-        of_flow = (("time", "logit_normal"), ("time_mean", None), ("precondition", None))
+        of_flow = (("time", "logit_normal"), ("time_mean", None), ("precondition", False))
         for name, usual, of in (*((n, u, "flow") for n, u in of_flow), ("prediction", None, "ddpm")):
             if getattr(self, name) != usual and self.objective != of:
                 raise UserError(
@@ -234,7 +234,6 @@ class Diffusion(Model):
         """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
         usual = recipe(size, self.network, self.optimizer)
         given = {"batch": self.batch, "lr": self.lr, "ema": self.ema, "mean": self.time_mean}
-        given |= {"precondition": self.precondition}
         return replace(usual, **{k: v for k, v in given.items() if v is not None})
 
     def objective_of(self, r: Recipe, data: TrainingSet, previous: DiffusionGenerator | None) -> dict[str, Any]:
@@ -243,7 +242,7 @@ class Diffusion(Model):
         flow: dict[str, Any] = {"time": self.time}
         if self.time == "logit_normal" and r.mean:
             flow["mean"] = float(r.mean)
-        if r.precondition:
+        if self.precondition:
             flow["sigma_data"] = previous.description["objective"].get("sigma_data") if previous else scale_of(data)
         own = {"flow": flow, "edm": {}, "ddpm": {"prediction": self.prediction or "v"}}[self.objective]
         return {"kind": self.objective, **own}

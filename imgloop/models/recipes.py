@@ -13,8 +13,7 @@ class Recipe:
     """How a diffusion model is trained (docs/ladder.md says what each choice gains).
 
     batch: images a step. optimizer: adamw | muon. lr: its peak rate. ema: decay of the moving average of the weights;
-    None: an average tied to the length of the run. mean: of the logit of flow's noise levels in training. precondition:
-    whether flow's network is given inputs of unit variance and the best linear estimate is left out of its task.
+    None: an average tied to the length of the run. mean: of the logit of flow's noise levels in training.
     """
 
     network: str
@@ -23,7 +22,6 @@ class Recipe:
     lr: float
     ema: float | None
     mean: float
-    precondition: bool
 
 
 def recipe(size: int, network: str | None = None, optimizer: str | None = None) -> Recipe:
@@ -31,5 +29,4 @@ def recipe(size: int, network: str | None = None, optimizer: str | None = None) 
     network = network or NETWORKS.get(size, "compact")
     optimizer = optimizer or ("muon" if network == "patch" else "adamw")
     lr = 0.03 if optimizer == "muon" else 0.012 if network != "unet2d" else 0.003
-    small = network == "patch"
-    return Recipe(network, 128 if small else 64, optimizer, lr, None, -0.5, small)
+    return Recipe(network, 128 if network == "patch" else 64, optimizer, lr, None, -0.5)

@@ -63,7 +63,7 @@ def step(a) -> None:
     data = TrainingSet({REAL: Pool(images)}, Mix(np.full((2000, 1), REAL), np.arange(2000)[:, None]))
     model = Diffusion(network=a.network, batch=a.batch)
     recipe = model.recipe(a.size)
-    objective = Flow(mean=recipe.mean, sigma_data=0.58 if recipe.precondition else None)
+    objective = Flow(mean=recipe.mean)
     resident = torch.from_numpy(images).to(device)
     layout = torch.channels_last if a.gpu else torch.contiguous_format
 
