@@ -46,7 +46,6 @@ STEPS = {
         "levels nearer to the data": {"time_mean": -0.5},
         "learning rate .006": {"lr": 0.006},
         "Muon": {"optimizer": "muon", "lr": 0.03},
-        "patches": {"network": "patch"},
     },
 }
 # Beside the ladder: one change to the last rung.
@@ -59,7 +58,10 @@ SIDES = {
         "last, widths [24,48]": {"widths": [24, 48]},
         "last, compact": {"network": "compact"},
     },
-    "cifar16": {"last, preconditioned": {"precondition": True}},
+    "cifar16": {
+        "last, AdamW .012": {"optimizer": "adamw", "lr": 0.012},
+        "last, patches": {"network": "patch"},
+    },
 }
 SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
