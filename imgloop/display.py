@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from imgloop.errors import printable_lines
+from imgloop import store
+from imgloop.errors import UserError, printable_lines
 
 STAGES = {"train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
 LINE_SECONDS = 30.0  # without a terminal, a long stage prints a line this often
@@ -61,8 +63,9 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.log_path:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            self.log = open(self.log_path, "a", buffering=1)
+            with store.writing(self.log_path):
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                self.log = open(self.log_path, "a", buffering=1)
         if self.mode == "live":
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -83,15 +86,18 @@ class Display:
     def __exit__(self, kind, error, trace) -> None:
         if self.bar:
             self.bar.stop()
-        if self.log:
-            if error is not None:
-                self.write(f"ended: {error or kind.__name__}")
-            self.log.close()
+        if self.log and self.log_path:
+            with nullcontext() if error is None else suppress(OSError, UserError):  # the first error is the one to show
+                if error is not None:
+                    self.write(f"ended: {error or kind.__name__}")
+                with store.writing(self.log_path):
+                    self.log.close()
             self.log = None
 
     def write(self, text: str) -> None:
-        if self.log:
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        if self.log and self.log_path:
+            with store.writing(self.log_path):
+                self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def say(self, text: str) -> None:
         """Print and log a line."""

@@ -404,6 +404,22 @@ def test_a_lock_file_that_a_dead_process_of_another_host_left_blocks_nobody(fold
     assert len(chain(tmp_path, "generations=3").metrics) == 3
 
 
+@pytest.mark.parametrize("number", [28, 5])  # ENOSPC, EIO
+def test_a_log_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch, number):
+    usual = open
+
+    def failing(path, *a, **k):
+        if str(path).endswith("run.log"):
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path, *a, **k)
+
+    monkeypatch.setattr("builtins.open", failing)
+    with pytest.raises(UserError, match=r"run\.log could not be written"):
+        imgloop.run([*SOLVED, f"out={tmp_path}", "generations=2"])
+    monkeypatch.undo()
+    assert len(imgloop.run([*SOLVED, f"out={tmp_path}", "generations=2"]).metrics) == 2
+
+
 def test_sweeps_that_start_in_one_second_have_folders_of_their_own():
     text = (REPO / "conf" / "config.yaml").read_text()
     assert "%S-%f}" in text
