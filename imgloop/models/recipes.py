@@ -27,6 +27,6 @@ class Recipe:
 def recipe(size: int, network: str | None = None, optimizer: str | None = None) -> Recipe:
     """The recipe for images of `size` pixels, with the network or optimiser that is given."""
     network = network or NETWORKS.get(size, "compact")
-    optimizer = optimizer or ("muon" if network == "patch" else "adamw")
-    lr = 0.03 if optimizer == "muon" else 0.012 if network != "unet2d" else 0.003
+    optimizer = optimizer or ("adamw" if network == "unet2d" else "muon")
+    lr = 0.03 if optimizer == "muon" else 0.012 if size <= 8 and network != "unet2d" else 0.003
     return Recipe(network, 128 if network == "patch" else 64, optimizer, lr, None, -0.5)
