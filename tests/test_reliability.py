@@ -397,6 +397,16 @@ def test_the_disk_that_a_chain_needs_is_known_before_it_trains(tmp_path, monkeyp
     assert error.value.setting == "out" and not list(tmp_path.rglob("gen000"))
 
 
+def test_what_an_interrupted_report_left_is_removed_by_the_next(folder):
+    study, ended = folder.parents[1], subprocess.Popen(["true"])
+    ended.wait()
+    for place in (study, study / "report", study / "report" / "figures"):
+        place.mkdir(exist_ok=True)
+        (place / f".fd.pdf.{store.HOST}-{ended.pid}.part").write_text("half")
+    report([str(study)])
+    assert not list(study.rglob(".*.part"))
+
+
 def test_a_lock_file_that_a_dead_process_of_another_host_left_blocks_nobody(folder, tmp_path):
     """Locks are the system's, not the file's existence or content."""
     for path in [folder / ".lock", *(folder.parents[1] / "shared").glob(".*.lock")]:

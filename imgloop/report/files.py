@@ -31,10 +31,10 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
     whole: also the files beside the page. Returns the path of report.html; raises UserError where it cannot write.
     """
     folder = out or (r.study.path.with_name(f"{r.study.path.stem}-report") if r.study.is_csv else r.study.path)
-    path = folder / "report.html"
+    path, beside = folder / "report.html", folder / page.BESIDE
+    store.remove_parts(folder, beside, beside / "figures")
     store.write_text(path, page.html(r, refresh))
     if whole:
-        beside = folder / page.BESIDE
         store.write_text(beside / "profile.json", json.dumps(as_json(r), indent=1, allow_nan=False) + "\n")
         store.write_text(beside / "references.bib", "\n".join(w.bibtex for w in r.works))
         if r.profile is None:

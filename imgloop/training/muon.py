@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_([params[i] for i in places], moved, alpha=scale)
 
 
-def kernels(network: nn.Module) -> list[nn.Parameter]:
+def kernels(network: nn.Module) -> list[Tensor]:
     """The kernels of a network's convolutions but the first and the last: what Muon is for. The rest, first and last
     layer, embeddings, norms and biases, is for AdamW."""
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
