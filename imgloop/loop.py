@@ -29,7 +29,7 @@ class Result:
 def run(settings: Settings, sweep: bool = False) -> Result:
     """Run, resume or extend one chain; a finished one is left as it is. sweep: whether it is one of several, which are
     compared at their end. Raises UserError, or Stopped when interrupted."""
-    settings = continued(settings)
+    given, settings = settings, continued(settings)
     around = Surroundings.of(settings, sweep)
     chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()
@@ -38,6 +38,8 @@ def run(settings: Settings, sweep: bool = False) -> Result:
             display.say(chain.nothing_to_do())
         else:
             display.say(f"{settings.condition}, seed {chain.seed_number}: preparing {chain.folder}")
+            if settings is not given:
+                display.say("this study was begun by version 0.1.0: settings that are null stand for its recipe")
             with around.stop.listening():
                 parts = chain.prepared(generations, store.cache_folder())
                 chain.begin(parts)

@@ -46,8 +46,7 @@ def main() -> None:
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
     p.add_argument("--rounds", type=int, default=5)
     a = parser.parse_args()
-    room = {"memory": "chains"}.get(a.row, a.row)
-    getattr(import_module(f"bench.{room}"), a.row)(a)
+    getattr(import_module(f"bench.{a.row}"), a.row)(a)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import thinned
 from safetensors.numpy import load_file
 
 import imgloop
+from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.measure import measure
 from imgloop.report.__main__ import main as report
@@ -50,6 +52,7 @@ RECIPE = [  # of that version, where null now means another
     "model.time_mean=0",
     "model.precondition=false",
 ]
+ADDED = ("optimizer", "time_mean", "precondition")  # settings of diffusion that came with format 3
 TRAINED = [name for name in COMMANDS if name != "gaussian"]
 
 
@@ -141,6 +144,29 @@ def test_a_new_chain_of_an_old_study_is_made_by_its_recipe():
     assert weights[0].keys() == weights[1].keys() != weights[2].keys()
     described = [json.loads((f / "gen000" / "model" / "imgloop.json").read_text()) for f in (new, own)]
     assert [d["network"] for d in described] == ["compact", "patch"]
+
+
+def test_a_chain_of_an_objective_without_a_mean_of_levels_goes_on(tmp_path):
+    """Format 2 had no optimizer, time_mean and precondition; edm has no time_mean to be filled in."""
+    given = [*shlex.split(TINY), "model.objective=edm", "out=old", "display=none", "generations=1"]
+    recipe = [r for r in RECIPE if "time_mean" not in r and "precondition" not in r]
+    made, folder = imgloop.run([*given, *recipe]).folder, parsed(given).folder
+    folder.parent.mkdir(parents=True)
+    made.rename(folder)
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    identity = {k: v for k, v in stored["identity"].items() if k.split(".")[-1] not in ADDED}
+    kept = {"format": 2, "choices": stored["choices"], "identity": identity, "config": stored["config"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
+    longer = [g for g in given if not g.startswith("generations")]
+    assert imgloop.run([*longer, "generations=2"]).folder == folder
+    described = json.loads((folder / "gen001" / "model" / "imgloop.json").read_text())
+    assert described["network"] == "compact" and "version 0.1.0" in (folder / "run.log").read_text()
+
+
+def test_a_new_chain_takes_the_recipe_and_not_what_another_was_given():
+    """The old chains were given a batch of 16; the recipe's was 64, which is more than their 60 images."""
+    new = run("diffusion", "paradigm=real_only", "model.batch=null")
+    assert "model.batch" not in new.parent.name and "batch: 64" in (new / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from imgloop import store
@@ -74,7 +74,7 @@ def trial(model: Any, real: Any, chain: Chain) -> dict[int, float]:
         for n in durations:
             torch.set_num_threads(n)
             durations[n] += steps(model, data, chain)
-    return {n: statistics.quantiles(d * 2, n=100)[round(100 * QUANTILE) - 1] for n, d in durations.items()}
+    return {n: float(np.quantile(d, QUANTILE)) for n, d in durations.items()}
 
 
 def steps(model: Any, data: Any, chain: Chain) -> list[float]:

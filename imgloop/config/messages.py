@@ -60,7 +60,8 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
         hint = f"; did you mean {close[0]}?" if close else "."
         others = having(key, config_dirs)
         group = key.partition(".")[0]
-        elsewhere = f" It is one of {' and '.join(f'{group}={o}' for o in others)}." if others and not close else ""
+        named = " and ".join(f"{group}={o}" for o in others)
+        elsewhere = f" It is a setting of {named}." if others and not close else ""
         return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}.{elsewhere}", key
     if key and "." in key:
         return f"{key} is not a setting: the option of {key.rsplit('.', 1)[0]} that is chosen has none.", key

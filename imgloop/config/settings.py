@@ -114,8 +114,15 @@ def identity_of(stored: Mapping[str, Any]) -> dict[str, Any]:
         identity |= {g: stored["choices"][g] for g in ("paradigm", "data", "model")}
         identity |= {"curation": "none", "correction": "none"}
     if stored.get("format", 1) < 3 and identity["model"] == "diffusion":
-        identity = {f"model.{k}": v for k, v in EARLIER_RECIPE.items()} | identity
+        model = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
+        identity = {f"model.{k}": v for k, v in earlier_recipe(model).items()} | identity
     return identity
+
+
+def earlier_recipe(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What null stood for before format 3, given the settings of model=diffusion."""
+    levels = (model["objective"], model["time"]) == ("flow", "logit_normal")  # the only ones with a mean
+    return EARLIER_RECIPE | {"time_mean": 0 if levels else None}
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,7 @@ class Diffusion(Model):
         """Raise UserError for images or a budget that this model cannot be trained with."""
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
-        check_images(r.batch, self.conditional, real, images, given=self.batch is not None)
+        check_images(r.batch, self.conditional, real, images)
         build_network(r.network, size, channels, self.widths and tuple(self.widths))
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:

@@ -66,6 +66,8 @@ class Flow:
 
     def residual(self, x: Tensor, e: Tensor, s: Tensor, out: Tensor) -> Tensor:
         """The error whose mean square is the loss and the held-out risk: of v, preconditioned or not."""
+        if self.sigma_data is None:
+            return out - (e - x)
         return self.derivative(self.noised(x, e, s), out, s) - (e - x)
 
     def inputs(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_me
 from imgloop.study import derived
 from imgloop.study.generation import check_files, generations, read_record, read_scores
 
-LATENTS = "evolution.safetensors"  # in a generation's folder: samples from the latents that all generations share
+EVOLUTION = "evolution.safetensors"  # in a generation's folder: samples from the latents that all generations share
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
 
@@ -92,15 +92,15 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
     def evolution() -> bytes:
         samples = []
         for g in generations(chain):
-            check_files(g, read_record(g, shown=True), (LATENTS,))
-            samples.append((int(g.name[3:]), store.open_arrays(g / LATENTS)["x"]))
+            check_files(g, read_record(g, shown=True), (EVOLUTION,))
+            samples.append((int(g.name[3:]), store.open_arrays(g / EVOLUTION)["x"]))
         return figures.evolution(samples, title)
 
     def curves() -> bytes:
         named = frame.assign(condition=chain.parent.name)
         return figures.curves(named, title, levels, panels(measures(chain, protocol)))
 
-    latents = [g / LATENTS for g in generations(chain)]
+    latents = [g / EVOLUTION for g in generations(chain)]
     key = derived.key_of([*inputs(chain, protocol), *latents], title, levels)
     if not derived.current(chain, key):
         metrics = csv_text(frame).encode()
