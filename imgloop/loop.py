@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.chain.base import ChainFolder, Parts, Surroundings
 from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
@@ -34,20 +34,29 @@ def run(settings: Settings, sweep: bool = False) -> Result:
     chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()
     with chain.opened(), around.display as display, around.log as log:
-        if not chain.remaining(generations):
+        if not ranks.first(lambda: chain.remaining(generations)):
             display.say(chain.nothing_to_do())
         else:
             display.say(f"{settings.condition}, seed {chain.seed_number}: preparing {chain.folder}")
             if settings is not given:
                 display.say("this study was begun by version 0.1.0: settings that are null stand for its recipe")
             with around.stop.listening():
-                parts = chain.prepared(generations, store.cache_folder())
-                chain.begin(parts)
-                freeze(chain.study, settings.config["collapse"])
-                log.begin()
+                parts = ranks.in_turn(lambda: chain.prepared(generations, store.cache_folder()))
+
+                def begin() -> None:
+                    chain.begin(parts)
+                    freeze(chain.study, settings.config["collapse"])
+                    log.begin()
+
+                ranks.first(begin)
                 advance(chain, parts, generations)
-        metrics = chain.finish()
-        log.finish()
+
+        def finish() -> DataFrame:
+            metrics = chain.finish()
+            log.finish()
+            return metrics
+
+        metrics = ranks.first(finish)
     return Result(chain.folder, metrics)
 
 

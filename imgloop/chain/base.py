@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from imgloop import contracts, store
+from imgloop import contracts, ranks, store
 from imgloop.chain.loggers import Log
 from imgloop.config.settings import FORMAT, Settings, identity_of
 from imgloop.curation import Released, release
@@ -36,7 +36,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, settings: Settings, sweep: bool = False) -> Surroundings:
-        display = Display(settings.config["display"], settings.folder / "run.log")
+        display = Display(settings.config["display"], settings.folder / "run.log" if ranks.rank() == 0 else None)
         return cls(display, Interrupt(), Log(settings, display), sweep)
 
 
@@ -170,8 +170,11 @@ class ChainFolder(ABC):
     def opened(self) -> Iterator[None]:
         """Hold the chain's lock; refuse a folder made with other settings; remove what an interruption left.
 
-        If nothing was begun, because a setting is wrong, no folder stays behind.
+        If nothing was begun, because a setting is wrong, no folder stays behind. Of several ranks, the first does this.
         """
+        if ranks.rank() > 0:
+            yield
+            return
         busy = f"Another process is running the chain in {self.folder}: wait for it, or choose another study=NAME."
         try:
             with store.lock(self.folder / ".lock", busy=busy):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.chain.plan import first_rows
 from imgloop.errors import Stopped
 from imgloop.provenance import machine
@@ -32,8 +32,11 @@ QUANTILE = 0.8  # of the durations of steps: it grows before the median does whe
 
 def use_threads(chain: Chain, model: Any, real: Any) -> None:
     """Compute with `threads` CPU threads; null: with the number that trains fastest here, by a trial whose result the
-    study keeps, so that its chains are equal to the last bit. On a GPU, or with one core, nothing is tried."""
+    study keeps, so that its chains are equal to the last bit. On a GPU, or with one core, nothing is tried; several
+    processes on a machine share its cores."""
     given = chain.settings.config["threads"]
+    if given is None and ranks.local_size() > 1:
+        given = max(1, MOST // ranks.local_size())
     if given is None and chain.trainer.device == "cpu" and MOST > 1:
         given = kept(chain, model, real)
     torch.set_num_threads(given or MOST)

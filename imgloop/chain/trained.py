@@ -7,12 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.fork import check_fork, copy_fork
 from imgloop.chain.plan import Plan
+from imgloop.chain.written import write, write_losses
 from imgloop.config.fork import Fork
 from imgloop.config.settings import STARTS, Settings
 from imgloop.curation import Released
@@ -29,7 +28,6 @@ from imgloop.study.trained import LOSSES, write_files
 from imgloop.thresholds import Thresholds, unlike_data
 from imgloop.training.tasks import History, Task, TrainerSettings
 
-LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
 KEY_FORMAT = 3  # of the key of a shared generation 0: raise it when what the key holds changes
 
 
@@ -174,8 +172,9 @@ class Chain(ChainFolder):
         not bit-identical to an uninterrupted run."""
         if self.done:
             record = self.record(self.done - 1)
-            now = {**versions(), **machine(), **self.settings.code}
-            before = {**record["versions"], **record["machine"], **record.get("code", self.settings.code)}
+            one = {"number of devices": 1}
+            now = {**versions(), **one, **machine(), **self.settings.code}
+            before = {**record["versions"], **one, **record["machine"], **record.get("code", self.settings.code)}
             changed = [
                 f"{k} ({before.get(k)}, now {now.get(k)})" for k in {**before, **now} if before.get(k) != now.get(k)
             ]
@@ -237,10 +236,13 @@ class Chain(ChainFolder):
         folder = self.shared / f"generation0-{self.first_key(data)}"
         scratch = folder.with_name(f".{folder.name}.scratch")
 
-        def make(part: Path) -> None:
-            started = time.perf_counter()
+        def train():
             previous = model.load(self.start_folder, self.trainer.device) if self.start_folder else None
-            generator = model.fit(data, self.task(0, scratch, progress), previous)
+            return model.fit(data, self.task(0, scratch, progress), previous)
+
+        def make(part: Path) -> None:
+            started, trained[:] = time.perf_counter(), [ranks.first(lambda: True)]
+            generator = train()
             save(generator, part / "model", self.settings.choices["model"])
             history = generator.history or History([], 0.0)
             write_losses(part, history.losses)
@@ -249,8 +251,12 @@ class Chain(ChainFolder):
         def waiting() -> None:
             self.display.say("another process is training this generation 0; waiting for it")
 
-        store.once(folder, make, waiting=waiting)
-        store.remove(scratch)
+        trained: list[bool] = []  # whether this run trains it
+        if ranks.rank() == 0:
+            store.once(folder, make, waiting=waiting)
+        if not trained and ranks.first(lambda: False):  # of the other ranks, which train with the first
+            train()
+        ranks.first(lambda: store.remove(scratch))
         self.seconds["train"] = store.read_json(folder / "cost.json")["seconds"]
         losses = store.read_json(folder / LOSSES) if (folder / LOSSES).exists() else []
         return Fit(model.load(folder / "model", self.trainer.device), self.seconds["train"], losses)
@@ -258,7 +264,7 @@ class Chain(ChainFolder):
     def first_key(self, data: TrainingSet) -> str:
         """All that the bits of generation 0's weights depend on: chains with equal keys share them."""
         c, s = self.settings.config, self.settings
-        trainer = {k: v for k, v in c["trainer"].items() if k not in ("checkpoint_seconds", "resident_gib")}
+        trainer = {k: v for k, v in c["trainer"].items() if k not in NO_BITS}
         return store.content_key(
             {
                 "format": KEY_FORMAT,
@@ -277,31 +283,10 @@ class Chain(ChainFolder):
 
     def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, parts: Parts) -> None:
         """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
-        from imgloop import figures  # imports Pillow
-        from imgloop.models import save  # imports torch
-
         with self.stage(t, "write"):
-            evolution = fit.generator.sample(LATENTS, seed=self.seed(None, "evolution"))
-
-            def make(part: Path) -> None:
-                save(fit.generator, part / "model", self.settings.choices["model"])
-                store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
-                if released.rows is not None:
-                    store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
-                weight = {} if mix.weight is None else {"weight": mix.weight}
-                store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row} | weight)
-                store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
-                scores.write(part / "scores")
-                write_losses(part, fit.losses)
-                grid = figures.grid(self.real_pool.x, drawn.x, f"generation {t}")
-                store.write_bytes(part / "grid.png", grid)
-                store.write_sealed(part / "record.json", self.describe(t, fit, mix, drawn, released, part))
-
-            store.commit_folder(self.generation(t), make)
-            store.remove(self.scratch(t))
+            ranks.first(lambda: write(self, t, fit, mix, drawn, released, scores))
             self.protocol = scores.name
             self.pools[t] = read_pool(self.generation(t) / "pool.safetensors")
-            self.prune(t)
         self.seconds = {}
         headline = {
             n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
@@ -313,45 +298,6 @@ class Chain(ChainFolder):
                 "about models that are: raise train.images, or choose another model"
             )
         self.log.update(self.protocol)
-
-    def describe(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path) -> dict[str, Any]:
-        """record.json: what generation t was made of and by."""
-        shares, facts, s = mix.shares(), fit.generator.facts, self.settings
-        curated = {}
-        if released.rows is not None:
-            corrected = 0 if released.corrected is None else int(released.corrected.sum())
-            curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
-            curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
-        return {
-            "generation": t,
-            "condition": s.condition,
-            "seed": self.seed_number,
-            "n_train": len(mix),
-            "n_drawn": len(drawn),
-            "n_pool": len(released.pool),
-            **curated,
-            "real_share": shares.get(REAL, 0.0),
-            "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
-            "train_images": s.images(t),
-            "images_seen": facts.get("images_seen"),
-            "start": s.config["start"],
-            "nfe": facts.get("nfe"),
-            "sampling": facts.get("sampling"),
-            **({"facts": extra} if (extra := {k: v for k, v in facts.items() if k not in FACTS}) else {}),
-            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
-            "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
-            "real": self.real_key,
-            "pool_hash": store.file_hash(part / "pool.safetensors"),
-            "mix_hash": store.file_hash(part / "mix.safetensors"),
-            "model_hash": store.file_hash(part / "model"),
-            "evolution_hash": store.file_hash(part / "evolution.safetensors"),
-            "grid_hash": store.file_hash(part / "grid.png"),
-            **({"loss_hash": store.file_hash(part / LOSSES)} if (part / LOSSES).exists() else {}),
-            "versions": versions(),
-            "machine": machine(),
-            "code": s.code,
-            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
 
     def prune(self, t: int) -> None:
         """keep_models=k keeps the weights of the newest k generations (the newest always, if the next starts from
@@ -378,7 +324,7 @@ class Chain(ChainFolder):
         return frame
 
 
-FACTS = ("images_seen", "nfe", "sampling")  # of a generator, which have places of their own in record.json
+NO_BITS = ("checkpoint_seconds", "resident_gib", "devices", "nodes")  # of the trainer; `machine` has the devices
 
 
 def start_folder(start: str) -> Path | None:
@@ -396,21 +342,6 @@ def start_folder(start: str) -> Path | None:
             "start",
         )
     return folder
-
-
-def pool_arrays(pool: Pool, released: Released | None = None) -> dict[str, np.ndarray]:
-    """A pool as it is stored: x, y, and of released samples their weight, the row that each has among the drawn ones
-    and whether it was corrected."""
-    arrays = {"x": pool.x, "y": pool.y, "weight": pool.weight}
-    if released is not None and released.rows is not None:
-        arrays |= {"row": released.rows, "corrected": released.corrected}
-    return {k: v for k, v in arrays.items() if v is not None}
-
-
-def write_losses(part: Path, losses: list[list[float]]) -> None:
-    """Write the loss curve of a fit; a fit without images has none."""
-    if losses:
-        store.write_json(part / LOSSES, losses)
 
 
 def sample_sizes(settings: Settings, initial: int):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.errors import UserError
 from imgloop.metrics.trained import fitted
 from imgloop.provenance import versions
@@ -79,16 +79,16 @@ class Extractor:
         if len(x) == 0 or np.ndim(x) != 4 or x.dtype != np.uint8:
             raise UserError(f"Images have shape {np.shape(x)} and dtype {x.dtype}; expected uint8 (N, C, H, W).")
         chunk, outs, progress = self.chunk or chunk_of(x.shape[-1]), [], progress or self.progress
-        for first in range(0, len(x), chunk):
+        for first in ranks.turns(len(x), chunk):
             part = torch.from_numpy(np.array(x[first : first + chunk]))
             n = len(part)
             part = F.pad(part, (0,) * 7 + (chunk - n,)).to(self.device)
             part = part.float().div_(127.5).sub_(1) if self.scaled else part
             out = in_parts(self.network, part, doing="measuring")
-            outs.append([o[:n].float().cpu().numpy() for o in out])
+            outs.append((first, [o[:n].float().cpu().numpy() for o in out]))
             if progress:
                 progress(min(first + chunk, len(x)), len(x))
-        return Features(*(np.concatenate(parts) for parts in zip(*outs)))
+        return Features(*(np.concatenate(parts) for parts in zip(*ranks.gathered(outs))))
 
 
 def chunk_of(size: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
@@ -47,8 +47,8 @@ def sample_images(
         y = np.asarray(y, np.int64)
         if y.shape != (n,) or (n and not 0 <= y.min() <= y.max() < len(frequencies)):
             raise UserError(f"Labels of samples must be {n} whole numbers from 0 to {len(frequencies) - 1}.")
-    out = np.empty((n, d["channels"], d["size"], d["size"]), np.uint8)
-    for first in range(0, n, CHUNK):
+    out = np.zeros((n, d["channels"], d["size"], d["size"]), np.uint8)
+    for first in ranks.turns(n, CHUNK):
         g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
         z = torch.randn((CHUNK, *latent), generator=g).to(device) * d["bias"] ** 0.5
         count = min(CHUNK, n - first)
@@ -57,7 +57,7 @@ def sample_images(
         x = x[:count]
         out[first : first + count] = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
         progress(first + count, n)
-    return Pool(out, y)
+    return Pool(ranks.summed(out), y)
 
 
 def sampling(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def check_description(description: Any, path: Path, needed: Iterable[str]) -> di
 
 
 def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:
-    """Raise UserError for a budget under one batch, for a batch larger than the real data and than any default, and
-    for real data without the classes that `conditional` needs."""
+    """Raise UserError for a budget under one batch, for a batch larger than the real data and than any default or that
+    the devices cannot share, and for real data without the classes that `conditional` needs."""
     for budget in images:
         if 0 < budget < batch:
             raise UserError(
@@ -152,6 +152,11 @@ def check_images(batch: int, conditional: bool, real: RealData, images: tuple[in
     if batch > max(n := len(real.train), LARGEST_DEFAULT):
         raise UserError(
             f"model.batch={batch} is more than the {n} real training images: a step would see images twice; lower it.",
+            "model.batch",
+        )
+    if batch % (devices := ranks.count()):
+        raise UserError(
+            f"model.batch={batch} cannot be divided among {devices} devices: choose a multiple of {devices}.",
             "model.batch",
         )
     if conditional:

@@ -10,7 +10,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.errors import UserError
 from imgloop.models.recipes import MUON_TO_ADAMW, Recipe
 from imgloop.models.samplers import output
@@ -83,7 +83,9 @@ class DiffusionModule(L.LightningModule):
     def training_step(self, chunk: tuple[int, int]):
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        losses = torch.stack([self.step(k, optimizers) for k in range(*chunk)]).tolist()
+        losses = torch.stack([self.step(k, optimizers) for k in range(*chunk)])
+        ranks.average([losses])
+        losses = losses.tolist()
         for k, loss in zip(range(*chunk), losses):
             if not math.isfinite(loss):
                 raise UserError(
@@ -100,6 +102,7 @@ class DiffusionModule(L.LightningModule):
                 group["lr"] = rate * self.lr_factor(k)
             optimizer.zero_grad()
         loss.backward()
+        ranks.gradients(self.network.parameters())
         for optimizer in optimizers:
             optimizer.step()
         with torch.no_grad():
@@ -112,10 +115,11 @@ class DiffusionModule(L.LightningModule):
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
         like = {"generator": g, "device": x.device, "dtype": x.dtype}
-        e = torch.randn(x.shape, **like)
-        s = self.objective.levels(len(x), like)
+        n, mine = self.batches.batch, self.batches.mine  # each rank draws the noise of all, and takes its own
+        e = torch.randn((n, *x.shape[1:]), **like)[mine]
+        s = self.objective.levels(n, like)[mine]
         if y is not None and self.drop:
-            y = torch.where(torch.rand(len(y), **like) < self.drop, self.null, y)
+            y = torch.where(torch.rand(n, **like)[mine] < self.drop, self.null, y)
         noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
         return self.objective.residual(x, e, s, output(self.called[0], noised, timestep, y)).square().mean()
 

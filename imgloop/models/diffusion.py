@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.config.fields import check_settings, setting
 from imgloop.contracts import Generator, Model, Progress, no_progress
 from imgloop.data.real import RealData
@@ -86,9 +86,9 @@ class DiffusionGenerator(Generator):
     @torch.inference_mode()
     def risk(self, real: Pool, seed: int) -> np.ndarray:
         """Denoising loss of real images on a fixed grid of noise levels and noises, float64 (N, RISK_LEVELS)."""
-        out = np.empty((len(real), RISK_LEVELS))
+        out = np.zeros((len(real), RISK_LEVELS))
         conditional = self.description["label_frequencies"] is not None
-        for first in range(0, len(real), CHUNK):
+        for first in ranks.turns(len(real), CHUNK):
             x = torch.from_numpy(np.array(real.x[first : first + CHUNK])).to(self.device).float().div_(127.5).sub_(1)
             y = None
             if conditional:
@@ -101,7 +101,7 @@ class DiffusionGenerator(Generator):
                 noised, timestep = self.objective.inputs(self.objective.noised(x, e, s), s)
                 residual = self.objective.residual(x, e, s, output(self.network, noised, timestep, y))
                 out[first : first + len(x), level] = residual.square().flatten(1).mean(1).double().cpu().numpy()
-        return out
+        return ranks.summed(out)
 
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and the description; with UNet2DModel in the layout that diffusers loads."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imgloop import contracts, store
+from imgloop import contracts, ranks, store
 from imgloop.config.fields import check_settings, setting
 from imgloop.contracts import Progress, no_progress
 from imgloop.data.real import RealData
@@ -107,7 +107,9 @@ class AdversarialModule(L.LightningModule):
 
     def training_step(self, chunk: tuple[int, int]):
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        figures_of_steps = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
+        figures_of_steps = torch.stack([self.step(k, *optimizers) for k in range(*chunk)])
+        ranks.average([figures_of_steps])
+        figures_of_steps = figures_of_steps.tolist()
         for k, figures in zip(range(*chunk), figures_of_steps):
             self.check(k, *figures)
         self.recent_loss = sum(loss_d for loss_d, *_ in figures_of_steps) / len(figures_of_steps)
@@ -135,7 +137,8 @@ class AdversarialModule(L.LightningModule):
         training images, (4,) on the device."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
-        z = torch.randn((2, len(x), LATENT), generator=g, device=x.device, dtype=x.dtype)
+        n, mine = self.batches.batch, self.batches.mine  # each rank draws the noise of all, and takes its own
+        z = torch.randn((2, n, LATENT), generator=g, device=x.device, dtype=x.dtype)[:, mine]
         age = self.before + k
         share = ANNEALED + (1 - ANNEALED) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, age / self.steps)))
         for group in (*optimizer_g.param_groups, *optimizer_d.param_groups):
@@ -147,6 +150,7 @@ class AdversarialModule(L.LightningModule):
         loss_d = F.softplus(fake_logit - real_logit).mean() + self.gamma * share / 2 * penalty
         optimizer_d.zero_grad()
         loss_d.backward(inputs=list(self.discriminator.parameters()))
+        ranks.gradients(self.discriminator.parameters())
         optimizer_d.step()
 
         with torch.no_grad():
@@ -154,6 +158,7 @@ class AdversarialModule(L.LightningModule):
         loss_g = F.softplus(real_logit - self.discriminator(self.called[0](z[1], y), y)).mean()
         optimizer_g.zero_grad()
         loss_g.backward(inputs=list(self.generator.parameters()))
+        ranks.gradients(self.generator.parameters())
         optimizer_g.step()
 
         decay = min(self.decay, (1 + age) / (10 + age))  # warm-up: early averages discard the start quickly

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.pool import TrainingSet
 
 ROWS = 4096  # images copied to the device at a time
@@ -41,6 +41,11 @@ class Batches:
                 index = np.arange(first, min(first + ROWS, n))
                 self.resident_images[first : first + len(index)] = torch.from_numpy(data.gather(index)).to(device)
 
+    @property
+    def mine(self) -> slice:
+        """The rows of a batch that are this rank's."""
+        return ranks.rows(self.batch)
+
     def index(self, k: int) -> np.ndarray:
         """Positions in the mix of batch k, int64 (batch,)."""
         n, weight = len(self.data), self.data.mix.weight
@@ -58,8 +63,9 @@ class Batches:
         return np.concatenate(parts)
 
     def __call__(self, k: int) -> tuple[Tensor, Tensor | None]:
-        """Images of batch k in [-1, 1], float32 (batch, C, H, W) on the device, and labels int64 (batch,) or None."""
-        index = self.index(k)
+        """This rank's images of batch k in [-1, 1], float32 (batch / ranks, C, H, W) on the device, and their labels
+        int64 or None."""
+        index = self.index(k)[self.mine]
         if self.resident_images is not None:
             x = self.resident_images[torch.from_numpy(index).to(self.device)]
         else:

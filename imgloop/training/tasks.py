@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ class TrainerSettings:
 
     channels_last: memory format of the networks. compile: torch.compile of the network. resident_gib: training sets up
     to this size are held on the device, larger ones memory-mapped. checkpoint_seconds: how often a generation in
-    training is saved for resuming. Raises UserError for a wrong value, or for a GPU that PyTorch does not see.
+    training is saved for resuming. devices: on each of `nodes` machines, a process for each, which share every batch;
+    this changes results by rounding. Raises UserError for a wrong value, or for a GPU that PyTorch does not see.
     """
 
     accelerator: str = setting("cpu", choices=("cpu", "gpu"))
@@ -37,6 +39,8 @@ class TrainerSettings:
     compile: bool = setting(False)
     resident_gib: float = setting(0.0, low=0)
     checkpoint_seconds: float = setting(30.0, above=0)
+    devices: int = setting(1, low=1)
+    nodes: int = setting(1, low=1)
 
     def __post_init__(self):
         check_settings(self, "trainer")
@@ -55,6 +59,15 @@ class TrainerSettings:
                     "nvidia-smi.",
                     "trainer",
                 )
+            there = torch.cuda.device_count()
+        else:
+            there = os.cpu_count() or 1
+        if self.devices > there:
+            what = "GPUs that PyTorch sees" if self.accelerator == "gpu" else "processors"
+            raise UserError(
+                f"trainer.devices={self.devices}: this machine has {there} {what}; give at most that many.",
+                "trainer.devices",
+            )
 
     @property
     def device(self) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, IterableDataset
 
-from imgloop import store
+from imgloop import ranks, store
 from imgloop.errors import Stopped, UserError
 from imgloop.training.tasks import History, Task
 
@@ -88,7 +89,7 @@ class CheckpointCallback(L.Callback):
             self.loss_sum, self.loss_steps = 0.0, 0
             self.task.on_loss(int(self.losses[-1][0]), self.losses[-1][1])
         self.task.progress(self.done * self.batch, self.chunks.steps * self.batch, loss=module.recent_loss)
-        stop = self.task.stop()
+        stop = ranks.anywhere(self.task.stop())
         late = time.monotonic() - self.saved > self.task.trainer.checkpoint_seconds
         if stop or self.done == self.chunks.steps or late:
             self.save(trainer)
@@ -99,7 +100,8 @@ class CheckpointCallback(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        store.write_file(self.task.scratch / CHECKPOINT, trainer.save_checkpoint)
+        if ranks.rank() == 0:
+            store.write_file(self.task.scratch / CHECKPOINT, trainer.save_checkpoint)
         self.saved, self.saved_at = time.monotonic(), self.done
 
 
@@ -124,7 +126,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
             return Trained(state["optimizer_states"], History(callback["losses"], callback["seconds"]))
     trainer = L.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        devices=[ranks.local()] if settings.accelerator == "gpu" else 1,
         precision=settings.precision,  # pyright: ignore[reportArgumentType]
         max_epochs=1,
         logger=False,
@@ -133,6 +135,7 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[LightningEnvironment()],  # the module itself averages gradients over ranks, after every backward pass
     )
     loader = DataLoader(chunks, batch_size=None)
     try:

@@ -1,0 +1,103 @@
+"""What a generation leaves on disk: model, samples, mix, pictures, and the record of what it was made of and by."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imgloop import store
+from imgloop.chain.base import Fit
+from imgloop.curation import Released
+from imgloop.pool import REAL, Mix, Pool
+from imgloop.provenance import machine, versions
+from imgloop.study.trained import LOSSES
+
+if TYPE_CHECKING:
+    from imgloop.chain.trained import Chain
+
+LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
+FACTS = ("images_seen", "nfe", "sampling")  # of a generator, which have places of their own in record.json
+
+
+def write(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores) -> None:
+    """Write generation t into its place."""
+    from imgloop import figures  # imports Pillow
+    from imgloop.models import save  # imports torch
+
+    evolution = fit.generator.sample(LATENTS, seed=chain.seed(None, "evolution"))
+
+    def make(part: Path) -> None:
+        save(fit.generator, part / "model", chain.settings.choices["model"])
+        store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
+        if released.rows is not None:
+            store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
+        weight = {} if mix.weight is None else {"weight": mix.weight}
+        store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row} | weight)
+        store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
+        scores.write(part / "scores")
+        write_losses(part, fit.losses)
+        grid = figures.grid(chain.real_pool.x, drawn.x, f"generation {t}")
+        store.write_bytes(part / "grid.png", grid)
+        store.write_sealed(part / "record.json", describe(chain, t, fit, mix, drawn, released, part))
+
+    store.commit_folder(chain.generation(t), make)
+    store.remove(chain.scratch(t))
+    chain.prune(t)
+
+
+def describe(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path) -> dict[str, Any]:
+    """record.json: what generation t was made of and by."""
+    shares, facts, s = mix.shares(), fit.generator.facts, chain.settings
+    curated = {}
+    if released.rows is not None:
+        corrected = 0 if released.corrected is None else int(released.corrected.sum())
+        curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
+        curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
+    return {
+        "generation": t,
+        "condition": s.condition,
+        "seed": chain.seed_number,
+        "n_train": len(mix),
+        "n_drawn": len(drawn),
+        "n_pool": len(released.pool),
+        **curated,
+        "real_share": shares.get(REAL, 0.0),
+        "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
+        "train_images": s.images(t),
+        "images_seen": facts.get("images_seen"),
+        "start": s.config["start"],
+        "nfe": facts.get("nfe"),
+        "sampling": facts.get("sampling"),
+        **({"facts": extra} if (extra := {k: v for k, v in facts.items() if k not in FACTS}) else {}),
+        "seconds": {k: round(v, 3) for k, v in chain.seconds.items()},
+        "seeds": {p: chain.seed(t, p) for p in ("mix", "sample")},
+        "real": chain.real_key,
+        "pool_hash": store.file_hash(part / "pool.safetensors"),
+        "mix_hash": store.file_hash(part / "mix.safetensors"),
+        "model_hash": store.file_hash(part / "model"),
+        "evolution_hash": store.file_hash(part / "evolution.safetensors"),
+        "grid_hash": store.file_hash(part / "grid.png"),
+        **({"loss_hash": store.file_hash(part / LOSSES)} if (part / LOSSES).exists() else {}),
+        "versions": versions(),
+        "machine": machine(),
+        "code": s.code,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def pool_arrays(pool: Pool, released: Released | None = None) -> dict[str, np.ndarray]:
+    """A pool as it is stored: x, y, and of released samples their weight, the row that each has among the drawn ones
+    and whether it was corrected."""
+    arrays = {"x": pool.x, "y": pool.y, "weight": pool.weight}
+    if released is not None and released.rows is not None:
+        arrays |= {"row": released.rows, "corrected": released.corrected}
+    return {k: v for k, v in arrays.items() if v is not None}
+
+
+def write_losses(part: Path, losses: list[list[float]]) -> None:
+    """Write the loss curve of a fit; a fit without images has none."""
+    if losses:
+        store.write_json(part / LOSSES, losses)
