@@ -13,7 +13,7 @@ def job(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import interrupt, launch, multirun
+    from imgloop import devices, interrupt, multirun
     from imgloop.config.settings import checked
     from imgloop.errors import Stopped, UserError
 
@@ -26,7 +26,7 @@ def job(cfg) -> None:
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         study = str(settings.study)
         several = hydra.mode == RunMode.MULTIRUN
-        launch.run(settings, several, hydra.runtime.choices["hydra/launcher"] if several else "basic")
+        devices.run(settings, several, hydra.runtime.choices["hydra/launcher"] if several else "basic")
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr, flush=True)
         if worker:  # its launcher would wait for more jobs

@@ -17,8 +17,8 @@ def run(overrides: Sequence[str] = (), config_dir: str | Path | Sequence[str | P
     config_dir: a folder with options of your own (docs/extending.md), or several. Returns a Result: `folder` (Path)
     and `metrics` (pandas table, one row a generation). Raises imgloop.UserError for a wrong setting.
     """
-    from imgloop import launch
+    from imgloop import devices
     from imgloop.config.settings import parsed
 
     dirs = [config_dir] if isinstance(config_dir, str | Path) else list(config_dir or ())
-    return launch.run(parsed(overrides, dirs))
+    return devices.run(parsed(overrides, dirs))

@@ -1,11 +1,12 @@
-"""python scripts/torture.py [SCENARIO ...] [--every K] [--faults kill,full,error]: the n-th file operation fails.
+"""python scripts/torture.py [SCENARIO ...] [--every K [--first N]] [--faults kill,full,error]: the n-th file operation
+fails.
 
 Each scenario is a small command on a prepared study. It is run undisturbed, and its file operations below the study
 are counted: opening for writing, fsync, rename, mkdir, unlink, rmdir, lock. Then, for each n, the n-th is where the
 process is killed (kill: SIGKILL), where the disk is full from then on (full: ENOSPC), or where the disk reports an
 error (error: EIO). The same command is run again without fault, and the study is compared with the undisturbed one:
 every file, but for seconds, dates and logs. Prints a line a scenario, each difference, and exits with 1 if there is
-one. --every K: only each K-th operation.
+one. --every K: only each K-th operation, from --first N on.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def copied(base: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def scenario(name: str, faults: list[str], every: int, root: Path, say: Callable[[str], None]) -> list[str]:
+def scenario(name: str, faults: list[str], every: int, start: int, root: Path, say: Callable[[str], None]) -> list[str]:
     """Every fault at every operation of a scenario; the differences found."""
     before, command = SCENARIOS[name]
     base = root / "study"
@@ -279,12 +280,12 @@ def scenario(name: str, faults: list[str], every: int, root: Path, say: Callable
         found = [] if again == 0 or "overwrite" in command else [f"{name}: a second run ends with {again}: {output}"]
         if "overwrite" not in command and name != "archived":
             found += [f"{name}: a second run: {d}" for d in differences(expected, tree(work))]
-    chosen, injected, began = range(0, len(names), every), 0, time.monotonic()
+    chosen, injected, began = range(start, len(names), every), 0, time.monotonic()
     for fault in faults:
         if fault == "kill":  # one run leaves the state before every operation
 
             def keep(count: int) -> None:
-                if count % every == 0:
+                if count >= start and (count - start) % every == 0:
                     pid = os.fork()
                     if pid == 0:
                         for key, value in REAL.items():
@@ -358,6 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenario", nargs="*", help=f"{', '.join(SCENARIOS)} (default: all)")
     parser.add_argument("--every", type=int, default=1, metavar="K")
+    parser.add_argument("--first", type=int, default=0, metavar="N")
     parser.add_argument("--faults", default=",".join(FAULTS), help=", ".join(FAULTS))
     a = parser.parse_args(arguments)
     unknown = [s for s in a.scenario if s not in SCENARIOS] + [f for f in a.faults.split(",") if f not in FAULTS]
@@ -368,7 +370,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["IMGLOOP_CACHE"] = f"{tmp}/cache"
         for name in a.scenario or SCENARIOS:
-            new = scenario(name, a.faults.split(","), a.every, Path(tmp) / name, lambda text: print(text, flush=True))
+            folder = Path(tmp) / name
+            new = scenario(name, a.faults.split(","), a.every, a.first, folder, lambda text: print(text, flush=True))
             print("\n".join(f"  {re.sub(chr(10), ' / ', line)}" for line in new[:20]), end="\n" * bool(new), flush=True)
             found += new
     print(f"{len(found)} differences")

@@ -15,7 +15,7 @@ import torch.multiprocessing
 from safetensors.numpy import load_file
 
 import imgloop
-from imgloop import launch, ranks, store
+from imgloop import devices, ranks, store
 from imgloop.config.settings import parsed
 from imgloop.metrics.features import Extractor, Random
 from imgloop.models import load
@@ -159,7 +159,7 @@ def test_a_model_whose_training_does_not_share_a_batch_is_refused():
     settings = parsed([*TINY, "trainer.devices=2"])
     own = replace(settings, choices=settings.choices | {"model": "own"})
     with pytest.raises(imgloop.UserError, match="model=own is not trained on several devices"):
-        launch.run(own)
+        devices.run(own)
 
 
 def test_a_batch_is_divided_without_gap_or_overlap(monkeypatch):

@@ -90,7 +90,7 @@ def others(settings: Settings, sweep: bool, devices: int, meeting: Path) -> Iter
     for r, log in enumerate(logs, 1):
         with open(log, "wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "imgloop.launch"], stdin=subprocess.PIPE, stdout=out, stderr=out
+                [sys.executable, "-m", "imgloop.devices"], stdin=subprocess.PIPE, stdout=out, stderr=out
             )
         processes.append(process)
         assert process.stdin is not None
