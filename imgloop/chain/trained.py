@@ -307,6 +307,8 @@ class Chain(ChainFolder):
             n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
         }
         self.display.finished(t, self.record(t), headline)
+        if warning := fit.generator.facts.get("warning"):
+            self.display.say(f"generation {t}: {warning}")
         if t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):
             self.display.say(
                 f"generation 0 is not a model of the data: {why}; what the loop does to it says little "
@@ -337,6 +339,7 @@ class Chain(ChainFolder):
             "start": s.config["start"],
             "nfe": facts.get("nfe"),
             "sampling": facts.get("sampling"),
+            **({"warning": facts["warning"]} if "warning" in facts else {}),
             **({"facts": extra} if (extra := {k: v for k, v in facts.items() if k not in FACTS}) else {}),
             "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
             "seeds": {p: self.seed(t, p) for p in ("mix", "sample")},
@@ -378,7 +381,7 @@ class Chain(ChainFolder):
         return frame
 
 
-FACTS = ("images_seen", "nfe", "sampling")  # of a generator, which have places of their own in record.json
+FACTS = ("images_seen", "nfe", "sampling", "warning")  # of a generator, which have places of their own in record.json
 
 
 def start_folder(start: str) -> Path | None:
