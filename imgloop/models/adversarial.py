@@ -77,9 +77,7 @@ class Watch:
         if self.generated > RAN_AWAY:
             return f"the generated images are far out of range (they vary {share:.3g} times as much as real ones)"
         if self.loss > LOST:
-            return (
-                f"the discriminator easily tells generated from real images (loss of the generator {self.loss:.3g})"
-            )
+            return f"the discriminator easily tells generated from real images (loss of the generator {self.loss:.3g})"
         return ""
 
 

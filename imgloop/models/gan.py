@@ -27,7 +27,7 @@ from imgloop.models.base import (
     sampling,
     save_training,
 )
-from imgloop.models.gan_networks import Discriminator, Generator, check_widths
+from imgloop.models.gan_networks import PATCH, Discriminator, Generator, check_widths
 from imgloop.models.networks import check_widths_list
 from imgloop.models.recipes import GANRecipe, gan_recipe
 from imgloop.pool import Pool, TrainingSet
@@ -104,9 +104,10 @@ class GANGenerator(contracts.Generator):
 def networks_of(d: dict[str, Any]) -> tuple[Generator, Discriminator]:
     """The untrained generator and discriminator that a description names."""
     widths, classes = tuple(d["widths"]), len(d["label_frequencies"] or ())
+    patch = PATCH[d.get("network", "plain")]  # version 0.1.0 had no other
     return (
-        Generator(d["size"], d["channels"], widths, LATENT, d["blocks"], classes),
-        Discriminator(d["size"], d["channels"], widths, d["blocks"], classes),
+        Generator(d["size"], d["channels"], widths, LATENT, d["blocks"], classes, patch),
+        Discriminator(d["size"], d["channels"], widths, d["blocks"], classes, patch),
     )
 
 
@@ -114,6 +115,7 @@ def networks_of(d: dict[str, Any]) -> tuple[Generator, Discriminator]:
 class GAN(contracts.Model):
     """The model as configured (conf/model/gan.yaml, which says what each setting is)."""
 
+    network: str | None = setting(None, choices=(None, *PATCH))
     widths: Sequence[int] | None = None
     blocks: int = setting(1, low=1)
     conditional: bool = setting(False)
@@ -137,13 +139,15 @@ class GAN(contracts.Model):
 
     def recipe(self, size: int) -> GANRecipe:
         """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
-        given = {"batch": self.batch, "lr": self.lr, "gamma": self.gamma, "ema": self.ema}
+        given = {"network": self.network, "batch": self.batch, "lr": self.lr, "gamma": self.gamma, "ema": self.ema}
         return replace(gan_recipe(size), **{k: v for k, v in given.items() if v is not None})
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
         """Raise UserError for images or a budget that this model cannot be trained with."""
-        check_images(self.recipe(real.train.x.shape[-1]).batch, self.conditional, real, images)
-        check_widths(real.train.x.shape[-1], self.widths)
+        size = real.train.x.shape[-1]
+        r = self.recipe(size)
+        check_images(r.batch, self.conditional, real, images)
+        check_widths(r.network, size, self.widths)
 
     def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
@@ -152,9 +156,10 @@ class GAN(contracts.Model):
         r = self.recipe(size)
         steps, device = -(-task.images // r.batch), task.trainer.device
         description = {
+            "network": r.network,
             "size": size,
             "channels": channels,
-            "widths": list(check_widths(size, self.widths)),
+            "widths": list(check_widths(r.network, size, self.widths)),
             "blocks": self.blocks,
             "bias": float(self.bias),
             "label_frequencies": label_frequencies(data, self.labels) if self.conditional else None,
@@ -196,10 +201,10 @@ class GAN(contracts.Model):
             if shapes[0] != shapes[1]:
                 d = previous.description
                 raise UserError(
-                    f"The GAN to start from has widths {d['widths']} and {d['blocks']} blocks a level, for "
-                    f"{d['size']}-pixel images with {d['channels']} channels and "
+                    f"The GAN to start from has network {d.get('network', 'plain')} with widths {d['widths']} and "
+                    f"{d['blocks']} blocks a level, for {d['size']}-pixel images with {d['channels']} channels and "
                     f"{len(d['label_frequencies'] or ()) or 'no'} classes, which is not the one configured here: give "
-                    "the same model.widths, model.blocks, data and model.conditional.",
+                    "the same model.network, model.widths, model.blocks, data and model.conditional.",
                     "model.widths",
                 )
         if task.start == "weights_and_optimizer" and previous.training is None:
