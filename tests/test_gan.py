@@ -320,7 +320,7 @@ def test_a_checkpoint_holds_each_network_once_and_the_watch():
     module = module_of(9)
     assert {k.split(".")[0] for k in module.state_dict()} == {"generator", "discriminator", "ema", "_extra_state"}
     for k in range(50):
-        module.check(k, 0.7, 9.0, 0.1, 0.5)
+        module.check(k, (0.7, 9.0, 0.1, 0.5))
     other = module_of(9)
     other.load_state_dict(copy.deepcopy(module.state_dict()))
     assert other.watch == module.watch != Watch()
@@ -408,7 +408,7 @@ def module_of(steps):
 @pytest.mark.parametrize("figures, what", [((np.nan, 0.7, 0.5, 0.5), "nan"), ((0.7, np.inf, 1, 1), "inf")])
 def test_losses_that_are_not_finite_are_refused(figures, what):
     with pytest.raises(UserError, match=rf"step 5 of 9 in generation 0.*{what}.*model\.lr"):
-        module_of(9).check(4, *figures)
+        module_of(9).check(4, figures)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_losses_that_are_not_finite_are_refused(figures, what):
     [
         (0.7, 1e-2, 0.5, "alike"),
         (0.7, 8.0, 0.5, "out of range"),
-        (30.0, 0.5, 0.5, "easily"),
+        (30.0, 0.5, 0.5, "even game"),
         (1.0, 0.2, 0.5, None),
         (1.0, 1e-3, 1e-3, None),
     ],
@@ -424,10 +424,10 @@ def test_losses_that_are_not_finite_are_refused(figures, what):
 def test_divergence_is_reported_once_it_lasts_and_until_it_recovers(loss, generated, real, what):
     """A single unusual batch is none, and neither are training images that are all alike."""
     module = module_of(999)
-    module.check(0, 0.7, loss, generated, real)
+    module.check(0, (0.7, loss, generated, real))
     assert module.warning() is None
     for k in range(1, 999):
-        module.check(k, 0.7, loss, generated, real)
+        module.check(k, (0.7, loss, generated, real))
     if what is None:
         assert module.warning() is None
         return
@@ -436,7 +436,7 @@ def test_divergence_is_reported_once_it_lasts_and_until_it_recovers(loss, genera
     since = re.search(r"from step (\d+) of 999", warning)
     assert since and 2 < int(since[1]) < 400, warning
     for k in range(999):
-        module.check(k, 0.7, 0.7, 0.5, 0.5)
+        module.check(k, (0.7, 0.7, 0.5, 0.5))
     assert module.warning() is None
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as L
@@ -36,11 +36,12 @@ ANNEALED = 0.1  # gamma, learning rate and FORGETS fall to this share of themsel
 # 1 - beta2 of Adam, .9 to .99 as in R3GAN; .99 from the start lets one large gradient move a weight by ten steps
 FORGETS = 0.1
 
-# The watch for divergence, on averages over about MEMORY steps (docs/models.md; calibrated in docs/ladder.md).
+# The watch for divergence, on averages over about MEMORY steps (calibrated in docs/ladder.md).
 MEMORY = 100
 ALIKE = 0.25  # below this share of the training images' spread, generated images are nearly all alike
 RAN_AWAY = 2.0  # spread of generated images: no images in [-1, 1] have one above 1
-LOST = 5.0  # mean loss of G: its images get logits far below those of real ones; about 1 where both players learn
+LOST = 5.0  # of either loss: one player wins outright, or both explode
+CUT = 100.0  # larger figures count as this, so that one outlier is soon forgotten
 
 
 def penalised(discriminator: Callable, x: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,30 +55,29 @@ def penalised(discriminator: Callable, x: Tensor, fake: Tensor, y: Tensor | None
 
 @dataclass
 class Watch:
-    """Whether training is diverged, by averages over about MEMORY steps: of the loss of G, and of the spreads of
-    generated and of training images. since: the step from which on it is; None: it is not, or it recovered."""
+    """Whether training is diverged, by averages over about MEMORY steps: of the losses of D and of G, and of the
+    spreads of generated and of training images. since: the step from which on it is; None: it is not, or it recovered.
+    """
 
-    loss: float = math.log(2)
-    generated: float = 1.0
-    real: float = 1.0
+    recent: list[float] = field(default_factory=lambda: [math.log(2), math.log(2), 1.0, 1.0])
     since: int | None = None
 
-    def update(self, k: int, loss: float, generated: float, real: float) -> None:
-        """Take in the figures of step k."""
-        self.loss += (loss - self.loss) / MEMORY
-        self.generated += (generated - self.generated) / MEMORY
-        self.real += (real - self.real) / MEMORY
+    def update(self, k: int, figures: Sequence[float]) -> None:
+        """Take in the figures of step k, in the order of `recent`."""
+        self.recent = [a + (min(value, CUT) - a) / MEMORY for a, value in zip(self.recent, figures, strict=True)]
         self.since = None if not self.trouble() else k if self.since is None else self.since
 
     def trouble(self) -> str:
         """What is wrong, "" if nothing."""
-        share = self.generated / self.real
+        loss_d, loss_g, generated, real = self.recent
+        share = generated / real
         if share < ALIKE:
             return f"the generated images are nearly all alike (they vary {share:.1%} as much as real ones)"
-        if self.generated > RAN_AWAY:
+        if generated > RAN_AWAY:
             return f"the generated images are far out of range (they vary {share:.3g} times as much as real ones)"
-        if self.loss > LOST:
-            return f"the discriminator easily tells generated from real images (loss of the generator {self.loss:.3g})"
+        if max(loss_d, loss_g) > LOST:
+            losses = f"discriminator {loss_d:.3g}, generator {loss_g:.3g}"
+            return f"the losses ({losses}) are far from those of an even game, about 1"
         return ""
 
 
@@ -126,7 +126,7 @@ class AdversarialModule(L.LightningModule):
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         figures_of_steps = torch.stack([self.step(k, *optimizers) for k in range(*chunk)]).tolist()
         for k, figures in zip(range(*chunk), figures_of_steps):
-            self.check(k, *figures)
+            self.check(k, figures)
         self.recent_loss = sum(loss_d for loss_d, *_ in figures_of_steps) / len(figures_of_steps)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -142,14 +142,15 @@ class AdversarialModule(L.LightningModule):
         state.pop("spreads", None)
         return super().load_state_dict(state, strict, assign)
 
-    def check(self, k: int, loss_d: float, loss_g: float, generated: float, real: float) -> None:
-        """Raise UserError for a loss that is not finite, else update the watch; `generated` and `real` are spreads."""
+    def check(self, k: int, figures: Sequence[float]) -> None:
+        """Raise UserError for a loss that is not finite, else let the watch take in the figures of step k."""
+        loss_d, loss_g, *_ = figures
         if not (math.isfinite(loss_d) and math.isfinite(loss_g)):
             raise UserError(
                 f"The GAN diverged at step {k + 1} of {self.steps} in generation {self.batches.t}: the losses became "
                 f"{loss_d:g} and {loss_g:g}. {self.advice()}. Earlier generations are kept."
             )
-        self.watch.update(k, loss_g, generated, real)
+        self.watch.update(k, figures)
 
     def warning(self) -> str | None:
         """A sentence on a training that is diverged at its end, else None."""
