@@ -12,11 +12,13 @@ import imgloop
 from imgloop import store
 from imgloop.config.settings import parsed
 from imgloop.errors import Stopped, UserError
+from imgloop.models import adversarial
 from imgloop.models.adversarial import LATENT, AdversarialModule, Watch, penalised, spread
 from imgloop.models.gan import GAN, GANGenerator
 from imgloop.models.gan_networks import PATCH, PRESETS, Discriminator, Generator, check_widths
 from imgloop.models.recipes import GANRecipe
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.report import page
 from imgloop.training import trainer
 from imgloop.training.batches import Batches
 from imgloop.training.tasks import Task, TrainerSettings, never_stop
@@ -440,16 +442,19 @@ def test_divergence_is_reported_once_it_lasts_and_until_it_recovers(loss, genera
     assert module.warning() is None
 
 
-@pytest.mark.parametrize("settings", [{"lr": 0.05, "gamma": 1e-6}, {"lr": 0.9}])
+@pytest.mark.parametrize("settings", thinned([{"lr": 0.05, "gamma": 1e-6}, {"lr": 0.9}], 2))
 def test_a_broken_training_is_told(tmp_path, settings):
-    """At rates that no GAN stands, without and with penalties; at the preset there is no warning."""
-    x = blobs(256)
+    """At rates that no GAN stands, without and with penalties."""
     try:
-        f = fitted(tmp_path / "broken", training_set(x=x), images=16 * 300, **settings)
-        assert "diverged" in f.facts["warning"]
+        f = fitted(tmp_path, training_set(x=blobs(256)), images=16 * 200, **settings)
     except UserError as e:  # losses that are not finite
         assert "diverged" in str(e)
-    assert "warning" not in fitted(tmp_path / "healthy", training_set(x=x), images=16 * 300).facts
+    else:
+        assert "diverged" in f.facts["warning"]
+
+
+def test_a_healthy_training_has_no_warning(tmp_path):
+    assert "warning" not in fitted(tmp_path, training_set(x=blobs(256)), images=16 * 200).facts
 
 
 def test_learning_reaches_both_modes_of_the_data(tmp_path):
@@ -517,6 +522,21 @@ def test_a_chain_of_gans(tmp_path):
     record = store.read_json(chain.folder / "gen002" / "record.json")
     assert record["nfe"] == 1 and record["images_seen"] == 0 and models[2].description["bias"] == 0.5
     assert "risk" not in chain.metrics or chain.metrics["risk"].isna().all()
+
+
+def test_a_warning_is_told_in_log_record_and_report_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(adversarial, "LOST", 0.1)  # below the losses of any game
+    chain = imgloop.run(
+        ["model=gan", "model.widths=[8,16]", "threads=1", "train.images=640", "generations=2", "n_samples=48"]
+        + ["features=pixels", "display=none", f"out={tmp_path}"]
+    )
+    records = [store.read_json(chain.folder / f"gen00{t}" / "record.json") for t in (0, 1)]
+    assert all("The GAN diverged from step" in r["warning"] for r in records)
+    log = (chain.folder / "run.log").read_text()
+    assert all(f"generation {r['generation']}: {r['warning']}" in log for r in records)
+    (line,) = page.report(chain.folder.parents[1]).warnings
+    assert line.endswith(f"seed 0, generation 0: {records[0]['warning']} 1 more of its generations has a warning.")
+    assert line.split(":")[0] in page.html(page.report(chain.folder.parents[1]))
 
 
 def blobs(n):

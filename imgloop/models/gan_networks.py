@@ -23,7 +23,7 @@ from imgloop.errors import UserError
 
 # Channels of each resolution level, by network and image size, highest resolution first; each further level halves
 # the resolution. patch: both networks work on 2x2 patches, at half the resolution with four times the channels.
-PRESETS = {
+PRESETS: dict[str, dict[int, tuple[int, ...]]] = {
     "plain": {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)},
     "patch": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 64), 64: (32, 32, 64, 64)},
 }

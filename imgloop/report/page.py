@@ -216,7 +216,8 @@ def warnings(study: Study, names: Mapping[str, str]) -> list[str]:
                 given += [(seed, int(folder.name[3:]), warning)] if isinstance(warning, str) else []
         if given:
             seed, t, warning = given[0]
-            more = f" {len(given) - 1} more of its generations have a warning." if len(given) > 1 else ""
+            others = len(given) - 1
+            more = f" {others} more of its generations {'has' if others == 1 else 'have'} a warning." if others else ""
             lines.append(f"{name}, seed {seed}, generation {t}: {warning}{more}")
     return lines
 
