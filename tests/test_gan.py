@@ -15,7 +15,7 @@ from imgloop.errors import Stopped, UserError
 from imgloop.models import adversarial
 from imgloop.models.adversarial import LATENT, AdversarialModule, Watch, penalised, spread
 from imgloop.models.gan import GAN, GANGenerator
-from imgloop.models.gan_networks import PATCH, PRESETS, Discriminator, Generator, check_widths
+from imgloop.models.gan_networks import PRESETS, Discriminator, Generator, check_widths
 from imgloop.models.recipes import GANRecipe
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.report import page
@@ -56,13 +56,13 @@ def equal(a, b):
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.parametrize("network, size", [(network, size) for network in PRESETS for size in PRESETS[network]])
+@pytest.mark.parametrize("size", list(PRESETS))
 @pytest.mark.parametrize("classes", [0, 3])
-def test_networks_map_latents_to_images_and_images_to_logits(network, size, classes):
-    widths, y = check_widths(network, size, None), torch.tensor([0, 2]) if classes else None
+def test_networks_map_latents_to_images_and_images_to_logits(size, classes):
+    widths, y = check_widths(size, None), torch.tensor([0, 2]) if classes else None
     generator, discriminator = (
-        Generator(size, 3, widths, LATENT, 1, classes, PATCH[network]),
-        Discriminator(size, 3, widths, 1, classes, PATCH[network]),
+        Generator(size, 3, widths, LATENT, 1, classes),
+        Discriminator(size, 3, widths, 1, classes),
     )
     x = generator(torch.randn(2, LATENT), y)
     assert x.shape == (2, 3, size, size) and discriminator(x, y).shape == (2,)
@@ -77,7 +77,7 @@ def test_networks_of_a_size_without_preset_and_of_several_blocks():
 
 def test_residual_branches_start_at_zero_and_signals_neither_vanish_nor_explode():
     torch.manual_seed(0)
-    for size, widths in PRESETS["plain"].items():
+    for size, widths in PRESETS.items():
         generator, discriminator = Generator(size, 3, widths, LATENT, 3), Discriminator(size, 3, widths, 3)
         block = generator.levels[0][1]
         h = torch.randn(2, widths[-1], 4, 4)
@@ -132,7 +132,7 @@ def test_one_step_follows_the_two_loss_equations(tmp_path):
     data = training_set(labels=np.arange(64) % 3)
     generator, discriminator = Generator(8, 1, (8, 16), LATENT, 1, 3), Discriminator(8, 1, (8, 16), 1, 3)
     batches = Batches(data, 5, 2, 16, labelled=True)
-    recipe = GANRecipe("plain", 16, 0.01, 0.7, 0.9)
+    recipe = GANRecipe(16, 0.01, 0.7, 0.9)
     module = AdversarialModule(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, recipe)
     optimizers = [torch.optim.SGD(p.parameters()) for p in (module.generator, module.discriminator)]
     loss_d, loss_g, generated, real = module.step(0, *optimizers)
@@ -402,9 +402,7 @@ def networks(classes=0):
 
 
 def module_of(steps):
-    return AdversarialModule(
-        *networks(), Batches(training_set(), 0, 0, 16), steps, GANRecipe("plain", 16, 1e-3, 1.0, 0.9)
-    )
+    return AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), steps, GANRecipe(16, 1e-3, 1.0, 0.9))
 
 
 @pytest.mark.parametrize("figures, what", [((np.nan, 0.7, 0.5, 0.5), "nan"), ((0.7, np.inf, 1, 1), "inf")])
@@ -493,17 +491,11 @@ def test_wrong_settings_are_refused(settings, what):
     assert error.value.setting == f"model.{next(iter(settings))}"
 
 
-@pytest.mark.parametrize("size, widths, what", [(28, None, "preset"), (8, [8] * 4, "2"), (9, [8, 8], "9 p")])
+@pytest.mark.parametrize("size, widths, what", [(28, None, "preset"), (8, [8] * 4, "2"), (9, [8, 8], "9-p")])
 def test_widths_that_do_not_fit_are_refused(size, widths, what):
     with pytest.raises(UserError, match=what) as error:
-        check_widths("plain", size, widths)
+        check_widths(size, widths)
     assert error.value.setting == "model.widths"
-
-
-def test_patches_need_an_even_size():
-    with pytest.raises(UserError, match=r"network=patch.*even.*network=plain") as error:
-        check_widths("patch", 9, [8])
-    assert error.value.setting == "model.network"
 
 
 def test_conf_holds_the_defaults_of_the_class():

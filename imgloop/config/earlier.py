@@ -20,7 +20,7 @@ RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
             "precondition": False,
         },
     ),
-    "gan": (4, {"network": "plain", "batch": 32, "lr": 0.002, "gamma": 2, "ema": 0.999}),
+    "gan": (4, {"batch": 32, "lr": 0.002, "gamma": 2, "ema": 0.999}),
 }
 
 

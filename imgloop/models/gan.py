@@ -27,7 +27,7 @@ from imgloop.models.base import (
     sampling,
     save_training,
 )
-from imgloop.models.gan_networks import PATCH, Discriminator, Generator, check_widths
+from imgloop.models.gan_networks import Discriminator, Generator, check_widths
 from imgloop.models.networks import check_widths_list
 from imgloop.models.recipes import GANRecipe, gan_recipe
 from imgloop.pool import Pool, TrainingSet
@@ -104,10 +104,9 @@ class GANGenerator(contracts.Generator):
 def networks_of(d: dict[str, Any]) -> tuple[Generator, Discriminator]:
     """The untrained generator and discriminator that a description names."""
     widths, classes = tuple(d["widths"]), len(d["label_frequencies"] or ())
-    patch = PATCH[d.get("network", "plain")]  # version 0.1.0 had no other
     return (
-        Generator(d["size"], d["channels"], widths, LATENT, d["blocks"], classes, patch),
-        Discriminator(d["size"], d["channels"], widths, d["blocks"], classes, patch),
+        Generator(d["size"], d["channels"], widths, LATENT, d["blocks"], classes),
+        Discriminator(d["size"], d["channels"], widths, d["blocks"], classes),
     )
 
 
@@ -115,7 +114,6 @@ def networks_of(d: dict[str, Any]) -> tuple[Generator, Discriminator]:
 class GAN(contracts.Model):
     """The model as configured (conf/model/gan.yaml, which says what each setting is)."""
 
-    network: str | None = setting(None, choices=(None, *PATCH))
     widths: Sequence[int] | None = None
     blocks: int = setting(1, low=1)
     conditional: bool = setting(False)
@@ -139,7 +137,7 @@ class GAN(contracts.Model):
 
     def recipe(self, size: int) -> GANRecipe:
         """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
-        given = {"network": self.network, "batch": self.batch, "lr": self.lr, "gamma": self.gamma, "ema": self.ema}
+        given = {"batch": self.batch, "lr": self.lr, "gamma": self.gamma, "ema": self.ema}
         return replace(gan_recipe(size), **{k: v for k, v in given.items() if v is not None})
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
@@ -147,7 +145,7 @@ class GAN(contracts.Model):
         size = real.train.x.shape[-1]
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
-        check_widths(r.network, size, self.widths)
+        check_widths(size, self.widths)
 
     def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
@@ -156,10 +154,9 @@ class GAN(contracts.Model):
         r = self.recipe(size)
         steps, device = -(-task.images // r.batch), task.trainer.device
         description = {
-            "network": r.network,
             "size": size,
             "channels": channels,
-            "widths": list(check_widths(r.network, size, self.widths)),
+            "widths": list(check_widths(size, self.widths)),
             "blocks": self.blocks,
             "bias": float(self.bias),
             "label_frequencies": label_frequencies(data, self.labels) if self.conditional else None,
@@ -201,10 +198,10 @@ class GAN(contracts.Model):
             if shapes[0] != shapes[1]:
                 d = previous.description
                 raise UserError(
-                    f"The GAN to start from has network {d.get('network', 'plain')} with widths {d['widths']} and "
-                    f"{d['blocks']} blocks a level, for {d['size']}-pixel images with {d['channels']} channels and "
+                    f"The GAN to start from has widths {d['widths']} and {d['blocks']} blocks a level, for "
+                    f"{d['size']}-pixel images with {d['channels']} channels and "
                     f"{len(d['label_frequencies'] or ()) or 'no'} classes, which is not the one configured here: give "
-                    "the same model.network, model.widths, model.blocks, data and model.conditional.",
+                    "the same model.widths, model.blocks, data and model.conditional.",
                     "model.widths",
                 )
         if task.start == "weights_and_optimizer" and previous.training is None:

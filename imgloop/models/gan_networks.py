@@ -21,41 +21,29 @@ from torch.nn import functional as F
 
 from imgloop.errors import UserError
 
-# Channels of each resolution level, by network and image size, highest resolution first; each further level halves
-# the resolution. patch: both networks work on 2x2 patches, at half the resolution with four times the channels.
-PRESETS: dict[str, dict[int, tuple[int, ...]]] = {
-    "plain": {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)},
-    "patch": {8: (32, 64), 16: (32, 64, 64), 32: (32, 64, 64), 64: (32, 32, 64, 64)},
-}
-PATCH = {"plain": 1, "patch": 2}  # pixels a side
+# Channels of each resolution level, by image size, full resolution first; each further level halves the resolution.
+PRESETS = {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)}
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 HIDDEN = 128  # width of the dense layers between latents and images, and between images and logits
 SLOPE = 0.2  # negative slope of every leaky ReLU
 
 
-def check_widths(network: str, size: int, widths: Sequence[int] | None) -> tuple[int, ...]:
+def check_widths(size: int, widths: Sequence[int] | None) -> tuple[int, ...]:
     """The widths for `size`-pixel images, None meaning the preset; raises UserError if they are invalid for this
     size."""
-    if size % PATCH[network]:
-        raise UserError(
-            f"model.network=patch needs images of an even size, and these have {size} pixels: give "
-            "model.network=plain, or another data.size.",
-            "model.network",
-        )
     if widths is None:
-        presets = PRESETS[network]
-        if size not in presets:
+        if size not in PRESETS:
             raise UserError(
-                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, presets))}); "
+                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS))}); "
                 "set data.size to one of them, or give model.widths, for example model.widths=[32,64].",
                 "model.widths",
             )
-        widths = presets[size]
-    halved = PATCH[network] * 2 ** (len(widths) - 1)
-    if size % halved or size // halved < 2:
+        widths = PRESETS[size]
+    assert widths is not None
+    if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
-            f"model.widths={list(widths)} on {network} networks divides {size} pixels by {halved}, which must leave a "
-            "whole number, at least 2: give fewer widths, or another data.size.",
+            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
+            "number of pixels, at least 2: give fewer widths, or another data.size.",
             "model.widths",
         )
     return tuple(widths)
@@ -97,24 +85,13 @@ def change(inside: int, outside: int) -> nn.Module:
 
 
 class Generator(nn.Module):
-    """Latents z (B, latent), with labels y int64 (B,) if classes > 0, to images (B, channels, size, size), made of
-    patches of `patch` pixels a side.
+    """Latents z (B, latent), with labels y int64 (B,) if classes > 0, to images (B, channels, size, size).
 
     The data range is [-1, 1]; outputs are not clamped to it.
     """
 
-    def __init__(
-        self,
-        size: int,
-        channels: int,
-        widths: tuple[int, ...],
-        latent: int,
-        blocks: int,
-        classes: int = 0,
-        patch: int = 1,
-    ):
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], latent: int, blocks: int, classes: int = 0):
         super().__init__()
-        self.patch, size, channels = patch, size // patch, channels * patch**2
         self.base, depth, last = size >> (len(widths) - 1), len(widths) * blocks, widths[-1]
         self.label = nn.Embedding(classes, latent) if classes else None
         self.mapping = dense(latent * (2 if classes else 1), HIDDEN, HIDDEN)
@@ -134,22 +111,18 @@ class Generator(nn.Module):
             if i:
                 h = F.interpolate(h, scale_factor=2.0, mode="bilinear")
             h = level(h)
-        return F.pixel_shuffle(self.leave(F.leaky_relu(h, SLOPE)), self.patch)
+        return self.leave(F.leaky_relu(h, SLOPE))
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, size, size), taken as patches of `patch` pixels a side, with labels y int64 (B,) if
-    classes > 0, to logits float32 (B,).
+    """Images (B, channels, size, size), with labels y int64 (B,) if classes > 0, to logits float32 (B,).
 
     With classes the logit is the projection <features, embedding of y> / sqrt(width) (Miyato & Koyama 2018, without
     its unconditional term).
     """
 
-    def __init__(
-        self, size: int, channels: int, widths: tuple[int, ...], blocks: int, classes: int = 0, patch: int = 1
-    ):
+    def __init__(self, size: int, channels: int, widths: tuple[int, ...], blocks: int, classes: int = 0):
         super().__init__()
-        self.patch, size, channels = patch, size // patch, channels * patch**2
         depth, last, base = len(widths) * blocks, widths[-1], size >> (len(widths) - 1)
         self.enter = start(nn.Conv2d(channels, widths[0], 3, padding=1), math.sqrt(0.5))
         self.levels = nn.ModuleList(
@@ -161,7 +134,7 @@ class Discriminator(nn.Module):
         self.leave = start(nn.Linear(HIDDEN, last if classes else 1), math.sqrt(0.5))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        h = self.enter(x)
         for i, level in enumerate(self.levels):
             if i:
                 h = F.avg_pool2d(h, 2)

@@ -36,11 +36,10 @@ def recipe(size: int, network: str | None = None, optimizer: str | None = None) 
 class GANRecipe:
     """How a GAN is trained (docs/ladder.md says what each choice gains).
 
-    network: plain, or patch (on 2x2 patches). batch: images a step. lr: the peak rate of Adam. gamma: peak weight of
-    the gradient penalties. ema: decay of the generator's moving average; None: an average tied to the run's length.
+    batch: images a step. lr: the peak rate of Adam. gamma: peak weight of the gradient penalties. ema: decay of the
+    generator's moving average; None: an average tied to the length of the run.
     """
 
-    network: str
     batch: int
     lr: float
     gamma: float
@@ -49,4 +48,4 @@ class GANRecipe:
 
 def gan_recipe(size: int) -> GANRecipe:
     """The recipe for images of `size` pixels."""
-    return GANRecipe("plain", 32, 0.002, 2.0, None)
+    return GANRecipe(32, 0.002, 2.0, None)
