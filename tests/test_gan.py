@@ -289,8 +289,9 @@ def test_other_kinds_of_models_are_refused(tmp_path):
 
 @pytest.mark.parametrize("start", ["scratch", "weights_and_optimizer"])
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start, monkeypatch):
-    """Both networks, average, optimisers and spreads are resumed, and only the remaining batches are seen."""
+    """Both networks, average, optimisers and watch are resumed, and only the remaining batches are seen."""
     monkeypatch.setitem(trainer.CHUNK, "cpu", 2)
+    monkeypatch.setattr(adversarial, "LOST", 0.694)  # passed in the first steps: the warning names one
     previous = fitted(tmp_path, start="weights_and_optimizer")
     seen, call = [], Batches.__call__
 
@@ -316,6 +317,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start, monkeypat
     assert seen == list(range(14, 20)) and equal(weights(whole), weights(parts))
     again = fit("parts", lambda: False)  # finished, but not yet committed
     assert seen == [] and equal(weights(whole), weights(again))
+    assert whole.facts["warning"] == parts.facts["warning"] == again.facts["warning"]
 
 
 def test_a_checkpoint_holds_each_network_once_and_the_watch():
