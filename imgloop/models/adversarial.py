@@ -77,7 +77,7 @@ class Watch:
             return f"the generated images are far out of range (they vary {share:.3g} times as much as real ones)"
         if max(loss_d, loss_g) > LOST:
             losses = f"discriminator {loss_d:.3g}, generator {loss_g:.3g}"
-            return f"the losses ({losses}) are far from those of an even game, about 1"
+            return f"the losses ({losses}) are far from those of an even game (log 2, 0.69)"
         return ""
 
 
