@@ -66,8 +66,9 @@ class Generator(Protocol):
     """A fitted model. `absorbed`: it can draw one thing only, so that a closed chain has ended.
 
     `sample(n, seed=, y=)` draws n samples with noise keyed by sample index: batch size and retries change nothing.
-    `facts`: JSON-able facts for record.json, such as nfe and images_seen. `device`: where it computes. `history`: the
-    loss curve and seconds of its training, None where it has none.
+    `facts`: JSON-able facts for record.json, such as nfe and images_seen; a `warning`, a sentence on a training that
+    went wrong, is also shown in terminal, run.log and report. `device`: where it computes. `history`: the loss curve
+    and seconds of its training, None where it has none.
     """
 
     absorbed: bool = False

@@ -1,15 +1,17 @@
-"""python scripts/ladder.py [--data digits|cifar16] [--seconds 25 50] [--seeds 5] [--rungs NAME ...] [--out DIR]
+"""python scripts/ladder.py [--model diffusion|gan] [--data NAME] [--seconds 25 50] [--seeds 5] [--rungs NAME ...]
+       [--out DIR]
 
 From the recipe of version 0.1.0 to today's, one change a rung, each trained for equal CPU seconds on one thread: what
 each choice gains (docs/ladder.md). First every rung's speed is measured, all in turn, several times; a rung's budget of
 images is its median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the
 held-out images. Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in
-DIR is not computed again.
+DIR is not computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -19,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+import ladder_gan
 import numpy as np
 import pandas as pd
 
@@ -64,11 +67,14 @@ SIDES = {
     },
 }
 SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
+SETTINGS |= ladder_gan.SETTINGS
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
 
 
-def rungs(data: str) -> dict[str, dict]:
-    """Settings of model=diffusion by rung: each adds its change to the one before; sides change the last."""
+def rungs(data: str, model: str = "diffusion") -> dict[str, dict]:
+    """Settings of the model by rung: each adds its change to the one before; sides change the last."""
+    if model == "gan":
+        return ladder_gan.rungs(data)
     found, now = {}, dict(BEFORE)
     for name, change in STEPS[data].items():
         now = now | change
@@ -83,56 +89,73 @@ def overrides(recipe: dict) -> list[str]:
     return [f"model.{k}={text(v)}" for k, v in recipe.items()]
 
 
-def speeds(data: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, float]:
+def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, float]:
     """Images a CPU second of each rung: the median over rounds, in each of which all have their turn."""
     import torch
 
     from imgloop.models.diffusion import Diffusion
+    from imgloop.models.gan import GAN
     from imgloop.pool import REAL, Mix, Pool, TrainingSet
     from imgloop.training.tasks import Task
 
     torch.set_num_threads(1)
-    size, channels = (8, 1) if data == "digits" else (16, 3)
+    size, channels = {"digits": (8, 1), "cifar16": (16, 3), **ladder_gan.SHAPES}[data]
     x = np.random.default_rng(0).integers(0, 256, (1000, channels, size, size), np.uint8)
     training = TrainingSet({REAL: Pool(x)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None]))
-    images = 128 * (64 if data == "digits" else 16)
+    images = 128 * (64 if size == 8 else 16) // (4 if model == "gan" else 1)
+    kind = GAN if model == "gan" else Diffusion
     rates: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(rounds + 1):  # the first warms up
         for name, recipe in chosen.items():
             with tempfile.TemporaryDirectory() as tmp:
                 began = time.process_time()
-                Diffusion(**recipe).fit(training, Task(0, 0, images, "scratch", Path(tmp) / "scratch"), None)
+                kind(**recipe).fit(training, Task(0, 0, images, "scratch", Path(tmp) / "scratch"), None)
                 rates[name].append(images / (time.process_time() - began))
     return {name: statistics.median(r[1:]) for name, r in rates.items()}
 
 
 def trained(job: tuple) -> dict:
     """Generation 0 of one rung and seed: its scores, and the CPU seconds that it took in all."""
-    data, name, recipe, images, seconds, seed, out = job
+    data, model, name, recipe, images, seconds, seed, out = job
     import imgloop
 
-    given = [*SETTINGS[data], *overrides(recipe), f"train.images={images}", f"seed={seed}", f"out={out}"]
-    more = ["generations=1", "threads=1", "display=none", f"study={data}", "paradigm=replace"]
+    given = [
+        *SETTINGS[data],
+        f"model={model}",
+        *overrides(recipe),
+        f"train.images={images}",
+        f"seed={seed}",
+        f"out={out}",
+    ]
+    study = data if model == "diffusion" else f"{data}-{model}"
+    more = ["generations=1", "threads=1", "display=none", f"study={study}", "paradigm=replace"]
     began = time.process_time()
     result = imgloop.run(given + more)
     row = result.metrics.iloc[0]
     print(f"{name}, {seconds} s, seed {seed}: fd {row['fd']:.3f}", file=sys.stderr, flush=True)
     spent = {"data": data, "rung": name, "seconds": seconds, "images": images, "seed": seed}
-    return spent | {"cpu": time.process_time() - began, "folder": str(result.folder)} | row[SCORES].to_dict()
+    spent |= {"cpu": time.process_time() - began, "folder": str(result.folder)}
+    record = json.loads((result.folder / "gen000" / "record.json").read_text())
+    diverged = {"diverged": "warning" in record} if model == "gan" else {}
+    return spent | diverged | row.reindex(SCORES).to_dict()
 
 
 def table(rows: pd.DataFrame) -> str:
     """Mean and standard deviation over seeds of each rung, in Markdown."""
-    lines = ["| rung | images | " + " | ".join(SCORES) + " |", "|---" * (len(SCORES) + 2) + "|"]
+    scores, counts = [s for s in SCORES if rows[s].notna().any()], ["diverged"] if "diverged" in rows else []
+    columns = ["rung", "images", *scores, *counts]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, group in rows.groupby("rung", sort=False):
-        cells = [f"{group[s].mean():.3f} ± {group[s].std():.3f}" for s in SCORES]
+        cells = [f"{group[s].mean():.3f} ± {group[s].std():.3f}" for s in scores]
+        cells += [f"{group[c].sum()} of {len(group)}" for c in counts]
         lines.append(f"| {name} | {int(group['images'].iloc[0]):,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=list(STEPS), default="digits")
+    parser.add_argument("--model", choices=["diffusion", "gan"], default="diffusion")
+    parser.add_argument("--data", choices=list(ladder_gan.STEPS), default="digits")
     parser.add_argument("--seconds", type=float, nargs="+", default=[25.0, 50.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rungs", nargs="*", help="only these")
@@ -140,30 +163,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", default="ladder")
     parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.n=300")
     a = parser.parse_args(arguments)
-    chosen = {k: v for k, v in rungs(a.data).items() if not a.rungs or k in a.rungs}
+    if a.model == "diffusion" and a.data not in STEPS:
+        parser.error(f"--data {a.data} is for --model gan; for diffusion choose among {', '.join(STEPS)}")
+    chosen = {k: v for k, v in rungs(a.data, a.model).items() if not a.rungs or k in a.rungs}
     if not chosen:
-        parser.error(f"--rungs: choose among {', '.join(rungs(a.data))}")
+        parser.error(f"--rungs: choose among {', '.join(rungs(a.data, a.model))}")
     SETTINGS[a.data] += a.set
+    files = a.data if a.model == "diffusion" else f"{a.data}-{a.model}"
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"speeds-{a.data}.csv"
+    path = out / f"speeds-{files}.csv"
     known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
     new = {k: v for k, v in chosen.items() if k not in known}
-    known |= speeds(a.data, new) if new else {}
+    known |= speeds(a.data, a.model, new) if new else {}
     pd.Series(known, name="images").to_csv(path)
     for name in chosen:
         print(f"{name}: {known[name]:,.0f} images a CPU second")
     jobs = [
-        (a.data, name, recipe, int(known[name] * seconds), seconds, seed, str(out))
+        (a.data, a.model, name, recipe, int(known[name] * seconds), seconds, seed, str(out))
         for seconds in a.seconds
         for seed in range(a.seeds)
         for name, recipe in chosen.items()
     ]
     with get_context("fork").Pool(a.jobs, maxtasksperchild=20) as pool:
         rows = pd.DataFrame(pool.map(trained, jobs, chunksize=1))
-    rows.to_csv(out / f"results-{a.data}.csv", index=False)
+    rows.to_csv(out / f"results-{files}.csv", index=False)
     for seconds, group in rows.groupby("seconds", sort=False):
-        print(f"\n{a.data}, {seconds:g} CPU seconds, {a.seeds} seeds\n\n{table(group)}")
+        print(f"\n{a.model}, {a.data}, {seconds:g} CPU seconds, {a.seeds} seeds\n\n{table(group)}")
     return 0
 
 

@@ -52,6 +52,7 @@ RECIPE = [  # of that version, where null now means another
     "model.time_mean=0",
     "model.precondition=false",
 ]
+GAN_RECIPE = ["model.lr=0.002", "model.gamma=2", "model.ema=0.999"]  # likewise
 ADDED = ("optimizer", "time_mean", "precondition")  # settings of diffusion that came with format 3
 TRAINED = [name for name in COMMANDS if name != "gaussian"]
 
@@ -117,7 +118,7 @@ def test_an_extended_chain_is_one_that_was_never_interrupted(name):
     old, before, last = folder_of(name), contents(folder_of(name)), 4 if name == "gaussian" else 3
     made_by = surroundings(old)
     assert run(name, f"generations={last}") == old
-    again = ["out=fresh", *(RECIPE if name in ("diffusion", "conditional", "fork") else [])]
+    again = ["out=fresh", *{"gaussian": [], "gan": GAN_RECIPE}.get(name, RECIPE)]
     if name == "fork":  # the chain that it begins with is made anew, too
         again.append(f'fork="{run("diffusion", *again)}@0"')
     fresh = run(name, *again, f"generations={last}")
@@ -144,6 +145,13 @@ def test_a_new_chain_of_an_old_study_is_made_by_its_recipe():
     assert weights[0].keys() == weights[1].keys() != weights[2].keys()
     described = [json.loads((f / "gen000" / "model" / "imgloop.json").read_text()) for f in (new, own)]
     assert [d["network"] for d in described] == ["compact", "patch"]
+
+
+def test_a_new_chain_of_an_old_study_of_gans_is_made_by_its_recipe():
+    old, new = folder_of("gan"), run("gan", "paradigm=real_only")
+    assert new.parent.name == old.parent.name.replace("replace", "real_only")
+    assert yaml.safe_load((new / "config.yaml").read_text())["config"]["model"]["ema"] == 0.999
+    assert "version 0.1.0" in (new / "run.log").read_text()
 
 
 def test_a_chain_of_an_objective_without_a_mean_of_levels_goes_on(tmp_path):

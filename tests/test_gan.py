@@ -1,6 +1,7 @@
 """The GAN: loss and penalties, what a sample depends on, saving, resuming, starting from weights, divergence."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ import imgloop
 from imgloop import store
 from imgloop.config.settings import parsed
 from imgloop.errors import Stopped, UserError
-from imgloop.models.gan import GAN, LATENT, AdversarialModule, GANGenerator, penalised, spread
+from imgloop.models import adversarial
+from imgloop.models.adversarial import LATENT, AdversarialModule, Watch, penalised, spread
+from imgloop.models.gan import GAN, GANGenerator
 from imgloop.models.gan_networks import PRESETS, Discriminator, Generator, check_widths
+from imgloop.models.recipes import GANRecipe
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.report import page
 from imgloop.training import trainer
 from imgloop.training.batches import Batches
 from imgloop.training.tasks import Task, TrainerSettings, never_stop
@@ -127,7 +132,8 @@ def test_one_step_follows_the_two_loss_equations(tmp_path):
     data = training_set(labels=np.arange(64) % 3)
     generator, discriminator = Generator(8, 1, (8, 16), LATENT, 1, 3), Discriminator(8, 1, (8, 16), 1, 3)
     batches = Batches(data, 5, 2, 16, labelled=True)
-    module = AdversarialModule(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, 0.01, 0.7, 0.9)
+    recipe = GANRecipe(16, 0.01, 0.7, 0.9)
+    module = AdversarialModule(copy.deepcopy(generator), copy.deepcopy(discriminator), batches, 10, recipe)
     optimizers = [torch.optim.SGD(p.parameters()) for p in (module.generator, module.discriminator)]
     loss_d, loss_g, generated, real = module.step(0, *optimizers)
 
@@ -283,8 +289,9 @@ def test_other_kinds_of_models_are_refused(tmp_path):
 
 @pytest.mark.parametrize("start", ["scratch", "weights_and_optimizer"])
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start, monkeypatch):
-    """Both networks, average, optimisers and spreads are resumed, and only the remaining batches are seen."""
+    """Both networks, average, optimisers and watch are resumed, and only the remaining batches are seen."""
     monkeypatch.setitem(trainer.CHUNK, "cpu", 2)
+    monkeypatch.setattr(adversarial, "LOST", 0.694)  # passed in the first steps: the warning names one
     previous = fitted(tmp_path, start="weights_and_optimizer")
     seen, call = [], Batches.__call__
 
@@ -310,11 +317,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, start, monkeypat
     assert seen == list(range(14, 20)) and equal(weights(whole), weights(parts))
     again = fit("parts", lambda: False)  # finished, but not yet committed
     assert seen == [] and equal(weights(whole), weights(again))
+    assert whole.facts["warning"] == parts.facts["warning"] == again.facts["warning"]
 
 
-def test_a_checkpoint_holds_each_network_once_and_the_spreads():
-    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
-    assert {k.split(".")[0] for k in module.state_dict()} == {"generator", "discriminator", "ema", "spreads"}
+def test_a_checkpoint_holds_each_network_once_and_the_watch():
+    module = module_of(9)
+    assert {k.split(".")[0] for k in module.state_dict()} == {"generator", "discriminator", "ema", "_extra_state"}
+    for k in range(50):
+        module.check(k, (0.7, 9.0, 0.1, 0.5))
+    other = module_of(9)
+    other.load_state_dict(copy.deepcopy(module.state_dict()))
+    assert other.watch == module.watch != Watch()
+    earlier = {k: v for k, v in module.state_dict().items() if k != "_extra_state"} | {"spreads": torch.ones(2)}
+    other.load_state_dict(earlier)  # of version 0.1.0
+    assert other.watch == Watch()
 
 
 def test_chunk_and_residence_change_no_bit(tmp_path, monkeypatch):
@@ -387,38 +403,58 @@ def networks(classes=0):
     return Generator(8, 1, (8, 16), LATENT, 1, classes), Discriminator(8, 1, (8, 16), 1, classes)
 
 
-def test_divergence_is_reported_with_step_and_generation(tmp_path):
-    with pytest.raises(UserError, match=r"step \d+ of 40 in generation 3.*model\.lr"):
-        fitted(tmp_path, images=16 * 40, t=3, lr=0.9)
+def module_of(steps):
+    return AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), steps, GANRecipe(16, 1e-3, 1.0, 0.9))
 
 
 @pytest.mark.parametrize("figures, what", [((np.nan, 0.7, 0.5, 0.5), "nan"), ((0.7, np.inf, 1, 1), "inf")])
 def test_losses_that_are_not_finite_are_refused(figures, what):
-    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 9, 1e-3, 1.0, 0.9)
-    with pytest.raises(UserError, match=what):
-        module.check(4, *figures)
+    with pytest.raises(UserError, match=rf"step 5 of 9 in generation 0.*{what}.*model\.lr"):
+        module_of(9).check(4, figures)
 
 
 @pytest.mark.parametrize(
-    "generated, real, what", [(1e-3, 0.5, "collapsed"), (8.0, 0.5, "out of range"), (0.2, 0.5, None)]
+    "loss, generated, real, what",
+    [
+        (0.7, 1e-2, 0.5, "alike"),
+        (0.7, 8.0, 0.5, "out of range"),
+        (30.0, 0.5, 0.5, "even game"),
+        (1.0, 0.2, 0.5, None),
+        (1.0, 1e-3, 1e-3, None),
+    ],
 )
-def test_collapse_is_reported_once_it_lasts(generated, real, what):
-    """A single unusual batch is not a collapse, and neither are training images that are all alike."""
-    module = AdversarialModule(*networks(), Batches(training_set(), 0, 0, 16), 999, 1e-3, 1.0, 0.9)
-    module.check(0, 0.7, 0.7, generated, real)
-
-    def long():
-        for k in range(1, 999):
-            module.check(k, 0.7, 0.7, generated, real)
-
-    if what:
-        with pytest.raises(UserError, match=what):
-            long()
-    else:
-        long()
-    module.spreads.fill_(1.0)
+def test_divergence_is_reported_once_it_lasts_and_until_it_recovers(loss, generated, real, what):
+    """A single unusual batch is none, and neither are training images that are all alike."""
+    module = module_of(999)
+    module.check(0, (0.7, loss, generated, real))
+    assert module.warning() is None
+    for k in range(1, 999):
+        module.check(k, (0.7, loss, generated, real))
+    if what is None:
+        assert module.warning() is None
+        return
+    warning = module.warning() or ""
+    assert what in warning and "model.gamma (now 1)" in warning, warning
+    since = re.search(r"from step (\d+) of 999", warning)
+    assert since and 2 < int(since[1]) < 400, warning
     for k in range(999):
-        module.check(k, 0.7, 0.7, 1e-3, 1e-3)
+        module.check(k, (0.7, 0.7, 0.5, 0.5))
+    assert module.warning() is None
+
+
+@pytest.mark.parametrize("settings", thinned([{"lr": 0.05, "gamma": 1e-6}, {"lr": 0.9}], 2))
+def test_a_broken_training_is_told(tmp_path, settings):
+    """At rates that no GAN stands, without and with penalties."""
+    try:
+        f = fitted(tmp_path, training_set(x=blobs(256)), images=16 * 200, **settings)
+    except UserError as e:  # losses that are not finite
+        assert "diverged" in str(e)
+    else:
+        assert "diverged" in f.facts["warning"]
+
+
+def test_a_healthy_training_has_no_warning(tmp_path):
+    assert "warning" not in fitted(tmp_path, training_set(x=blobs(256)), images=16 * 200).facts
 
 
 def test_learning_reaches_both_modes_of_the_data(tmp_path):
@@ -480,6 +516,21 @@ def test_a_chain_of_gans(tmp_path):
     record = store.read_json(chain.folder / "gen002" / "record.json")
     assert record["nfe"] == 1 and record["images_seen"] == 0 and models[2].description["bias"] == 0.5
     assert "risk" not in chain.metrics or chain.metrics["risk"].isna().all()
+
+
+def test_a_warning_is_told_in_log_record_and_report_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(adversarial, "LOST", 0.1)  # below the losses of any game
+    chain = imgloop.run(
+        ["model=gan", "model.widths=[8,16]", "threads=1", "train.images=640", "generations=2", "n_samples=48"]
+        + ["features=pixels", "display=none", f"out={tmp_path}"]
+    )
+    records = [store.read_json(chain.folder / f"gen00{t}" / "record.json") for t in (0, 1)]
+    assert all("The GAN diverged from step" in r["warning"] for r in records)
+    log = (chain.folder / "run.log").read_text()
+    assert all(f"generation {r['generation']}: {r['warning']}" in log for r in records)
+    (line,) = page.report(chain.folder.parents[1]).warnings
+    assert line.endswith(f"seed 0, generation 0: {records[0]['warning']} 1 more of its generations has a warning.")
+    assert line.split(":")[0] in page.html(page.report(chain.folder.parents[1]))
 
 
 def blobs(n):

@@ -16,7 +16,8 @@ import yaml
 
 from imgloop import contracts, ranks, store
 from imgloop.chain.loggers import Log
-from imgloop.config.settings import FORMAT, Settings, identity_of
+from imgloop.config.earlier import FORMAT, identity_of
+from imgloop.config.settings import Settings
 from imgloop.curation import Released, release
 from imgloop.display import Display
 from imgloop.errors import UserError

@@ -292,6 +292,8 @@ class Chain(ChainFolder):
             n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
         }
         self.display.finished(t, self.record(t), headline)
+        if warning := fit.generator.facts.get("warning"):
+            self.display.say(f"generation {t}: {warning}")
         if t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):
             self.display.say(
                 f"generation 0 is not a model of the data: {why}; what the loop does to it says little "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imgloop.chain.trained import Chain
 
 LATENTS = 16  # columns of the evolution sheet: samples drawn from the same latents in every generation
-FACTS = ("images_seen", "nfe", "sampling")  # of a generator, which have places of their own in record.json
+FACTS = ("images_seen", "nfe", "sampling", "warning")  # of a generator, which have places of their own in record.json
 
 
 def write(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores) -> None:
@@ -71,6 +71,7 @@ def describe(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Re
         "start": s.config["start"],
         "nfe": facts.get("nfe"),
         "sampling": facts.get("sampling"),
+        **({"warning": facts["warning"]} if "warning" in facts else {}),
         **({"facts": extra} if (extra := {k: v for k, v in facts.items() if k not in FACTS}) else {}),
         "seconds": {k: round(v, 3) for k, v in chain.seconds.items()},
         "seeds": {p: chain.seed(t, p) for p in ("mix", "sample")},

@@ -21,7 +21,6 @@ from imgloop.config.schedule import Schedule
 from imgloop.errors import UserError
 from imgloop.thresholds import Thresholds
 
-FORMAT = 3  # of an identity: raise it when its keys or their meaning change, and read the older one in `identity_of`
 PARTS = ("paradigm", "curation", "correction", "data", "model")  # groups whose choice changes results
 MIXING = (  # settings of paradigms, on the top level
     "n_initial",
@@ -47,16 +46,6 @@ NO_IDENTITY = (
     "trainer",
     "logger",
 )
-# Of model=diffusion before format 3, when these settings had one value for all networks and sizes, or did not exist.
-EARLIER_RECIPE = {
-    "network": "compact",
-    "batch": 64,
-    "optimizer": "adamw",
-    "lr": 0.003,
-    "ema": 0.999,
-    "time_mean": 0,
-    "precondition": False,
-}
 STARTS = ("scratch", "weights", "weights_and_optimizer")
 DISPLAYS = ("auto", "live", "lines", "none")
 
@@ -103,26 +92,6 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
             for k, v in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
         }
     return {prefix: value}
-
-
-def identity_of(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity that a chain's config.yaml holds, in today's format. Format 1, of version 0.1.0, named classes in
-    place of options and had neither curation nor correction; until format 2 diffusion had no recipes."""
-    identity = dict(stored["identity"])
-    if stored.get("format", 1) == 1:
-        identity = {k: v for k, v in identity.items() if not k.endswith("_target_")}
-        identity |= {g: stored["choices"][g] for g in ("paradigm", "data", "model")}
-        identity |= {"curation": "none", "correction": "none"}
-    if stored.get("format", 1) < 3 and identity["model"] == "diffusion":
-        model = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
-        identity = {f"model.{k}": v for k, v in earlier_recipe(model).items()} | identity
-    return identity
-
-
-def earlier_recipe(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What null stood for before format 3, given the settings of model=diffusion."""
-    levels = (model["objective"], model["time"]) == ("flow", "logit_normal")  # the only ones with a mean
-    return EARLIER_RECIPE | {"time_mean": 0 if levels else None}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Recipes of diffusion models: the network, optimiser and noise levels that are used where settings are null."""
+"""Recipes: the network, optimiser and other settings of diffusion models and GANs that are used where they are null."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ def recipe(size: int, network: str | None = None, optimizer: str | None = None) 
     optimizer = optimizer or ("adamw" if network == "unet2d" else "muon")
     lr = 0.03 if optimizer == "muon" else 0.012 if size <= 8 and network != "unet2d" else 0.003
     return Recipe(network, 128 if network == "patch" else 64, optimizer, lr, None, -0.5)
+
+
+@dataclass(frozen=True)
+class GANRecipe:
+    """How a GAN is trained (docs/ladder.md says what each choice gains).
+
+    batch: images a step. lr: the peak rate of Adam. gamma: peak weight of the gradient penalties. ema: decay of the
+    generator's moving average; None: an average tied to the length of the run.
+    """
+
+    batch: int
+    lr: float
+    gamma: float
+    ema: float | None
+
+
+def gan_recipe(size: int) -> GANRecipe:
+    """The recipe for images of `size` pixels."""
+    return GANRecipe(32, 0.002, 2.0, None)

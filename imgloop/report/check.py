@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgloop import store
-from imgloop.config.settings import identity_of
+from imgloop.config.earlier import identity_of
 from imgloop.errors import UserError
 from imgloop.study import derived, frozen, generation, solved, tables
 from imgloop.study.real import read_real, real_folder

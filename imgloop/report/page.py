@@ -51,6 +51,7 @@ class Report:
     origin: reproduce.Origin
     works: tuple[bibliography.Work, ...]
     unknown: tuple[str, ...]
+    warnings: tuple[str, ...]
     thresholds: tuple[str, ...]
 
     @property
@@ -108,6 +109,7 @@ def report(
         reproduce.origin(study, names),
         tuple(bibliography.used(study, tested, bool(profile and profile.laws))),
         tuple(unknown(study, names, profile, reason, chains, times)),
+        tuple(warnings(study, names)),
         tuple(threshold_lines(study, profile)),
     )
 
@@ -201,6 +203,23 @@ def report_command(study: Study) -> str:
         except UserError:
             continue
     return f"python -m imgloop.report {shlex.quote(str(Path(out) / study.root.name))}"
+
+
+def warnings(study: Study, names: Mapping[str, str]) -> list[str]:
+    """What models warned of in their training: by condition, the first warning and the number of generations."""
+    lines = []
+    for condition, name in names.items():
+        given = []
+        for seed in () if study.is_csv or study.solvable else study.seeds(condition):
+            for folder in tables.generations(study.chain(condition, seed)):
+                warning = store.read_json(folder / "record.json").get("warning")
+                given += [(seed, int(folder.name[3:]), warning)] if isinstance(warning, str) else []
+        if given:
+            seed, t, warning = given[0]
+            others = len(given) - 1
+            more = f" {others} more of its generations {'has' if others == 1 else 'have'} a warning." if others else ""
+            lines.append(f"{name}, seed {seed}, generation {t}: {warning}{more}")
+    return lines
 
 
 def matrix(r: Report) -> list[tuple[str, str, list]]:

@@ -21,7 +21,9 @@ ACROSS = 4  # conditions side by side
 
 
 def profile(r: Report, console: Console) -> None:
-    """Print the verdicts, one definition a row."""
+    """Print warnings, then the verdicts, one definition a row."""
+    for warning in r.warnings:
+        console.print(Text(warning, "bold"))
     if r.profile is None:
         console.print(Text(r.reason))
         return
