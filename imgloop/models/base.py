@@ -64,7 +64,7 @@ def sampling(description: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of sampling in a description: bias and, if they apply, labels, sampler, guidance."""
     keys = ["bias", "sampler", "sampler_steps"]
     if description["label_frequencies"] is not None:
-        keys += ["guidance", "labels", "label_frequencies"]
+        keys += ["guidance", "guidance_interval", "labels", "label_frequencies"]
     return {k: description[k] for k in keys if k in description}
 
 
