@@ -1,10 +1,11 @@
-"""python scripts/ladder.py [--data digits|cifar16] [--seconds 25 50] [--seeds 5] [--rungs NAME ...] [--out DIR]
+"""python scripts/ladder.py [--data NAME] [--seconds 25 50] [--seeds 5] [--rungs NAME ...] [--out DIR]
 
 From the recipe of version 0.1.0 to today's, one change a rung, each trained for equal CPU seconds on one thread: what
-each choice gains (docs/ladder.md). First every rung's speed is measured, all in turn, several times; a rung's budget of
-images is its median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the
-held-out images. Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in
-DIR is not computed again.
+each choice gains (docs/ladder.md). NAME: digits, cifar16, or conditional: class labels and guidance on digits, from
+today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
+median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the held-out images.
+Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in DIR is not
+computed again.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ STEPS = {
         "learning rate .006": {"lr": 0.006},
         "Muon": {"optimizer": "muon", "lr": 0.03},
     },
+    "conditional": {
+        "the recipe, without labels": {},
+        "by class, no label hidden": {"conditional": True, "label_drop": 0.0},
+        "a tenth of labels hidden": {"label_drop": 0.1},
+    },
 }
 # Beside the ladder: one change to the last rung.
 SIDES = {
@@ -62,14 +68,22 @@ SIDES = {
         "last, AdamW .012": {"optimizer": "adamw", "lr": 0.012},
         "last, patches": {"network": "patch"},
     },
+    "conditional": {
+        "last, guidance 1.25": {"guidance": 1.25},
+        "last, guidance 1.5": {"guidance": 1.5},
+        "last, guidance 2": {"guidance": 2.0},
+        "last, guidance 2 at levels .2 to .8": {"guidance": 2.0, "guidance_interval": [0.2, 0.8]},
+    },
 }
 SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
+SETTINGS["conditional"] = SETTINGS["digits"].copy()
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
+SCORES += ["modes_covered", "mode_kl", "mode_share_min"]
 
 
 def rungs(data: str) -> dict[str, dict]:
     """Settings of model=diffusion by rung: each adds its change to the one before; sides change the last."""
-    found, now = {}, dict(BEFORE)
+    found, now = {}, {} if data == "conditional" else dict(BEFORE)
     for name, change in STEPS[data].items():
         now = now | change
         found[name] = now
@@ -92,10 +106,12 @@ def speeds(data: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, flo
     from imgloop.training.tasks import Task
 
     torch.set_num_threads(1)
-    size, channels = (8, 1) if data == "digits" else (16, 3)
+    size, channels = (16, 3) if data == "cifar16" else (8, 1)
     x = np.random.default_rng(0).integers(0, 256, (1000, channels, size, size), np.uint8)
-    training = TrainingSet({REAL: Pool(x)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None]))
-    images = 128 * (64 if data == "digits" else 16)
+    training = TrainingSet(
+        {REAL: Pool(x, np.arange(1000) % 10)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None])
+    )
+    images = 128 * (16 if data == "cifar16" else 64)
     rates: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(rounds + 1):  # the first warms up
         for name, recipe in chosen.items():
@@ -106,19 +122,32 @@ def speeds(data: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, flo
     return {name: statistics.median(r[1:]) for name, r in rates.items()}
 
 
+def rates(data: str, chosen: dict[str, dict], out: Path) -> dict[str, float]:
+    """Images a CPU second of each rung, measured where OUT does not have them."""
+    path = out / f"speeds-{data}.csv"
+    known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
+    new = {k: v for k, v in chosen.items() if k not in known}
+    known |= speeds(data, new) if new else {}
+    pd.Series(known, name="images").to_csv(path)
+    for name in chosen:
+        print(f"{name}: {known[name]:,.0f} images a CPU second")
+    return {name: known[name] for name in chosen}
+
+
 def trained(job: tuple) -> dict:
     """Generation 0 of one rung and seed: its scores, and the CPU seconds that it took in all."""
-    data, name, recipe, images, seconds, seed, out = job
+    data, name, recipe, images, seconds, seed, out, start = job
     import imgloop
 
     given = [*SETTINGS[data], *overrides(recipe), f"train.images={images}", f"seed={seed}", f"out={out}"]
+    given += [] if start is None else [f'start="{start}"']
     more = ["generations=1", "threads=1", "display=none", f"study={data}", "paradigm=replace"]
     began = time.process_time()
     result = imgloop.run(given + more)
     row = result.metrics.iloc[0]
     print(f"{name}, {seconds} s, seed {seed}: fd {row['fd']:.3f}", file=sys.stderr, flush=True)
     spent = {"data": data, "rung": name, "seconds": seconds, "images": images, "seed": seed}
-    return spent | {"cpu": time.process_time() - began, "folder": str(result.folder)} | row[SCORES].to_dict()
+    return spent | {"cpu": time.process_time() - began, "folder": str(result.folder)} | row.reindex(SCORES).to_dict()
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -134,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(STEPS), default="digits")
     parser.add_argument("--seconds", type=float, nargs="+", default=[25.0, 50.0])
+    parser.add_argument("--images", type=int, help="of every rung, in place of its speed times the seconds")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rungs", nargs="*", help="only these")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
@@ -146,24 +176,31 @@ def main(arguments: list[str] | None = None) -> int:
     SETTINGS[a.data] += a.set
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"speeds-{a.data}.csv"
-    known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
-    new = {k: v for k, v in chosen.items() if k not in known}
-    known |= speeds(a.data, new) if new else {}
-    pd.Series(known, name="images").to_csv(path)
-    for name in chosen:
-        print(f"{name}: {known[name]:,.0f} images a CPU second")
+    # guidance changes sampling alone: such a rung draws from the models of the last rung that is trained
+    sampled = {k: v for k, v in chosen.items() if "guidance" in v}
+    chosen = {k: v for k, v in chosen.items() if k not in sampled}
+    if a.images:
+        budgets = {(name, 0.0): a.images for name in chosen}
+    else:
+        budgets = {(name, s): int(rate * s) for s in a.seconds for name, rate in rates(a.data, chosen, out).items()}
     jobs = [
-        (a.data, name, recipe, int(known[name] * seconds), seconds, seed, str(out))
-        for seconds in a.seconds
+        (a.data, name, chosen[name], images, seconds, seed, str(out), None)
+        for (name, seconds), images in budgets.items()
         for seed in range(a.seeds)
-        for name, recipe in chosen.items()
     ]
     with get_context("fork").Pool(a.jobs, maxtasksperchild=20) as pool:
-        rows = pd.DataFrame(pool.map(trained, jobs, chunksize=1))
+        rows = pool.map(trained, jobs, chunksize=1)
+        jobs = [
+            (a.data, name, recipe, 0, row["seconds"], row["seed"], str(out), f"{row['folder']}/gen000")
+            for row in rows
+            for name, recipe in sampled.items()
+            if row["rung"] == [*chosen][-1]
+        ]
+        rows = pd.DataFrame(rows + pool.map(trained, jobs, chunksize=1))
     rows.to_csv(out / f"results-{a.data}.csv", index=False)
     for seconds, group in rows.groupby("seconds", sort=False):
-        print(f"\n{a.data}, {seconds:g} CPU seconds, {a.seeds} seeds\n\n{table(group)}")
+        budget = f"{a.images:,} images" if a.images else f"{seconds:g} CPU seconds"
+        print(f"\n{a.data}, {budget}, {a.seeds} seeds\n\n{table(group)}")
     return 0
 
 
