@@ -116,7 +116,7 @@ def identity_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     if stored.get("format", 1) < 3 and identity["model"] == "diffusion":
         model = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
         identity = {f"model.{k}": v for k, v in earlier_recipe(model).items()} | identity
-    return identity
+    return {"train.flip": False} | identity  # a later setting
 
 
 def earlier_recipe(model: Mapping[str, Any]) -> dict[str, Any]:

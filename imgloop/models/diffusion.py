@@ -191,7 +191,7 @@ class Diffusion(Model):
     guidance_interval: Sequence[float] | None = None
     label_drop: float = setting(0.1, low=0, below=1)
 
-    weighted = True
+    weighted = flips = True
 
     def __post_init__(self):
         check_settings(self, "model")
@@ -288,7 +288,7 @@ class Diffusion(Model):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
             network = build_network(r.network, size, channels, self.widths and tuple(self.widths), embeddings)
         resident = task.trainer.resident_gib * 2**30
-        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional)
+        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional, task.flip)
         if task.trainer.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         drop = (self.label_drop if self.conditional else 0.0, len(frequencies or ()))

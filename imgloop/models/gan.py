@@ -252,7 +252,7 @@ class GAN(contracts.Model):
     ema: float = setting(0.999, low=0, below=1)
     bias: float = setting(1.0, above=0)
 
-    weighted = True
+    weighted = flips = True
 
     def __post_init__(self):
         check_settings(self, "model")
@@ -288,7 +288,7 @@ class GAN(contracts.Model):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
             generator, discriminator = networks_of(description)
         resident = task.trainer.resident_gib * 2**30
-        batches = Batches(data, task.seed, task.t, self.batch, device, resident, self.conditional)
+        batches = Batches(data, task.seed, task.t, self.batch, device, resident, self.conditional, task.flip)
         if task.trainer.channels_last:
             for network in (generator, discriminator):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
