@@ -12,7 +12,7 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.study import compare, tables, trained
-from imgloop.study.generation import check_files, check_numbers, read_config, read_pool, read_record, read_scores
+from imgloop.study.generation import check_files, check_numbers, read_pool, read_record, read_scores
 from imgloop.study.real import read_real, real_folder
 
 
@@ -31,7 +31,7 @@ def measure(
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.config.settings import identity_of, parsed  # likewise
+    from imgloop.config.settings import parsed  # likewise
     from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
     from imgloop.metrics.evaluator import Evaluator  # likewise
 
@@ -60,7 +60,7 @@ def measure(
         with store.lock(chain / ".lock", busy=busy):
             store.remove_parts(chain, shared, shared.parent)
             check_numbers(chain)
-            flip = bool(identity_of(read_config(chain))["train.flip"])
+            flip = read_record(trained.generations(chain)[-1]).get("flip") is True
             for folder in trained.generations(chain):
                 store.remove_parts(folder / "scores")
                 record = read_record(folder)

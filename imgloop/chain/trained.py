@@ -342,6 +342,7 @@ class Chain(ChainFolder):
             "real_share": shares.get(REAL, 0.0),
             "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
             "train_images": s.images(t),
+            **({"flip": True} if self.flip else {}),
             "images_seen": facts.get("images_seen"),
             "start": s.config["start"],
             "nfe": facts.get("nfe"),

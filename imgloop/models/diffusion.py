@@ -34,6 +34,7 @@ from imgloop.models.recipes import Recipe, recipe
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
+from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
 from imgloop.training.trainer import Trained, fit
 
@@ -274,7 +275,9 @@ class Diffusion(Model):
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
-        build_network(r.network, size, channels, self.widths and tuple(self.widths))
+        with torch.device("meta"):
+            network = build_network(r.network, size, channels, self.widths and tuple(self.widths))
+        check_fits([network], "model.widths")
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:
         """Train on `data` for the task's images; `start` says whether from `previous` (its averaged weights) or

@@ -42,6 +42,7 @@ from imgloop.models.gan_networks import Discriminator, Generator, check_widths
 from imgloop.models.networks import check_widths_list
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
+from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
 from imgloop.training.trainer import Trained, fit
 
@@ -243,7 +244,7 @@ class GAN(contracts.Model):
     """The model as configured (conf/model/gan.yaml, which says what each setting is)."""
 
     widths: Sequence[int] | None = None
-    blocks: int = setting(1, low=1)
+    blocks: int = setting(1, low=1, high=64)
     conditional: bool = setting(False)
     labels: str = setting("training", choices=("training", "real"))
     batch: int = setting(32, low=2)
@@ -266,7 +267,10 @@ class GAN(contracts.Model):
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
         """Raise UserError for images or a budget that this model cannot be trained with."""
         check_images(self.batch, self.conditional, real, images)
-        check_widths(real.train.x.shape[-1], self.widths)
+        channels, size = real.train.x.shape[1:3]
+        sizes = {"size": size, "channels": channels, "widths": check_widths(size, self.widths), "blocks": self.blocks}
+        with torch.device("meta"):
+            check_fits(networks_of(sizes | {"label_frequencies": None}), "model.widths")
 
     def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
