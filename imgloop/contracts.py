@@ -95,10 +95,12 @@ class Model(Protocol):
 
     `check` raises UserError for data that it cannot be fitted to, `images` being the training images that the
     generations to come see. `weighted`: whether `fit` uses the weights of the mix, `data.mix.weight`; if not, a mix
-    with weights is refused. `fit` is given the fitted generator before it where `start` asks for it, else None.
+    with weights is refused. `flips`: whether `fit` mirrors images where `task.flip` asks for it (`train.flip=true`); if
+    not, that is refused. `fit` is given the fitted generator before it where `start` asks for it, else None.
     """
 
     weighted: bool = False
+    flips: bool = False
 
     def fit(self, data: TrainingSet, task: Task, previous: Any) -> Any: ...
 

@@ -32,6 +32,16 @@ def guarded(part: Part, built: Any) -> Any:
     return built if part.ours else guard(part, built)
 
 
+def check_flips(settings: Settings, model: contracts.Model) -> None:
+    """Raise UserError for `train.flip=true` with a model that mirrors no images."""
+    if settings.config["train"]["flip"] and not model.flips:
+        raise UserError(
+            f"train.flip=true has no effect on model={settings.choices['model']}: leave it out; a model of your own "
+            "that mirrors images where task.flip is true says so by flips = True.",
+            "train.flip",
+        )
+
+
 def call(part: Part, doing: str, function: Callable, *arguments: Any, **named: Any) -> Any:
     """The result of a part's method; an exception becomes a UserError that names the part and its line."""
     try:
@@ -202,6 +212,10 @@ class GuardedModel:
     @property
     def weighted(self) -> bool:
         return self.inner.weighted
+
+    @property
+    def flips(self) -> bool:
+        return self.inner.flips
 
     def check(self, real: Any, images: tuple[int, ...]) -> None:
         self.shape = real.train.x.shape[1:]

@@ -60,14 +60,17 @@ def measure(
         with store.lock(chain / ".lock", busy=busy):
             store.remove_parts(chain, shared, shared.parent)
             check_numbers(chain)
+            flip = read_record(trained.generations(chain)[-1]).get("flip") is True
             for folder in trained.generations(chain):
                 store.remove_parts(folder / "scores")
                 record = read_record(folder)
-                if record["real"] not in evaluators:
+                key = record["real"], flip
+                if key not in evaluators:
                     real = read_real(real_folder(shared, record["real"]))
+                    real = real.mirrored() if flip else real
                     extractor = settings.build("features", real=real, shared=shared, device=device)
-                    evaluators[record["real"]] = Evaluator(extractor, real, shared, measures=measures)
-                evaluator = evaluators[record["real"]]
+                    evaluators[key] = Evaluator(extractor, real, shared, measures=measures)
+                evaluator = evaluators[key]
                 name = evaluator.protocol_name
                 if (folder / "scores" / f"{name}.json").exists() and not again:
                     continue

@@ -2,10 +2,11 @@
        [--out DIR]
 
 From the recipe of version 0.1.0 to today's, one change a rung, each trained for equal CPU seconds on one thread: what
-each choice gains (docs/ladder.md). First every rung's speed is measured, all in turn, several times; a rung's budget of
-images is its median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the
-held-out images. Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in
-DIR is not computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged.
+each choice gains (docs/ladder.md). NAME: digits, cifar16, or conditional: class labels and guidance on digits, from
+today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
+median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the held-out images.
+Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in DIR is not
+computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ STEPS = {
         "learning rate .006": {"lr": 0.006},
         "Muon": {"optimizer": "muon", "lr": 0.03},
     },
+    "conditional": {
+        "the recipe, without labels": {},
+        "by class, no label hidden": {"conditional": True, "label_drop": 0.0},
+        "a tenth of labels hidden": {"label_drop": 0.1},
+    },
 }
 # Beside the ladder: one change to the last rung.
 SIDES = {
@@ -65,17 +71,25 @@ SIDES = {
         "last, AdamW .012": {"optimizer": "adamw", "lr": 0.012},
         "last, patches": {"network": "patch"},
     },
+    "conditional": {
+        "last, guidance 1.25": {"guidance": 1.25},
+        "last, guidance 1.5": {"guidance": 1.5},
+        "last, guidance 2": {"guidance": 2.0},
+        "last, guidance 2 at levels .2 to .8": {"guidance": 2.0, "guidance_interval": [0.2, 0.8]},
+    },
 }
 SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
 SETTINGS |= ladder_gan.SETTINGS
+SETTINGS["conditional"] = SETTINGS["digits"].copy()
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
+SCORES += ["modes_covered", "mode_kl", "mode_share_min"]
 
 
 def rungs(data: str, model: str = "diffusion") -> dict[str, dict]:
     """Settings of the model by rung: each adds its change to the one before; sides change the last."""
     if model == "gan":
         return ladder_gan.rungs(data)
-    found, now = {}, dict(BEFORE)
+    found, now = {}, {} if data == "conditional" else dict(BEFORE)
     for name, change in STEPS[data].items():
         now = now | change
         found[name] = now
@@ -99,9 +113,11 @@ def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> d
     from imgloop.training.tasks import Task
 
     torch.set_num_threads(1)
-    size, channels = {"digits": (8, 1), "cifar16": (16, 3), **ladder_gan.SHAPES}[data]
+    size, channels = {"digits": (8, 1), "conditional": (8, 1), "cifar16": (16, 3), **ladder_gan.SHAPES}[data]
     x = np.random.default_rng(0).integers(0, 256, (1000, channels, size, size), np.uint8)
-    training = TrainingSet({REAL: Pool(x)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None]))
+    training = TrainingSet(
+        {REAL: Pool(x, np.arange(1000) % 10)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None])
+    )
     images = 128 * (64 if size == 8 else 16) // (4 if model == "gan" else 1)
     kind = GAN if model == "gan" else Diffusion
     rates: dict[str, list[float]] = {name: [] for name in chosen}
@@ -114,9 +130,20 @@ def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> d
     return {name: statistics.median(r[1:]) for name, r in rates.items()}
 
 
+def rates(data: str, model: str, chosen: dict[str, dict], path: Path) -> dict[str, float]:
+    """Images a CPU second of each rung, measured where the table at `path` does not have them."""
+    known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
+    new = {k: v for k, v in chosen.items() if k not in known}
+    known |= speeds(data, model, new) if new else {}
+    pd.Series(known, name="images").to_csv(path)
+    for name in chosen:
+        print(f"{name}: {known[name]:,.0f} images a CPU second")
+    return {name: known[name] for name in chosen}
+
+
 def trained(job: tuple) -> dict:
     """Generation 0 of one rung and seed: its scores, and the CPU seconds that it took in all."""
-    data, model, name, recipe, images, seconds, seed, out = job
+    data, model, name, recipe, images, seconds, seed, out, start = job
     import imgloop
 
     given = [
@@ -127,6 +154,7 @@ def trained(job: tuple) -> dict:
         f"seed={seed}",
         f"out={out}",
     ]
+    given += [] if start is None else [f'start="{start}"']
     study = data if model == "diffusion" else f"{data}-{model}"
     more = ["generations=1", "threads=1", "display=none", f"study={study}", "paradigm=replace"]
     began = time.process_time()
@@ -155,16 +183,18 @@ def table(rows: pd.DataFrame) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["diffusion", "gan"], default="diffusion")
-    parser.add_argument("--data", choices=list(ladder_gan.STEPS), default="digits")
+    parser.add_argument("--data", choices=list(dict.fromkeys([*STEPS, *ladder_gan.STEPS])), default="digits")
     parser.add_argument("--seconds", type=float, nargs="+", default=[25.0, 50.0])
+    parser.add_argument("--images", type=int, help="of every rung, in place of its speed times the seconds")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rungs", nargs="*", help="only these")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
     parser.add_argument("--out", default="ladder")
     parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.n=300")
     a = parser.parse_args(arguments)
-    if a.model == "diffusion" and a.data not in STEPS:
-        parser.error(f"--data {a.data} is for --model gan; for diffusion choose among {', '.join(STEPS)}")
+    own = STEPS if a.model == "diffusion" else ladder_gan.STEPS
+    if a.data not in own:
+        parser.error(f"--data {a.data}: with --model {a.model} choose among {', '.join(own)}")
     chosen = {k: v for k, v in rungs(a.data, a.model).items() if not a.rungs or k in a.rungs}
     if not chosen:
         parser.error(f"--rungs: choose among {', '.join(rungs(a.data, a.model))}")
@@ -172,24 +202,32 @@ def main(arguments: list[str] | None = None) -> int:
     files = a.data if a.model == "diffusion" else f"{a.data}-{a.model}"
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"speeds-{files}.csv"
-    known = pd.read_csv(path, index_col=0)["images"].to_dict() if path.exists() else {}
-    new = {k: v for k, v in chosen.items() if k not in known}
-    known |= speeds(a.data, a.model, new) if new else {}
-    pd.Series(known, name="images").to_csv(path)
-    for name in chosen:
-        print(f"{name}: {known[name]:,.0f} images a CPU second")
+    # guidance changes sampling alone: such a rung draws from the models of the last rung that is trained
+    sampled = {k: v for k, v in chosen.items() if "guidance" in v}
+    chosen = {k: v for k, v in chosen.items() if k not in sampled}
+    if a.images:
+        budgets = {(name, 0.0): a.images for name in chosen}
+    else:
+        measured = rates(a.data, a.model, chosen, out / f"speeds-{files}.csv")
+        budgets = {(name, s): int(rate * s) for s in a.seconds for name, rate in measured.items()}
     jobs = [
-        (a.data, a.model, name, recipe, int(known[name] * seconds), seconds, seed, str(out))
-        for seconds in a.seconds
+        (a.data, a.model, name, chosen[name], images, seconds, seed, str(out), None)
+        for (name, seconds), images in budgets.items()
         for seed in range(a.seeds)
-        for name, recipe in chosen.items()
     ]
     with get_context("fork").Pool(a.jobs, maxtasksperchild=20) as pool:
-        rows = pd.DataFrame(pool.map(trained, jobs, chunksize=1))
+        rows = pool.map(trained, jobs, chunksize=1)
+        jobs = [
+            (a.data, a.model, name, recipe, 0, row["seconds"], row["seed"], str(out), f"{row['folder']}/gen000")
+            for row in rows
+            for name, recipe in sampled.items()
+            if row["rung"] == [*chosen][-1]
+        ]
+        rows = pd.DataFrame(rows + pool.map(trained, jobs, chunksize=1))
     rows.to_csv(out / f"results-{files}.csv", index=False)
     for seconds, group in rows.groupby("seconds", sort=False):
-        print(f"\n{a.model}, {a.data}, {seconds:g} CPU seconds, {a.seeds} seeds\n\n{table(group)}")
+        budget = f"{a.images:,} images" if a.images else f"{seconds:g} CPU seconds"
+        print(f"\n{a.model}, {a.data}, {budget}, {a.seeds} seeds\n\n{table(group)}")
     return 0
 
 

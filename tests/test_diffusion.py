@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from imgloop.errors import UserError
+from imgloop.errors import Stopped, UserError
 from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
@@ -84,6 +84,30 @@ def test_chunk_and_residence_change_no_bit(tmp_path, monkeypatch):
         f = fitted(tmp_path / str(i), images=32 * 9, settings=TrainerSettings(resident_gib=resident_gib))
         samples.append(f.sample(4, seed=0).x)
     assert np.array_equal(samples[0], samples[1]) and np.array_equal(samples[0], samples[2])
+
+
+def test_flips_train_another_model_that_resumes_bit_by_bit(tmp_path):
+    """Interrupted after three of nine steps and resumed, as in one run."""
+
+    def task(name, flip, last=None):
+        steps = []
+        scratch = tmp_path / name
+        return Task(
+            *(0, 0, 32 * 9, "scratch", scratch),
+            progress=lambda done, total, **figures: steps.append(done),
+            stop=lambda: last is not None and len(steps) >= last,
+            chunk=1,
+            flip=flip,
+        )
+
+    model = Diffusion(widths=[8, 16], batch=32, sampler_steps=2)
+    plain, flipped = (
+        model.fit(training_set(), task(str(flip), flip), None).sample(4, seed=0).x for flip in (False, True)
+    )
+    with pytest.raises(Stopped):
+        model.fit(training_set(), task("parts", True, 3), None)
+    assert np.array_equal(model.fit(training_set(), task("parts", True), None).sample(4, seed=0).x, flipped)
+    assert not np.array_equal(plain, flipped)
 
 
 def test_ema_follows_its_recursion(tmp_path):

@@ -45,6 +45,19 @@ class Nearest(nn.Module):
         return x.flatten(1), parts[0] if self.channels == 1 else torch.stack(parts, 1)
 
 
+class Neighbour(Nearest):
+    """Classifies by the nearest training image."""
+
+    def __init__(self, real):
+        super().__init__(real)
+        self.images = torch.from_numpy(np.array(real.train.x)).flatten(1) / 127.5 - 1
+        self.classes = torch.from_numpy(np.array(real.train.y))
+
+    def forward(self, x):
+        distances = torch.cdist(x.flatten(1), self.images)
+        return x.flatten(1), -torch.stack([distances[:, self.classes == c].amin(1) for c in range(10)], 1)
+
+
 class WithRisk:
     """A generator whose loss on an image is the image's brightness, at two levels."""
 
@@ -116,6 +129,45 @@ def test_fresh_real_images_score_like_a_perfect_generator(digits, tmp_path):
     assert got.values["vendi"] == pytest.approx(null["vendi"], rel=0.05)
     assert got.values["modes_present"] == 10 and got.values["mode_share_min"] > 0.5
     assert got.notes["variance_within_classes"] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("features", ["neighbour", "random"])
+def test_a_perfect_generator_of_flipped_images_reads_its_null_values(digits, tmp_path, features):
+    """Fresh images, mirrored at random, score as the nulls predict; unmirrored ones do not, and neither do mirrored ones
+    against the plain data: digits have an orientation."""
+    x, y = np.asarray(digits.train.x), digits.train.y
+    data = changed_data(digits, train=Pool(x[400:], y[400:]))
+    flip = np.random.default_rng(5).random(400) < 0.5
+    perfect = Pool(np.where(flip[:, None, None, None], x[:400, ..., ::-1], x[:400]), y[:400])
+    mirrored = data.mirrored()
+    scored: dict[str, Any] = {}
+    for name, real in (("flipped", mirrored), ("plain", data)):
+        classifier = Extractor("neighbour", Neighbour(real))
+        random = extractors.random(real, tmp_path, "cpu")
+        scored[name] = build(real, tmp_path, classifier if features == "neighbour" else random)
+    evaluator = scored["flipped"]
+    got = evaluator(perfect, WithRisk())
+    null = got.notes["null"]
+    assert evaluator.protocol["flipped"] is True and "flipped" not in scored["plain"].protocol
+    assert evaluator.protocol_name != scored["plain"].protocol_name
+    assert got.notes["off_support_p"] > 0.01 and got.notes["ambiguity_p"] > 0.01
+    assert abs(got.values["tail_mass"] - 1) < 3 * null["tail_mass_sd"]
+    for name, tolerance in {"density": 0.1, "coverage": 0.05, "authenticity": 0.1, "variance_ratio": 0.1}.items():
+        assert got.values[name] == pytest.approx(null[name], abs=tolerance), name
+    assert abs(got.values["kd"]) < 3 * got.values["kd_sem"]
+    assert got.values["fd"] < 2 * evaluator.reference["fd"]
+    assert got.values["vendi"] == pytest.approx(null["vendi"], rel=0.05)
+    assert got.values["risk"] == pytest.approx(WithRisk().risk(data.heldout, 0).mean())  # brightness has no orientation
+    if features == "neighbour":
+        assert got.values["modes_present"] == 10 and got.values["mode_share_min"] > 0.5 * null["mode_share_min"]
+    for wrong in (evaluator(Pool(x[:400], y[:400])), scored["plain"](perfect)):
+        assert wrong.values["fd"] > 1.5 * got.values["fd"] and wrong.values["kd"] > 3 * wrong.values["kd_sem"]
+
+
+def test_copies_of_training_images_in_either_orientation_are_copies(digits, tmp_path):
+    evaluator = build(digits.mirrored(), tmp_path)
+    x = np.asarray(digits.train.x[:300])
+    assert [evaluator(Pool(images)).values["authenticity"] for images in (x, x[..., ::-1])] == [0, 0]
 
 
 def test_tail_risk_is_the_loss_of_the_rarest_tenth(evaluator, digits):

@@ -325,6 +325,49 @@ def test_measuring_again_needs_no_training_and_gives_the_same_digits(tmp_path):
         measure(folder.parent.parent, ["train.images=3"])
 
 
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["model.batch=200", "n_initial=150"], r"the 150 images of the training set of generation 0"),
+        (["model.batch=150", "paradigm=replace", "n_samples=20"], r"the 20 images of the training set of generation 1"),
+        (["model.widths=[80000,80000]"], r"[\d,]+ parameters takes [\d,.]+ GiB .* lower model\.widths"),
+        (["model=gan", "model.widths=[40000,40000]"], r"[\d,]+ parameters takes [\d,.]+ GiB .* lower model\.widths"),
+        (["model=gan", "model.blocks=65"], r"1 to 64"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained_ends_in_a_sentence_and_leaves_no_folder(tmp_path, settings, sentence):
+    small = [o for o in TINY if not o.startswith("model.") or settings[0].startswith("model.batch")]
+    with pytest.raises(UserError, match=sentence):
+        imgloop.run([*(o for o in small if o.partition("=")[0] != "n_samples"), f"out={tmp_path}", *settings])
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("model", ["diffusion", "gan"])
+def test_a_chain_with_flips_is_compared_with_mirrored_images(tmp_path, model):
+    """Flips are in the condition and the protocol, and what is measured again is compared alike."""
+    from imgloop.measure import measure
+
+    of = {"diffusion": ["model.widths=[8,16]", "model.sampler_steps=2"], "gan": ["model=gan", "model.widths=[8,8]"]}
+    small = [o for o in TINY if not o.startswith("model.")] + of[model]
+    plain, flipped = (
+        imgloop.run([*small, f"out={tmp_path}", "generations=1", f"study={s}", *more])
+        for s, more in (("plain", []), ("flipped", ["train.flip=true"]))
+    )
+    assert "train.flip=true" in flipped.folder.parent.name
+    a, b = (store.read_json(r.folder / "gen000" / "record.json") for r in (plain, flipped))
+    assert a["pool_hash"] != b["pool_hash"] and a["real"] == b["real"]
+    assert not np.isclose(plain.metrics["fd"][0], flipped.metrics["fd"][0])
+    (path,) = (flipped.folder / "gen000" / "scores").iterdir()
+    before = store.read_json(path)
+    assert before["protocol"]["flipped"] is True
+    assert measure(flipped.folder.parent.parent, ["features=pixels"], again=True) == path.stem
+    assert store.read_json(path) == before
+    with pytest.raises(UserError, match=r"train\.flip \(there True, now False\)|was made with other settings"):
+        flipped.folder.parent.rename(tmp_path / "flipped" / plain.folder.parent.name)
+        imgloop.run([*small, f"out={tmp_path}", "generations=1", "study=flipped"])
+
+
 @pytest.mark.nightly
 def test_memory_does_not_grow_with_generations(tmp_path):
     """Pools are memory-mapped: no array in memory holds an earlier generation's samples."""

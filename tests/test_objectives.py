@@ -1,5 +1,6 @@
 """The three objectives of diffusion models and their samplers, against closed forms and the loops of diffusers."""
 
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionModule
 from imgloop.models.objectives import DDPM, EDM, OBJECTIVES, Flow
 from imgloop.models.recipes import recipe
-from imgloop.models.samplers import draw, evaluations, guided
+from imgloop.models.samplers import draw, evaluations, guided, levels
 from imgloop.pool import REAL
 
 EACH = {
@@ -192,7 +193,88 @@ def test_guidance_moves_away_from_the_unlabelled_output():
     assert guided(network, y, 1, 3)(x, torch.zeros(2)).flatten().tolist() == [0, 1]
     assert guided(network, y, 2, 3)(x, torch.zeros(2)).flatten().tolist() == [-3, -1]  # 3 + 2 (y - 3)
     assert guided(network, y, 0, 3)(x, torch.zeros(2)).flatten().tolist() == [3, 3]
-    assert [evaluations("heun", 8), evaluations("ddim", 25, 2.0)] == [15, 50]
+    assert [evaluations(Flow(), "heun", 8), evaluations(DDPM(), "ddim", 25, 2.0)] == [15, 50]
+
+
+class Counting(torch.nn.Module):
+    """A network with labels that counts its evaluations by row."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.exact, self.rows = Exact(objective), 0
+
+    def forward(self, x, timestep, y):
+        self.rows += len(x)
+        return (self.exact(x, timestep) + 0.1 * y.view(-1, 1, 1, 1)).float()
+
+
+@pytest.mark.parametrize("name, sampler", PAIRS)
+def test_guidance_in_an_interval_of_noise_levels(name, sampler):
+    """All levels: full guidance; none: a conditional sample without guidance; else guidance at the levels inside."""
+    o, e, y = EACH[name], torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+    at = sorted(levels(o, sampler, 6))
+    middle = [at[1] * 1.01, at[-1] * 0.99]
+
+    def drawn(guidance, interval=None):
+        network = Counting(o)
+        x = draw(o, guided(network, y, guidance, 2, o, interval), e, sampler, 6)
+        assert network.rows == 2 * evaluations(o, sampler, 6, guidance, interval)
+        return x, network.rows // 2
+
+    (plain, n_plain), (full, n_full), (part, n_part) = drawn(1), drawn(2), drawn(2, middle)
+    assert torch.equal(drawn(2, [0, o.highest])[0], full) and n_full == 2 * n_plain == 2 * len(at)
+    between = next((a + b) / 2 for a, b in pairwise(at) if b > a * 1.1)
+    assert torch.equal(drawn(2, [between, between])[0], plain)
+    assert n_plain < n_part < n_full and not torch.equal(part, plain) and not torch.equal(part, full)
+
+
+@pytest.mark.parametrize("name, sampler", PAIRS)
+def test_the_level_of_a_timestep_is_the_one_that_it_was_made_from(name, sampler):
+    o = EACH[name]
+    s = o.quantiles(8)
+    assert torch.allclose(o.level(o.inputs(torch.zeros(8, 1, 2, 2), s)[1]), s, rtol=1e-5)
+    scheduler = o.scheduler(sampler)
+    scheduler.set_timesteps(6)
+    sigmas = {"flow": 1.0, "edm": o.highest}.get(name)  # of diffusers, in the same units
+    if sigmas is not None and sampler == "dpmpp":
+        assert np.allclose(levels(o, sampler, 6), scheduler.sigmas[:6], atol=1e-3)  # flow: whole timesteps
+
+
+def test_a_saved_model_keeps_its_guidance_interval(tmp_path):
+    data = training_set(labels=np.arange(64) % 3)
+    settings: dict[str, Any] = {"conditional": True, "guidance": 3.0, "network": "compact"}
+    whole, part = (fitted(tmp_path, data, **settings, guidance_interval=i) for i in (None, [0.3, 0.7]))
+    part.save(tmp_path / "model")
+    g = load(tmp_path / "model")
+    assert np.array_equal(part.sample(4, seed=1).x, g.sample(4, seed=1).x)
+    assert not np.array_equal(part.sample(4, seed=1).x, whole.sample(4, seed=1).x)
+    assert g.facts["nfe"] < whole.facts["nfe"] and g.facts["sampling"]["guidance_interval"] == [0.3, 0.7]
+    assert "guidance_interval" not in whole.description  # as before there were intervals
+    path = tmp_path / "model" / "imgloop.json"
+    path.write_text(path.read_text().replace("0.7", "[]"))
+    with pytest.raises(UserError, match=r"imgloop.json.*guidance_interval"):
+        load(tmp_path / "model")
+
+
+def test_edm_is_table_1_of_karras_2022():
+    """c_skip, c_out, c_in, c_noise and the weight of the loss; log-normal noise levels; sampling levels of equation
+    5."""
+    o, sd = EDM(), 0.5
+    g = torch.Generator().manual_seed(0)
+    s = o.levels(100_000, {"generator": g, "device": "cpu", "dtype": torch.double})
+    assert s.log().mean().item() == pytest.approx(-1.2, abs=0.02) and s.log().std().item() == pytest.approx(1.2, 0.01)
+    s = s[:64]
+    x, e, out = (torch.randn(64, 1, 2, 2, generator=g, dtype=torch.double) for _ in range(3))
+    sigma = s.view(-1, 1, 1, 1)
+    noised = x + sigma * e
+    scaled, c_noise = o.inputs(noised, s)
+    assert torch.allclose(scaled, noised / (sigma**2 + sd**2).sqrt()) and torch.allclose(c_noise, s.log() / 4)
+    denoised = sd**2 / (sigma**2 + sd**2) * noised + sigma * sd / (sigma**2 + sd**2).sqrt() * out
+    assert torch.allclose(o.noised(x, e, s), noised) and torch.allclose(o.denoised(noised, out, s), denoised)
+    weight = (sigma**2 + sd**2) / (sigma * sd) ** 2
+    assert torch.allclose(o.residual(x, e, s, out).square(), weight * (denoised - x).square())
+    steps = [(80 ** (1 / 7) + i / 9 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(10)]
+    assert np.allclose(o.grid(10), [*steps, 0])
 
 
 @pytest.mark.parametrize("name", ["flow", "edm", "v"])
@@ -264,6 +346,13 @@ def test_every_setting_of_conditional_models_has_an_effect(tmp_path, change):
         ({"label_drop": 0.5}, "conditional=true"),
         ({"labels": "real"}, "conditional=true"),
         ({"conditional": True, "guidance": 2.0, "label_drop": 0}, "label_drop above 0"),
+        ({"guidance_interval": [0.2, 0.8]}, "set model.guidance"),
+        ({"conditional": True, "guidance_interval": [0.2, 0.8]}, "set model.guidance"),
+        *(
+            ({"conditional": True, "guidance": 2.0, "guidance_interval": i}, r"two noise levels.*from 0 to 1,")
+            for i in ([0.8, 0.2], [0.2, 1.5], [-1, 0.5], [0.5], 0.5, [True, False], [0.1, float("nan")])
+        ),
+        ({"objective": "ddpm", "conditional": True, "guidance": 2.0, "guidance_interval": [0, 1000]}, "0 to 999"),
         ({"bias": 0}, "above 0"),
         ({"objective": "ddpm", "sampler_steps": 1001}, "1 to 1000"),
     ],

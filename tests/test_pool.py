@@ -245,6 +245,24 @@ def test_epochs_generations_and_seeds_are_shuffled_differently():
     assert len(orders) == 12
 
 
+@pytest.mark.parametrize("resident", [0, 1e9])
+def test_flips_mirror_half_of_the_images_and_depend_on_seed_generation_and_step_alone(resident):
+    x = np.random.default_rng(0).integers(0, 256, (64, 3, 4, 4), np.uint8)
+    training = TrainingSet({REAL: Pool(x, np.arange(64))}, Mix(np.full((64, 1), REAL), np.arange(64)[:, None]))
+
+    def mirrored(seed, t, k, resident):
+        plain, y = Batches(training, seed, t, 64, labelled=True)(k)
+        flipped, labels = Batches(training, seed, t, 64, resident=resident, labelled=True, flip=True)(k)
+        unchanged = (flipped == plain).flatten(1).all(1)
+        assert torch.equal(flipped[~unchanged], plain[~unchanged].flip(3)) and torch.equal(y, labels)
+        return tuple((~unchanged).tolist())
+
+    keys = [(seed, t, k) for seed in (0, 1) for t in (0, 1) for k in range(5)]
+    masks = [mirrored(*key, resident) for key in keys]
+    assert len(set(masks)) == len(keys) and abs(np.mean(masks) - 0.5) < 0.06
+    assert masks == [mirrored(*key, 0) for key in keys]
+
+
 def test_a_shuffle_is_uniform():
     """Sample 0 is at each position of an epoch of 8 equally often."""
     batches = Batches(plain_set(8), 0, 0, 8)

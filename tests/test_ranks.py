@@ -34,16 +34,16 @@ def chain(out: Path) -> Path:
 
 @pytest.mark.parametrize("model", ["diffusion", pytest.param("gan", marks=pytest.mark.nightly)])
 def test_two_devices_give_the_results_of_one_to_rounding(tmp_path, model):
-    for devices in (1, 2):
+    for count in (1, 2):
         settings = [
             *TINY,
             *MODELS[model],
             "generations=2",
-            f"trainer.devices={devices}",
-            f"out={tmp_path / str(devices)}",
+            f"trainer.devices={count}",
+            f"out={tmp_path / str(count)}",
         ]
         imgloop.run(settings)
-    one, two = (chain(tmp_path / str(devices)) for devices in (1, 2))
+    one, two = (chain(tmp_path / str(count)) for count in (1, 2))
     for generation in ("gen000", "gen001"):
         a, b = (load_file(f / generation / "pool.safetensors")["x"].astype(int) for f in (one, two))
         assert np.abs(a - b).max() <= 2 and (a != b).mean() < 0.02

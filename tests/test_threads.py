@@ -41,6 +41,7 @@ class Timed:
 def chosen(monkeypatch, model, most=2):
     class Chain:
         done, trainer, stop = 0, None, staticmethod(lambda: False)
+        display = type("Display", (), {"say": staticmethod(lambda text: None)})
 
         class settings:
             images = staticmethod(lambda t: 64)
@@ -63,6 +64,14 @@ def test_the_trial_takes_the_faster_number_and_avoids_erratic_steps(monkeypatch)
     # two threads are faster in most steps, and wait for each other in some
     assert chosen(monkeypatch, Timed(lambda n, k: 0.003 if n == 1 else 0.02 if k % 3 == 2 else 0.001)) == 1
     assert chosen(monkeypatch, Timed(lambda n, k: 0.0005 / n, reports=False)) == 2  # as a whole
+
+
+def test_a_trial_that_would_not_end_is_given_up(monkeypatch):
+    """A model that reports no steps, and whose fit takes far too long, is fitted once."""
+    monkeypatch.setattr(threads, "TOO_LONG", 0.05)
+    fits = []
+    model = Timed(lambda n, k: fits.append(n) or 0.004, reports=False)
+    assert chosen(monkeypatch, model, most=3) == 3 and fits == [3] * 40
 
 
 def test_a_study_keeps_the_number_and_its_chains_share_generation_0(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FIGURES = 200 << 10  # bytes of a generation's pictures and records
 CHECKPOINTS = 4  # sizes of a model that a checkpoint has
+LARGEST_DEFAULT = 128  # images in a batch, where none is given
 TRIAL_SECONDS = 1.0  # about how long each half of the trial may take
 TRIAL_SHARE = 0.05  # of the training to come, which a short chain's trial may not exceed
 STAGES = ("train", "sample", "measure", "write")
@@ -67,7 +68,21 @@ class Plan:
         for t in range(first, generations):
             mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
             sizes[t] = curation.released(samples[t - first])
-        return replace(plan, trained_on=tuple(mixes))
+        plan = replace(plan, trained_on=tuple(mixes))
+        if chain.settings.part("model").ours:
+            plan.check_batch(chain.settings.config["model"].get("batch"))
+        return plan
+
+    def check_batch(self, batch: int | None) -> None:
+        """Raise UserError for a batch larger than a training set to come, and than any default."""
+        smallest = min(self.trained_on)
+        if batch is not None and batch > max(smallest, LARGEST_DEFAULT):
+            t = self.first + self.trained_on.index(smallest)
+            raise UserError(
+                f"model.batch={batch} is more than the {smallest} images of the training set of generation {t}: a step "
+                "would see images twice; lower it.",
+                "model.batch",
+            )
 
     def timed(self, chain: Chain, model: Any, evaluator: Any, trainer: Any) -> Plan:
         """The plan with rates from a short fit and a short draw on this machine, whose results are thrown away."""

@@ -25,6 +25,7 @@ MOST = torch.get_num_threads()  # PyTorch's own default, which the environment o
 SECONDS = 0.4  # of each fit of the trial
 STEPS = 12  # optimiser steps, at least, that each fit of the trial takes, unless LONGEST is over
 LONGEST = 20.0  # seconds of a fit of the trial
+TOO_LONG = 2 * LONGEST  # of a fit, which ends between two steps
 ROUNDS = 2
 GAIN = 1.05  # what a larger number must gain
 QUANTILE = 0.8  # of the durations of steps: it grows before the median does where other programs use the cores
@@ -70,13 +71,17 @@ def counts() -> list[int]:
 
 def trial(model: Any, real: Any, chain: Chain) -> dict[int, float]:
     """Seconds of a training step by number of threads: a high quantile over a few fits, all numbers in turn. A model
-    that reports no steps is timed as a whole."""
+    that reports no steps is timed as a whole. Where one fit takes far too long, the most threads are used untried."""
     data = first_rows(real.train, 512)
-    durations: dict[int, list[float]] = {n: [] for n in counts()}
+    durations: dict[int, list[float]] = {n: [] for n in reversed(counts())}
     for _ in range(ROUNDS):
         for n in durations:
             torch.set_num_threads(n)
+            began = time.perf_counter()
             durations[n] += steps(model, data, chain)
+            if time.perf_counter() - began > TOO_LONG:
+                chain.display.say(f"training steps are too slow to be timed: using {MOST} threads (threads=N: N)")
+                return {MOST: float(np.quantile(durations[n], QUANTILE))}
     return {n: float(np.quantile(d, QUANTILE)) for n, d in durations.items()}
 
 

@@ -16,7 +16,7 @@ from imgloop.config.fork import Fork
 from imgloop.config.settings import STARTS, Settings
 from imgloop.curation import Released
 from imgloop.errors import UserError
-from imgloop.guards import guarded, user_measures
+from imgloop.guards import check_flips, guarded, user_measures
 from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
@@ -113,10 +113,12 @@ class Chain(ChainFolder):
 
         model = guarded(self.settings.part("model"), self.settings.build("model"))
         model.check(real, plan.images)
+        check_flips(self.settings, model)
         use_threads(self, model, real)
         progress, device = self.display.reading("training the classifier"), self.trainer.device
-        extractor = self.settings.build("features", real=real, shared=self.shared, device=device, progress=progress)
-        evaluator = Evaluator(extractor, real, self.shared, measures=user_measures(self.settings))
+        compared = real.mirrored() if self.flip else real
+        extractor = self.settings.build("features", real=compared, shared=self.shared, device=device, progress=progress)
+        evaluator = Evaluator(extractor, compared, self.shared, measures=user_measures(self.settings))
         self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
         return Parts(paradigm, curation, correction, model, evaluator, real, n_drawn, plan, evaluator.extractor)
 
@@ -191,6 +193,11 @@ class Chain(ChainFolder):
                 )
 
     @property
+    def flip(self) -> bool:
+        """Whether training images are mirrored at random, and those that scores compare with."""
+        return self.settings.config["train"]["flip"]
+
+    @property
     def trainer(self) -> TrainerSettings:
         return TrainerSettings(**self.settings.config["trainer"])
 
@@ -206,7 +213,8 @@ class Chain(ChainFolder):
             self.log.loss(t, images, loss)
 
         images = int(self.settings.images(t))
-        return Task(t, self.seed_number, images, start, scratch, progress, self.stop, self.trainer, on_loss)
+        common = progress, self.stop, self.trainer, on_loss
+        return Task(t, self.seed_number, images, start, scratch, *common, flip=self.flip)
 
     def fitted(self, t: int, model, data: TrainingSet) -> Fit:
         """f_t: fitted now, resumed from an interrupted fit, or for t = 0 taken from the study's shared folder."""
@@ -273,6 +281,7 @@ class Chain(ChainFolder):
                 "seed": self.seed_number,
                 "start": c["start"] if self.start_folder is None else store.file_hash(self.start_folder),
                 "images": s.images(0),
+                **({"flip": True} if self.flip else {}),
                 "real": self.real_key,
                 "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
                 "code": {k: v for k, v in s.code.items() if k.startswith("code of model")},

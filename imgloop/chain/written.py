@@ -67,6 +67,7 @@ def describe(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Re
         "real_share": shares.get(REAL, 0.0),
         "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
         "train_images": s.images(t),
+        **({"flip": True} if chain.flip else {}),
         "images_seen": facts.get("images_seen"),
         "start": s.config["start"],
         "nfe": facts.get("nfe"),

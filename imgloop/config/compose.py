@@ -38,6 +38,7 @@ class Train:
     """How much training a generation gets."""
 
     images: Any = 100_000  # training images a generation sees, whatever the size of its mix; a number or schedule
+    flip: bool = False  # whether training images are mirrored at random
 
 
 @dataclass

@@ -29,7 +29,8 @@ class Facts:
     class. warning: a sentence for the user. near_duplicates, exact_duplicates: held-out images with a training image
     within near_duplicate_rms grey levels (root mean square), or equal to one. ignored: files of other kinds by
     extension. unused: images of further test parts by folder. skipped, skipped_first: number and first names of broken
-    files. reference, split: the images that `python -m imgloop.metrics` compares with, and whether it split them off.
+    files. flipped: whether the images are `RealData.mirrored`. reference, split: the images that `python -m
+    imgloop.metrics` compares with, and whether it split them off.
     extra: facts of a user's own source.
     """
 
@@ -55,6 +56,7 @@ class Facts:
     unused: dict[str, int] | None = None
     skipped: int | None = None
     skipped_first: list[str] | None = None
+    flipped: bool | None = None
     reference: str | None = None
     split: bool | None = None
     warning: str | None = None
@@ -95,6 +97,24 @@ class RealData:
     heldout: Pool
     classes: tuple[str, ...] | None
     facts: Facts
+
+    def mirrored(self) -> RealData:
+        """The real data that a generator trained with `train.flip=true` is compared with.
+
+        Each held-out image is mirrored horizontally with probability 1/2: they stay independent draws from the
+        distribution that is learned, so that null values hold. Training images come in both orientations, since samples
+        may be copies of either.
+        """
+        mirror = np.random.default_rng(seed_of("flip")).random(len(self.heldout)) < 0.5
+        heldout, train = np.array(self.heldout.x), np.asarray(self.train.x)
+        heldout[mirror] = heldout[mirror, ..., ::-1]
+        labels = None if self.train.y is None else np.concatenate([self.train.y] * 2)
+        return RealData(
+            Pool(np.concatenate([train, train[..., ::-1]]), labels),
+            Pool(heldout, self.heldout.y),
+            self.classes,
+            replace(self.facts, flipped=True),
+        )
 
     def check_classes(self) -> None:
         """Raise UserError unless every class has a training image, which a class-conditional model needs."""

@@ -146,6 +146,8 @@ class Evaluator:
             "n_thresholds": 0 if self.tails is None else len(self.tails.b),
             **extractor.facts,
         }
+        if real.facts.flipped:
+            self.protocol["flipped"] = True
         if self.measures:
             self.protocol["measures"] = [m.info.to_dict() for m in self.measures.values()]
         self.reference = self.real_against_real()
@@ -163,7 +165,9 @@ class Evaluator:
         return (
             f"measuring by {self.extractor.name} features"
             + (f" (held-out accuracy {accuracy:.1%})" if accuracy else "")
-            + f" against {len(self.real.heldout):,} held-out images; real against real: fd {self.reference['fd']:.3g}"
+            + f" against {len(self.real.heldout):,} held-out images"
+            + (", mirrored at random" if self.real.facts.flipped else "")
+            + f"; real against real: fd {self.reference['fd']:.3g}"
             + f" (halves of the held-out set), {self.reference['fd_train']:.3g} (training set against held-out)"
             + (f"; warning: {self.protocol['warning']}" if "warning" in self.protocol else "")
         )

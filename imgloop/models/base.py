@@ -17,7 +17,6 @@ from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.training.memory import in_parts
 
-LARGEST_DEFAULT = 128  # images in a batch, where none is given
 CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
 
 
@@ -64,7 +63,7 @@ def sampling(description: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of sampling in a description: bias and, if they apply, labels, sampler, guidance."""
     keys = ["bias", "sampler", "sampler_steps"]
     if description["label_frequencies"] is not None:
-        keys += ["guidance", "labels", "label_frequencies"]
+        keys += ["guidance", "guidance_interval", "labels", "label_frequencies"]
     return {k: description[k] for k in keys if k in description}
 
 
@@ -141,19 +140,14 @@ def check_description(description: Any, path: Path, needed: Iterable[str]) -> di
 
 
 def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:
-    """Raise UserError for a budget under one batch, for a batch larger than the real data and than any default or that
-    the devices cannot share, and for real data without the classes that `conditional` needs."""
+    """Raise UserError for a budget under one batch, for a batch that the devices cannot share, and for real data
+    without the classes that `conditional` needs."""
     for budget in images:
         if 0 < budget < batch:
             raise UserError(
                 f"train.images={budget} is less than one batch of {batch}: raise train.images or lower model.batch.",
                 "train.images",
             )
-    if batch > max(n := len(real.train), LARGEST_DEFAULT):
-        raise UserError(
-            f"model.batch={batch} is more than the {n} real training images: a step would see images twice; lower it.",
-            "model.batch",
-        )
     if batch % (devices := ranks.count()):
         raise UserError(
             f"model.batch={batch} cannot be divided among {devices} devices: choose a multiple of {devices}.",

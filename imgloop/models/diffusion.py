@@ -34,6 +34,7 @@ from imgloop.models.recipes import Recipe, recipe
 from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
+from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
 from imgloop.training.trainer import Trained, fit
 
@@ -67,7 +68,8 @@ class DiffusionGenerator(Generator):
     def facts(self) -> dict[str, Any]:
         """Training images seen, network evaluations a sample (NFE) and the settings of sampling."""
         d = self.description
-        nfe = evaluations(d["sampler"], d["sampler_steps"], d["guidance"])
+        interval = d.get("guidance_interval")
+        nfe = evaluations(self.objective, d["sampler"], d["sampler_steps"], d["guidance"], interval)
         return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d)}
 
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
@@ -78,7 +80,8 @@ class DiffusionGenerator(Generator):
         d = self.description
 
         def images_of(latents: Tensor, labels: Tensor | None) -> Tensor:
-            predict = guided(self.network, labels, d["guidance"], len(d["label_frequencies"] or ()))
+            classes, interval = len(d["label_frequencies"] or ()), d.get("guidance_interval")
+            predict = guided(self.network, labels, d["guidance"], classes, self.objective, interval)
             return draw(self.objective, predict, latents, d["sampler"], d["sampler_steps"])
 
         return sample_images(images_of, n, (d["channels"], d["size"], d["size"]), d, self.device, seed, y, progress)
@@ -145,6 +148,8 @@ class DiffusionGenerator(Generator):
         kind = d["objective"].get("kind") if isinstance(d["objective"], dict) else None
         if not isinstance(kind, str) or kind not in OBJECTIVES or d["sampler"] not in OBJECTIVES[kind].samplers:
             raise store.damaged(path, "does not describe an objective and its sampler")
+        if (interval := d.get("guidance_interval")) is not None and not is_interval(interval):
+            raise store.damaged(path, f"has guidance_interval {str(interval)[:40]}, which is not two noise levels")
         try:
             network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
         except (UserError, TypeError, ValueError) as e:
@@ -184,9 +189,10 @@ class Diffusion(Model):
     bias: float = setting(1.0, above=0)
     labels: str = setting("training", choices=("training", "real"))
     guidance: float = setting(1.0, low=0)
+    guidance_interval: Sequence[float] | None = None
     label_drop: float = setting(0.1, low=0, below=1)
 
-    weighted = True
+    weighted = flips = True
 
     def __post_init__(self):
         check_settings(self, "model")
@@ -228,7 +234,24 @@ class Diffusion(Model):
                 "model.guidance needs a model that is also trained without labels: set model.label_drop above 0.",
                 "model.label_drop",
             )
+        if self.guidance_interval is not None:
+            self.check_interval(self.guidance_interval, OBJECTIVES[self.objective]().highest)
         check_widths_list(self.widths)
+
+    def check_interval(self, interval: Any, highest: float) -> None:
+        """Raise UserError unless `interval` is two levels [low, high] of the objective, and there is guidance."""
+        if self.guidance == 1:
+            raise UserError(
+                "model.guidance_interval has no effect without guidance: set model.guidance above 1, with "
+                "model.conditional=true, or leave it out.",
+                "model.guidance_interval",
+            )
+        if not (is_interval(interval) and interval[1] <= highest):
+            raise UserError(
+                f"model.guidance_interval={interval}: give two noise levels [low,high] of "
+                f"model.objective={self.objective}, from 0 to {highest:g}, or null for all.",
+                "model.guidance_interval",
+            )
 
     def recipe(self, size: int) -> Recipe:
         """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
@@ -252,7 +275,9 @@ class Diffusion(Model):
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
-        build_network(r.network, size, channels, self.widths and tuple(self.widths))
+        with torch.device("meta"):
+            network = build_network(r.network, size, channels, self.widths and tuple(self.widths))
+        check_fits([network], "model.widths")
 
     def fit(self, data: TrainingSet, task: Task, previous: DiffusionGenerator | None) -> DiffusionGenerator:
         """Train on `data` for the task's images; `start` says whether from `previous` (its averaged weights) or
@@ -266,7 +291,7 @@ class Diffusion(Model):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
             network = build_network(r.network, size, channels, self.widths and tuple(self.widths), embeddings)
         resident = task.trainer.resident_gib * 2**30
-        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional)
+        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional, task.flip)
         if task.trainer.channels_last:
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         drop = (self.label_drop if self.conditional else 0.0, len(frequencies or ()))
@@ -302,6 +327,8 @@ class Diffusion(Model):
             "trained_images": steps * r.batch,
             "trained_on": n,
         }
+        if self.guidance_interval is not None:
+            description["guidance_interval"] = [float(s) for s in self.guidance_interval]
         return DiffusionGenerator(module.ema, description, device, training, trained.history)
 
     def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task, settings: dict) -> None:
@@ -330,6 +357,12 @@ class Diffusion(Model):
 
     def load(self, folder: Path, device: str = "cpu") -> DiffusionGenerator:
         return DiffusionGenerator.load(folder, device)
+
+
+def is_interval(value: Any) -> bool:
+    """Whether a value is two ascending noise levels [low, high]."""
+    numbers = isinstance(value, list | tuple) and len(value) == 2 and all(type(s) in (int, float) for s in value)
+    return numbers and 0 <= value[0] <= value[1]
 
 
 def scale_of(data: TrainingSet) -> float:

@@ -32,6 +32,7 @@ from imgloop.models.networks import check_widths_list
 from imgloop.models.recipes import GANRecipe, gan_recipe
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
+from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
 from imgloop.training.trainer import Trained, fit
 
@@ -115,7 +116,7 @@ class GAN(contracts.Model):
     """The model as configured (conf/model/gan.yaml, which says what each setting is)."""
 
     widths: Sequence[int] | None = None
-    blocks: int = setting(1, low=1)
+    blocks: int = setting(1, low=1, high=64)
     conditional: bool = setting(False)
     labels: str = setting("training", choices=("training", "real"))
     batch: int | None = setting(None, kind=int, low=2)
@@ -124,7 +125,7 @@ class GAN(contracts.Model):
     ema: float | None = setting(None, kind=float, low=0, below=1)
     bias: float = setting(1.0, above=0)
 
-    weighted = True
+    weighted = flips = True
 
     def __post_init__(self):
         check_settings(self, "model")
@@ -142,10 +143,11 @@ class GAN(contracts.Model):
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
         """Raise UserError for images or a budget that this model cannot be trained with."""
-        size = real.train.x.shape[-1]
-        r = self.recipe(size)
-        check_images(r.batch, self.conditional, real, images)
-        check_widths(size, self.widths)
+        channels, size = real.train.x.shape[1:3]
+        check_images(self.recipe(size).batch, self.conditional, real, images)
+        sizes = {"size": size, "channels": channels, "widths": check_widths(size, self.widths), "blocks": self.blocks}
+        with torch.device("meta"):
+            check_fits(networks_of(sizes | {"label_frequencies": None}), "model.widths")
 
     def fit(self, data: TrainingSet, task: Task, previous: GANGenerator | None) -> GANGenerator:
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
@@ -168,7 +170,7 @@ class GAN(contracts.Model):
             torch.manual_seed(store.seed_of(task.seed, task.t, "init"))
             generator, discriminator = networks_of(description)
         resident = task.trainer.resident_gib * 2**30
-        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional)
+        batches = Batches(data, task.seed, task.t, r.batch, device, resident, self.conditional, task.flip)
         if task.trainer.channels_last:
             for network in (generator, discriminator):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -78,7 +78,12 @@ def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) 
 
 
 class Embedded(nn.Module):
-    """A network with an embedding of timestep and label, of `width` numbers."""
+    """A U-Net with an embedding of timestep and label, of `width` numbers."""
+
+    down: nn.ModuleList
+    middle: nn.Module
+    joins: nn.ModuleList  # of what comes from below and the skip connection, before each block of `up`
+    up: nn.ModuleList
 
     def __init__(self, width: int, classes: int):
         super().__init__()
@@ -98,6 +103,19 @@ class Embedded(nn.Module):
             e = F.silu(e + self.label(label))
         return e
 
+    def levels(self, h: Tensor, e: Tensor) -> Tensor:
+        """Down the resolution levels and up again with the skip connections; h (B, C, S, S) at the first level."""
+        skips = []
+        for level, block in enumerate(self.down):
+            h = block(F.avg_pool2d(h, 2) if level else h, e)
+            skips.append(h)
+        h = self.middle(h, e)
+        for level, (join, block) in reversed(list(enumerate(zip(self.joins, self.up)))):
+            h = block(join(torch.cat((h, skips.pop()), 1)), e)
+            if level:
+                h = F.interpolate(h, scale_factor=2.0)
+        return h
+
 
 class CompactUNet(Embedded):
     """A residual U-Net with FiLM timestep embedding and one block per level and direction: half the parameters of
@@ -113,6 +131,7 @@ class CompactUNet(Embedded):
         self.down = nn.ModuleList(Block(a, b, embed) for a, b in zip(before, widths))
         self.middle = Block(widths[-1], widths[-1], embed)
         # Each block takes b channels from below and b from the skip connection.
+        self.joins = nn.ModuleList(nn.Identity() for _ in widths)
         self.up = nn.ModuleList(Block(b + b, a, embed) for a, b in zip(before, widths))
         last = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), last)
@@ -121,16 +140,7 @@ class CompactUNet(Embedded):
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, size, size) float; timestep (B,) in [0, 1000], as in diffusers; label (B,) int64 or None."""
         e = self.embedding(timestep, label)
-        h, skips = self.enter(x), []
-        for level, block in enumerate(self.down):
-            h = block(F.avg_pool2d(h, 2) if level else h, e)
-            skips.append(h)
-        h = self.middle(h, e)
-        for level, block in reversed(list(enumerate(self.up))):
-            h = block(torch.cat((h, skips.pop()), 1), e)
-            if level:
-                h = F.interpolate(h, scale_factor=2.0)
-        return self.leave(h)
+        return self.leave(self.levels(self.enter(x), e))
 
 
 class PatchUNet(Embedded):
@@ -161,16 +171,7 @@ class PatchUNet(Embedded):
         """As `CompactUNet.forward`."""
         e = self.embedding(timestep, label)
         fine = self.stem(x)
-        h, skips = self.enter(F.pixel_unshuffle(fine, 2)), []
-        for level, block in enumerate(self.down):
-            h = block(F.avg_pool2d(h, 2) if level else h, e)
-            skips.append(h)
-        h = self.middle(h, e)
-        for level, (join, block) in reversed(list(enumerate(zip(self.joins, self.up)))):
-            h = block(join(torch.cat((h, skips.pop()), 1)), e)
-            if level:
-                h = F.interpolate(h, scale_factor=2.0)
-        h = F.pixel_shuffle(self.leave(h), 2)
+        h = F.pixel_shuffle(self.leave(self.levels(self.enter(F.pixel_unshuffle(fine, 2)), e)), 2)
         return self.out(self.last(self.join(torch.cat((fine, h), 1)), e))
 
 

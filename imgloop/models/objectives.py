@@ -8,6 +8,7 @@ derivative for sampling. The three objectives have the same methods; a level is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 STEPS = 1000  # noise levels of ddpm, and the range of timesteps
+Predict = Callable[[Tensor, Tensor], Tensor]  # (scaled image, timestep (B,)) -> output of the network
 
 
 def per_image(level: Tensor, x: Tensor) -> Tensor:
@@ -37,6 +39,7 @@ class Flow:
     mean: float = 0.0
     sigma_data: float | None = None
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "dpmpp")
+    highest: ClassVar[float] = 1.0  # level
     first_scale: ClassVar[float] = 1.0  # standard deviation of the noise at the first level of the grid
 
     def levels(self, n: int, like: dict) -> Tensor:
@@ -74,6 +77,10 @@ class Flow:
         """The inputs of the network: the scaled noised image, and the timestep (B,)."""
         return (x if self.sigma_data is None else self.scales(s, x)[2] * x), s * STEPS
 
+    def level(self, timestep: Tensor) -> Tensor:
+        """The levels (B,) of timesteps, as `inputs` gives them to the network."""
+        return timestep / STEPS
+
     def denoised(self, x: Tensor, out: Tensor, s: Tensor) -> Tensor:
         """The estimate of x_0 from a noised image and the network's output."""
         return x - per_image(s, x) * self.derivative(x, out, s)
@@ -92,6 +99,17 @@ class Flow:
     def quantiles(self, n: int) -> Tensor:
         """n levels at which the held-out loss is measured, in float32 (n,)."""
         return (torch.arange(n) + 0.5) / n
+
+    def for_scheduler(self, predict: Predict) -> Predict:
+        """`predict` as the schedulers of diffusers expect it: of a preconditioned flow, v for the unscaled image."""
+        if self.sigma_data is None:
+            return predict
+
+        def velocity(x: Tensor, timestep: Tensor) -> Tensor:
+            s = self.level(timestep)
+            return self.derivative(x, predict(*self.inputs(x, s)), s)
+
+        return velocity
 
     def scheduler(self, sampler: str):
         """The scheduler of diffusers for the same path and sampler, which is saved with a model."""
@@ -114,6 +132,10 @@ class EDM:
     sigma_max: float = 80.0
     rho: float = 7.0
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "dpmpp")
+
+    @property
+    def highest(self) -> float:
+        return self.sigma_max
 
     @property
     def first_scale(self) -> float:
@@ -140,6 +162,9 @@ class EDM:
     def inputs(self, x, s):
         return per_image(self.scales(s)[2], x) * x, s.log() / 4  # c_noise
 
+    def level(self, timestep):
+        return (4 * timestep).exp()
+
     def denoised(self, x, out, s):
         c_skip, c_out, _ = (per_image(c, x) for c in self.scales(s))
         return c_skip * x + c_out * out
@@ -154,6 +179,9 @@ class EDM:
 
     def quantiles(self, n):
         return torch.exp(self.p_mean + self.p_std * torch.special.ndtri((torch.arange(n) + 0.5) / n))
+
+    def for_scheduler(self, predict):
+        return predict
 
     def scheduler(self, sampler):
         from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
@@ -172,6 +200,7 @@ class DDPM:
 
     prediction: str = "v"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "dpmpp")
+    highest: ClassVar[float] = STEPS - 1
 
     @cached_property
     def alphas(self) -> Tensor:
@@ -200,12 +229,18 @@ class DDPM:
     def inputs(self, x, s):
         return x, s
 
+    def level(self, timestep):
+        return timestep
+
     def denoised(self, x, out, s):
         a, b = self.scales(s, x)
         return a * x - b * out if self.prediction == "v" else (x - b * out) / a
 
     def quantiles(self, n):
         return ((torch.arange(n) + 0.5) / n * STEPS).floor()
+
+    def for_scheduler(self, predict):
+        return predict
 
     def scheduler(self, sampler):
         from diffusers import DDIMScheduler, DPMSolverMultistepScheduler

@@ -3,17 +3,16 @@ schedulers of diffusers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from imgloop.models.objectives import STEPS as TIMESTEPS
-from imgloop.models.objectives import Flow
+from imgloop.models.objectives import Predict
 
+ROUNDING = 1e-3  # of a level, relative, that comes back from a timestep in float32
 STEPS = {"heun": 8, "euler": 16, "dpmpp": 12, "ddim": 25}  # defaults
-Predict = Callable[[Tensor, Tensor], Tensor]  # (scaled image, timestep (B,)) -> output of the network
 
 
 def output(network: nn.Module, x: Tensor, timestep: Tensor, y: Tensor | None) -> Tensor:
@@ -22,11 +21,22 @@ def output(network: nn.Module, x: Tensor, timestep: Tensor, y: Tensor | None) ->
     return getattr(out, "sample", out)
 
 
-def guided(network: nn.Module, y: Tensor | None, guidance: float, null: int) -> Predict:
-    """Classifier-free guidance (Ho & Salimans 2022): out = out_null + guidance (out_y - out_null); 1 means none."""
+def guided(
+    network: nn.Module,
+    y: Tensor | None,
+    guidance: float,
+    null: int,
+    objective=None,
+    interval: Sequence[float] | None = None,
+) -> Predict:
+    """Classifier-free guidance (Ho & Salimans 2022): out = out_null + guidance (out_y - out_null); 1 means none.
+
+    `interval`: the levels [low, high] of `objective` at which to guide, at the cost of a second evaluation
+    (Kynkaanniemi et al. 2024, arXiv 2404.07724); None: all.
+    """
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
-        if guidance == 1 or y is None:
+        if guidance == 1 or y is None or (interval and not within(objective.level(timestep[0]).item(), interval)):
             return output(network, x, timestep, y)
         both = output(network, x.repeat(2, 1, 1, 1), timestep.repeat(2), torch.cat((y, torch.full_like(y, null))))
         labelled, unlabelled = both.chunk(2)
@@ -35,24 +45,18 @@ def guided(network: nn.Module, y: Tensor | None, guidance: float, null: int) -> 
     return predict
 
 
+def within(level: float, interval: Sequence[float]) -> bool:
+    """Whether a level, known to float32, is in [low, high]."""
+    low, high = interval
+    return low * (1 - ROUNDING) <= level <= high * (1 + ROUNDING)
+
+
 @torch.inference_mode()
 def draw(objective, predict: Predict, latents: Tensor, sampler: str, steps: int) -> Tensor:
     """Images (B, C, H, W), with values of about -1 to 1, from standard normal latents of that shape."""
     if sampler in ("euler", "heun"):
         return integrate(objective, predict, latents * objective.first_scale, sampler, steps)
-    return scheduled(objective.scheduler(sampler), plain(objective, predict), latents, steps)
-
-
-def plain(objective, predict: Predict) -> Predict:
-    """What a scheduler of diffusers expects of a network: of a preconditioned flow, v for the unscaled image."""
-    if not isinstance(objective, Flow) or objective.sigma_data is None:
-        return predict
-
-    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-        level = timestep / TIMESTEPS
-        return objective.derivative(x, predict(*objective.inputs(x, level)), level)
-
-    return velocity
+    return scheduled(objective.scheduler(sampler), objective.for_scheduler(predict), latents, steps)
 
 
 @torch.inference_mode()
@@ -88,6 +92,19 @@ def scheduled(scheduler, predict: Predict, latents: Tensor, steps: int) -> Tenso
     return x
 
 
-def evaluations(sampler: str, steps: int, guidance: float = 1.0) -> int:
+def levels(objective, sampler: str, steps: int) -> list[float]:
+    """The noise levels at which a sampler evaluates the network, in order."""
+    if sampler not in ("euler", "heun"):
+        scheduler = objective.scheduler(sampler)
+        scheduler.set_timesteps(steps)
+        return objective.level(scheduler.timesteps).tolist()
+    first, *later = objective.grid(steps)[:-1]
+    return [first, *(s for s in later for _ in range(2 if sampler == "heun" else 1))]
+
+
+def evaluations(
+    objective, sampler: str, steps: int, guidance: float = 1.0, interval: Sequence[float] | None = None
+) -> int:
     """Network evaluations per sample (NFE)."""
-    return (2 * steps - 1 if sampler == "heun" else steps) * (1 if guidance == 1 else 2)
+    at = levels(objective, sampler, steps)
+    return len(at) + (guidance != 1) * sum(interval is None or within(s, interval) for s in at)

@@ -16,7 +16,8 @@ class Batches:
     """The batches of one generation.
 
     An epoch is a permutation of the training set keyed by its number. A weighted mix is sampled with replacement, by
-    its weights: the expected loss is then the weighted one. Sets of at most `resident` bytes are held on the device as
+    its weights: the expected loss is then the weighted one. With `flip`, each image of a batch is mirrored horizontally
+    with probability 1/2. Sets of at most `resident` bytes are held on the device as
     uint8; larger ones are gathered from the memory-mapped pools.
     """
 
@@ -29,8 +30,9 @@ class Batches:
         device: str = "cpu",
         resident: float = 0,
         labelled: bool = False,
+        flip: bool = False,
     ):
-        self.data, self.seed, self.t, self.batch, self.device = data, seed, t, batch, device
+        self.data, self.seed, self.t, self.batch, self.device, self.flip = data, seed, t, batch, device, flip
         self.epoch, self.order = -1, np.empty(0, np.int64)
         self.resident_images: Tensor | None = None
         n, one = len(data), data.gather(np.arange(1))
@@ -70,5 +72,9 @@ class Batches:
             x = self.resident_images[torch.from_numpy(index).to(self.device)]
         else:
             x = torch.from_numpy(self.data.gather(index)).to(self.device)
+        if self.flip:
+            rng = np.random.default_rng(store.seed_of(self.seed, self.t, "flip", k))
+            mirrored = torch.from_numpy((rng.random(self.batch) < 0.5)[self.mine]).to(self.device)
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         y = None if self.y is None else torch.from_numpy(self.y[index]).to(self.device)
         return x.float().div_(127.5).sub_(1), y

@@ -1,16 +1,18 @@
-"""Out of memory: half the batch, and again, until it fits."""
+"""Memory: whether a network fits, and out of memory: half the batch, and again, until it fits."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imgloop.errors import UserError
 
+BYTES = 16  # of a parameter in training: weight, gradient and two moments, float32
 _log, _told = logging.getLogger("imgloop"), set[str]()
 
 
@@ -21,6 +23,27 @@ def exhausted(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(k in text for k in known)
     )
+
+
+def check_fits(networks: Iterable[nn.Module], setting: str) -> None:
+    """Raise UserError if training networks of these sizes, with gradients and two moments of every weight, takes more
+    memory than this machine has free. The networks may be on the meta device, which holds no weights."""
+    needed = sum(p.numel() for network in networks for p in network.parameters()) * BYTES
+    if needed > (free := available()):
+        raise UserError(
+            f"A network of {needed // BYTES:,} parameters takes {needed / 2**30:,.1f} GiB to train, and "
+            f"{free / 2**30:,.1f} GiB of memory are free: lower {setting}.",
+            setting,
+        )
+
+
+def available() -> int:
+    """Bytes of memory that programs can take, caches included; all that the machine has where the system names none."""
+    try:
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_parts(run: Callable[..., Any], *rows: Tensor | None, doing: str) -> tuple[Tensor, ...]:

@@ -81,7 +81,7 @@ class Task:
     `scratch`: a folder of its own in which the fit keeps what it needs to resume. `progress(done, total, **figures)` is
     called now and then, `on_loss(images, loss)` for each point of the loss curve. When `stop()` is true the fit saves
     its state and raises Stopped. `chunk`: optimiser steps between two calls of `progress`, which changes no result;
-    None: as the trainer chooses.
+    None: as the trainer chooses. `flip`: mirror training images horizontally at random.
     """
 
     t: int
@@ -94,6 +94,7 @@ class Task:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     on_loss: Callable[[int, float], None] = no_loss
     chunk: int | None = None
+    flip: bool = False
 
 
 @dataclass(frozen=True)
