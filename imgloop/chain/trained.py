@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from imgloop.curation import Released
 from imgloop.errors import UserError
 from imgloop.guards import guarded, user_measures
 from imgloop.measures import MEASURES
-from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.pool import REAL, STORED, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
 from imgloop.study.compare import compare
 from imgloop.study.generation import check_files, check_numbers, generations, read_pool, read_record, read_scores
@@ -99,7 +100,9 @@ class Chain(ChainFolder):
             if part.is_dir() and (self.shared / part.name[1 : -len(".part")]).is_dir():
                 store.remove(part)
 
-    def prepared(self, generations: int, cache: Path) -> Parts:
+    def outlined(self, generations: int, cache: Path) -> Parts:
+        """The parts without model and evaluator, and the plan, from sizes alone. Raises UserError for what cannot be
+        built, and for a mix to come that cannot be made."""
         paradigm, curation, correction, source = (
             guarded(self.settings.part(g), self.settings.build(g))
             for g in ("paradigm", "curation", "correction", "data")
@@ -109,6 +112,12 @@ class Chain(ChainFolder):
         initial = paradigm.initial(self.sizes, 0)
         n_drawn = sample_sizes(self.settings, initial)
         plan = Plan.of(self, paradigm, curation, n_drawn, generations)
+        return Parts(paradigm, curation, correction, None, None, real, n_drawn, plan)
+
+    def prepared(self, generations: int, cache: Path) -> Parts:
+        parts = self.outlined(generations, cache)
+        real, plan = parts.real, parts.plan
+        plan.check_disk(self.folder)
 
         from imgloop.chain.threads import use_threads  # torch and Lightning take seconds: after the quick checks
         from imgloop.metrics.evaluator import Evaluator  # likewise
@@ -120,7 +129,7 @@ class Chain(ChainFolder):
         extractor = self.settings.build("features", real=real, shared=self.shared, device=device, progress=progress)
         evaluator = Evaluator(extractor, real, self.shared, measures=user_measures(self.settings))
         self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
-        return Parts(paradigm, curation, correction, model, evaluator, real, n_drawn, plan, evaluator.extractor)
+        return replace(parts, model=model, evaluator=evaluator, features=evaluator.extractor)
 
     def begin(self, parts: Parts) -> None:
         self.warn_changes()
@@ -268,7 +277,7 @@ class Chain(ChainFolder):
                 "start": c["start"] if self.start_folder is None else store.file_hash(self.start_folder),
                 "images": s.images(0),
                 "real": self.real_key,
-                "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
+                "mix": store.array_hash(*data.mix.stored()),
                 "code": {k: v for k, v in s.code.items() if k.startswith("code of model")},
                 "versions": versions(),
                 "machine": machine(),
@@ -288,8 +297,7 @@ class Chain(ChainFolder):
                 store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
                 if released.rows is not None:
                     store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
-                weight = {} if mix.weight is None else {"weight": mix.weight}
-                store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row} | weight)
+                store.write_arrays(part / "mix.safetensors", mix.arrays(), STORED)
                 store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
                 scores.write(part / "scores")
                 write_losses(part, fit.losses)
