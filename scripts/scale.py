@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,10 +261,11 @@ def chains(a: argparse.Namespace) -> None:
         out = a.out or tmp
         study = Path(out) / "many"
         began, cpu = time.perf_counter(), time.process_time()
-        for seed in range(-(-a.chains // len(paradigms))):
-            for paradigm in paradigms:
-                settings = parsed([*common, f"paradigm={paradigm}", f"seed={seed}", f"out={out}", "study=many"])
-                if not settings.folder.is_dir():
+        for paradigm in paradigms:
+            usual = parsed([*common, f"paradigm={paradigm}", f"out={out}", "study=many"])
+            for seed in range(-(-a.chains // len(paradigms))):
+                settings = replace(usual, config={**usual.config, "seed": seed})
+                if not (settings.folder / "record.json").exists():
                     made(settings)
         total = len(list(study.glob("*/seed*/record.json")))
         print(
