@@ -113,6 +113,11 @@ class Memory(threading.Thread):
 
 def run_loop(images: int, generations: int, folder: Path) -> None:
     """The loop over the stub, with a line a generation; the child process of `loop`."""
+    import matplotlib.pyplot  # noqa: F401  (here, so that generation 0 does not pay for slow imports)
+    import pandas  # noqa: F401
+
+    import imgloop.models.diffusion
+    import imgloop.training.batches  # noqa: F401
     from imgloop import loop
     from imgloop.chain.base import Parts, Surroundings
     from imgloop.chain.trained import Chain
