@@ -18,7 +18,7 @@ from imgloop.config.fields import check_settings
 from imgloop.config.schedule import Knob, Schedule, knob, read_knobs, value_at
 from imgloop.contracts import Sizes
 from imgloop.errors import UserError
-from imgloop.pool import REAL, Mix
+from imgloop.pool import REAL, Mix, permutation
 
 __all__ = [
     "NAMES",
@@ -46,8 +46,9 @@ __all__ = [
 
 def rows_of(origin: int, n: int, replicates: int, first: int = 0) -> Mix:
     """Rows first..first + n - 1 of the pool `origin`, (n, replicates), equal for all replicates and stored once."""
-    row = np.arange(first, first + n, dtype=np.int64)
-    return Mix(_repeated(np.full(n, origin, np.int32), replicates), _repeated(row, replicates))
+    row = np.arange(first, first + n, dtype=np.int32 if first + n < 2**31 else np.int64)
+    origins = np.full(n, origin, np.int16 if origin < 2**15 - 1 else np.int32)
+    return Mix(_repeated(origins, replicates), _repeated(row, replicates))
 
 
 def subsample(mix: Mix, n: int, rng: np.random.Generator) -> Mix:
@@ -58,7 +59,7 @@ def subsample(mix: Mix, n: int, rng: np.random.Generator) -> Mix:
     total, replicates = mix.row.shape
     if n == total:
         return mix
-    chosen = rng.permutation(total)[:n, None] if replicates == 1 else random_subsets(total, n, replicates, rng)
+    chosen = permutation(total, rng)[:n, None] if replicates == 1 else random_subsets(total, n, replicates, rng)
     weight = None if mix.weight is None else np.take_along_axis(mix.weight, chosen, 0)
     return Mix(np.take_along_axis(mix.origin, chosen, 0), np.take_along_axis(mix.row, chosen, 0), weight)
 

@@ -11,6 +11,8 @@ import numpy as np
 from imgloop.errors import UserError
 
 REAL = -1  # the origin of real data; origin s >= 0 was drawn from generator f_s
+BLOCK = 1 << 20  # rows of a mix that are looked at together, so that no copy of all of them is made
+STORED = {"origin": np.int32, "row": np.int64, "weight": np.float64}  # at least, in mix.safetensors and in hashes
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Pool:
 class Mix:
     """A whole training set in a few bytes a sample: sample i of replicate r is row `row[i, r]` of pool `origin[i, r]`.
 
-    `origin` int (n, R) and `row` int64 (n, R), R = 1 for images; `weight` float (n, R) or None, which means all equal.
+    `origin` and `row` int (n, R), R = 1 for images, in memory as narrow as their values allow (six bytes a row in all);
+    `weight` float (n, R) or None, which means all equal.
     It is stored with its generation: it records every sample that a model was trained on. Raises UserError where the
     shapes of origin and row differ or are not (n, R).
     """
@@ -59,11 +62,29 @@ class Mix:
     def __len__(self) -> int:
         return len(self.row)
 
+    def counts(self) -> dict[int, int]:
+        """Number of samples by origin, over all replicates, or over one column that stands for all."""
+        origin, total = self.origin[:, :1] if self.common else self.origin, np.zeros(0, np.int64)
+        for first in range(0, len(origin), BLOCK):
+            part = np.bincount(origin[first : first + BLOCK].ravel().astype(np.int64) - REAL, minlength=len(total))
+            part[: len(total)] += total
+            total = part
+        return {int(o) + REAL: int(total[o]) for o in np.flatnonzero(total)}
+
     def shares(self) -> dict[int, float]:
         """Share of the samples by origin, over all replicates; the values sum to 1."""
-        origin = self.origin[:, :1] if self.common else self.origin
-        counts = np.bincount(origin.ravel() - REAL)
-        return {int(o) + REAL: int(counts[o]) / origin.size for o in np.flatnonzero(counts)}
+        counts = self.counts()
+        return {o: n / sum(counts.values()) for o, n in counts.items()}
+
+    def stored(self) -> list[np.ndarray | None]:
+        """Origin, row and weight as they are stored, to be hashed."""
+        named = self.arrays()
+        return [named[k].astype(np.promote_types(named[k].dtype, d)) if k in named else None for k, d in STORED.items()]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays by name, without a weight that is None."""
+        named = {"origin": self.origin, "row": self.row, "weight": self.weight}
+        return {k: v for k, v in named.items() if v is not None}
 
     @property
     def common(self) -> bool:
@@ -81,11 +102,7 @@ class TrainingSet:
     @classmethod
     def of(cls, pools: Mapping[int, Pool], mix: Mix) -> TrainingSet:
         """The training set of a mix, whose weights are multiplied by those of the pools' samples, if any have some."""
-        touched = [
-            int(o)
-            for o in np.flatnonzero(np.bincount((mix.origin[:, :1] if mix.common else mix.origin).ravel() - REAL))
-            + REAL
-        ]
+        touched = list(mix.counts())
         if all(pools[o].weight is None for o in touched):
             return cls(pools, mix)
         weight = np.ones(mix.row.shape) if mix.weight is None else np.array(mix.weight, float)
@@ -117,11 +134,11 @@ class TrainingSet:
         origin, row = self.mix.origin, self.mix.row
         if self.mix.common:
             origin, row = origin[:, 0], row[:, 0]
-        origins = np.flatnonzero(np.bincount(origin.ravel() - REAL)) + REAL
+        origins = np.array(list(self.mix.counts()))
         pools = [self.pools[int(o)].x for o in origins]
         starts = np.zeros(origins[-1] - REAL + 1, np.int64)
         starts[origins - REAL] = np.cumsum([0, *map(len, pools)])[:-1]
-        index = starts[origin - REAL] + row
+        index = starts[origin.astype(np.int64) - REAL] + row
         stacked = pools[0] if len(pools) == 1 else np.concatenate(pools)
         if not self.mix.common:
             return stacked[index, np.arange(index.shape[1])]
@@ -130,7 +147,7 @@ class TrainingSet:
 
     def labels(self, index: np.ndarray | None = None, replicate: int = 0) -> np.ndarray | None:
         """Labels of samples `index` (all by default), int64 (n,); None where a pool of the mix has none."""
-        labels = {int(o): self.pools[int(o)].y for o in np.unique(self.mix.origin)}
+        labels = {o: self.pools[o].y for o in self.mix.counts()}
         if any(y is None for y in labels.values()):
             return None
         index = np.arange(len(self)) if index is None else index
@@ -149,6 +166,13 @@ class TrainingSet:
             here = origin == o
             out[here] = of(o)[row[here]]
         return out
+
+
+def permutation(n: int, rng: np.random.Generator) -> np.ndarray:
+    """rng.permutation(n), in four bytes a row where n allows it."""
+    order = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+    rng.shuffle(order)
+    return order
 
 
 def check_mix(mix: Any, sizes: Mapping[int, int], replicates: int, part: str) -> None:
@@ -175,7 +199,7 @@ def check_mix(mix: Any, sizes: Mapping[int, int], replicates: int, part: str) ->
     if len(mix) == 0:
         raise refuse("a Mix of at least one sample", "an empty one")
     origin, row = (mix.origin[:, :1], mix.row[:, :1]) if mix.common else (mix.origin, mix.row)
-    for o in np.unique(origin).tolist():
+    for o in mix.counts() if origin.min() >= REAL else np.unique(origin).tolist():
         if o not in sizes:
             known = ", ".join(map(str, sorted(sizes)))
             raise refuse(f"a Mix of the pools {known} (-1: real, s: drawn from generation s)", f"origin {o}")

@@ -53,7 +53,7 @@ def rows(mix: Mix, origin: int, replicate: int = 0) -> list[int]:
 def law_shape(mix, sizes, replicates):
     """(n, R) indices, each of a row that exists in its pool."""
     assert mix.origin.shape == mix.row.shape == (len(mix), replicates)
-    assert np.issubdtype(mix.origin.dtype, np.integer) and mix.row.dtype == np.int64
+    assert all(np.issubdtype(a.dtype, np.integer) for a in (mix.origin, mix.row))
     for origin in np.unique(mix.origin):
         row = mix.row[mix.origin == origin]
         assert int(origin) in sizes and 0 <= row.min() and row.max() < sizes[int(origin)]

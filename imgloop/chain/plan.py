@@ -56,7 +56,6 @@ class Plan:
         label = f"{chain.settings.condition}, seed {chain.seed_number}"
         real_bytes = 0 if first else real.nbytes * 2
         plan = cls(label, first, generations, (), images, samples, real[:1].nbytes, real_bytes)
-        plan.check_disk(chain.folder)
         for t, budget in enumerate(images, first):
             if budget == 0 and not chain.starts_from_weights(t):
                 raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ class Chain(ChainFolder):
             if part.is_dir() and (self.shared / part.name[1 : -len(".part")]).is_dir():
                 store.remove(part)
 
-    def prepared(self, generations: int, cache: Path) -> Parts:
+    def outlined(self, generations: int, cache: Path) -> Parts:
+        """The parts without model and evaluator, and the plan, from sizes alone. Raises UserError for what cannot be
+        built, and for a mix to come that cannot be made."""
         paradigm, curation, correction, source = (
             guarded(self.settings.part(g), self.settings.build(g))
             for g in ("paradigm", "curation", "correction", "data")
@@ -107,6 +110,12 @@ class Chain(ChainFolder):
         initial = paradigm.initial(self.sizes, 0)
         n_drawn = sample_sizes(self.settings, initial)
         plan = Plan.of(self, paradigm, curation, n_drawn, generations)
+        return Parts(paradigm, curation, correction, None, None, real, n_drawn, plan)
+
+    def prepared(self, generations: int, cache: Path) -> Parts:
+        parts = self.outlined(generations, cache)
+        real, plan = parts.real, parts.plan
+        plan.check_disk(self.folder)
 
         from imgloop.chain.threads import use_threads  # torch and Lightning take seconds: after the quick checks
         from imgloop.metrics.evaluator import Evaluator  # likewise
@@ -120,7 +129,7 @@ class Chain(ChainFolder):
         extractor = self.settings.build("features", real=compared, shared=self.shared, device=device, progress=progress)
         evaluator = Evaluator(extractor, compared, self.shared, measures=user_measures(self.settings))
         self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
-        return Parts(paradigm, curation, correction, model, evaluator, real, n_drawn, plan, evaluator.extractor)
+        return replace(parts, model=model, evaluator=evaluator, features=evaluator.extractor)
 
     def begin(self, parts: Parts) -> None:
         self.warn_changes()
@@ -283,7 +292,7 @@ class Chain(ChainFolder):
                 "images": s.images(0),
                 **({"flip": True} if self.flip else {}),
                 "real": self.real_key,
-                "mix": store.array_hash(data.mix.origin, data.mix.row, data.mix.weight),
+                "mix": store.array_hash(*data.mix.stored()),
                 "code": {k: v for k, v in s.code.items() if k.startswith("code of model")},
                 "versions": versions(),
                 "machine": machine(),

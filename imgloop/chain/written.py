@@ -11,7 +11,7 @@ import numpy as np
 from imgloop import store
 from imgloop.chain.base import Fit
 from imgloop.curation import Released
-from imgloop.pool import REAL, Mix, Pool
+from imgloop.pool import REAL, STORED, Mix, Pool
 from imgloop.provenance import machine, versions
 from imgloop.study.trained import LOSSES
 
@@ -34,8 +34,7 @@ def write(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Relea
         store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
         if released.rows is not None:
             store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
-        weight = {} if mix.weight is None else {"weight": mix.weight}
-        store.write_arrays(part / "mix.safetensors", {"origin": mix.origin, "row": mix.row} | weight)
+        store.write_arrays(part / "mix.safetensors", mix.arrays(), STORED)
         store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
         scores.write(part / "scores")
         write_losses(part, fit.losses)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from imgloop import ranks, store
-from imgloop.pool import TrainingSet
+from imgloop.pool import TrainingSet, permutation
 
 ROWS = 4096  # images copied to the device at a time
 
@@ -34,6 +34,8 @@ class Batches:
     ):
         self.data, self.seed, self.t, self.batch, self.device, self.flip = data, seed, t, batch, device, flip
         self.epoch, self.order = -1, np.empty(0, np.int64)
+        weight = data.mix.weight
+        self.cumulative = None if weight is None else cumulative(weight[:, 0])
         self.resident_images: Tensor | None = None
         n, one = len(data), data.gather(np.arange(1))
         self.y = data.labels() if labelled else None
@@ -49,17 +51,17 @@ class Batches:
         return ranks.rows(self.batch)
 
     def index(self, k: int) -> np.ndarray:
-        """Positions in the mix of batch k, int64 (batch,)."""
-        n, weight = len(self.data), self.data.mix.weight
-        if weight is not None:
-            p = weight[:, 0] / weight[:, 0].sum()
-            return np.random.default_rng(store.seed_of(self.seed, self.t, "batch", k)).choice(n, self.batch, p=p)
+        """Positions in the mix of batch k, int (batch,)."""
+        n = len(self.data)
+        if self.cumulative is not None:  # rng.choice(n, batch, p=weight) for a search in place of a pass over all rows
+            rng = np.random.default_rng(store.seed_of(self.seed, self.t, "batch", k))
+            return np.searchsorted(self.cumulative, rng.random(self.batch), side="right")
         parts, position = [], k * self.batch
         while position < (k + 1) * self.batch:
             epoch, first = divmod(position, n)
             if epoch != self.epoch:
                 rng = np.random.default_rng(store.seed_of(self.seed, self.t, "epoch", epoch))
-                self.epoch, self.order = epoch, rng.permutation(n)
+                self.epoch, self.order = epoch, permutation(n, rng)
             parts.append(self.order[first : first + (k + 1) * self.batch - position])
             position += len(parts[-1])
         return np.concatenate(parts)
@@ -78,3 +80,9 @@ class Batches:
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         y = None if self.y is None else torch.from_numpy(self.y[index]).to(self.device)
         return x.float().div_(127.5).sub_(1), y
+
+
+def cumulative(weight: np.ndarray) -> np.ndarray:
+    """Distribution function of rows by weight, float64 (n,), rounded as `Generator.choice` rounds it."""
+    total = np.cumsum(weight / weight.sum(), dtype=np.float64)
+    return total / total[-1]
