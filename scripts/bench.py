@@ -21,7 +21,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--own-data", action="store_true", help="others read images as they do, not from one tensor")
     p.add_argument("--gpu", action="store_true")
-    p.add_argument("--compile", action="store_true", help="ours with trainer.compile=true")
+    p.add_argument("--compile", choices=("true", "graphs"), help="ours with trainer.compile")
     p = rows.add_parser("metrics", help="metrics against torch-fidelity, torchmetrics and prdc: time, memory, values")
     p.add_argument(
         "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large (default: all but large)"

@@ -58,7 +58,7 @@ def step(a) -> None:
         accelerator="gpu" if a.gpu else "cpu",
         precision="bf16-mixed" if a.gpu else "32-true",
         channels_last=a.gpu,
-        compile=a.compile,
+        compile={"true": True, "graphs": "graphs"}.get(a.compile, False),
         resident_gib=8.0 if a.gpu else 0.0,
     )
     channels = 1 if a.size == 8 else 3
