@@ -11,7 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     rows = parser.add_subparsers(dest="row", required=True)
     p = rows.add_parser(
-        "step", help="a training step, including start of the Trainer and checkpoints, against a bare PyTorch loop"
+        "step", help="a training step, with all that a fit does, against a bare loop and the loops of other programs"
     )
     p.add_argument("--network", choices=("patch", "compact", "unet2d"), help="default: the recipe's")
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
@@ -19,7 +19,9 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--own-data", action="store_true", help="others read images as they do, not from one tensor")
     p.add_argument("--gpu", action="store_true")
+    p.add_argument("--compile", choices=("true", "graphs"), help="ours with trainer.compile")
     p = rows.add_parser("metrics", help="metrics against torch-fidelity, torchmetrics and prdc: time, memory, values")
     p.add_argument(
         "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large (default: all but large)"
@@ -37,8 +39,10 @@ def main() -> None:
     p.add_argument("--n", type=int, default=512)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=2)
-    p = rows.add_parser("chains", help="chains one after another against two at a time")
+    p = rows.add_parser("chains", help="chains one after another, as processes, stacked by torch.func")
     p.add_argument("--chains", type=int, default=8)
+    p.add_argument("--jobs", type=int, default=2, help="chains at a time")
+    p.add_argument("--gpu", action="store_true", help="all chains on one GPU")
     p.add_argument("--images", type=int, default=50_000, help="training images a generation")
     p = rows.add_parser("memory", help="memory of a process over the generations of a chain")
     p.add_argument("--generations", type=int, default=100)

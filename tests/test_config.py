@@ -633,3 +633,15 @@ def test_conditions_that_differ_have_names_that_differ():
     assert name("data=folder", "data.root=x", "study=both") != name("study=both")
     folders = [parsed("data=folder", f"data.root={r}").folder for r in ("a/cats", "a/dogs")]
     assert folders[0] != folders[1]
+
+
+def test_the_preset_for_cifar10_is_a_study_of_one_gpu():
+    settings = parsed("experiment=study/cifar10")
+    assert settings.choices["trainer"] == "gpu" and settings.choices["data"] == "cifar10"
+    from imgloop.models.networks import build_network  # imports torch
+
+    model = settings.build("model")
+    recipe = model.recipe(32)
+    assert (recipe.network, recipe.batch, recipe.optimizer, recipe.lr) == ("unet2d", 512, "adamw", 0.001)
+    network = build_network(recipe.network, 32, 3, tuple(model.widths))
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 16.7  # as the preset says

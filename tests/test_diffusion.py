@@ -1,12 +1,16 @@
 """The diffusion generator: sampling, saving, presets, moving average, and settings that change no result."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from imgloop.errors import Stopped, UserError
 from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
+from imgloop.models.gan import GAN
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.training import trainer
@@ -221,8 +225,49 @@ def test_compiled_and_eager_gradients_agree_on_a_gpu(channels_last):
         {"precision": "32-true"},
         {"precision": "bf16-mixed", "channels_last": True, "resident_gib": 1.0},
         {"precision": "bf16-mixed", "compile": True},
+        {"precision": "bf16-mixed", "channels_last": True, "resident_gib": 1.0, "compile": "graphs"},
     ],
 )
 def test_a_generation_on_a_gpu(tmp_path, settings):
     f = fitted(tmp_path, images=640, settings=TrainerSettings(accelerator="gpu", **settings))
     assert isinstance(f, DiffusionGenerator) and f.sample(8, seed=0).x.std() > 0
+
+
+@pytest.mark.parametrize("network", ["patch", pytest.param("unet2d", marks=pytest.mark.nightly)])
+def test_a_network_is_compiled_once_whatever_the_size_of_the_training_set(tmp_path, monkeypatch, network):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    torch._dynamo.reset()
+    frames = []
+    for images in (32, 320):  # 50 rows by batches of 32: several epochs, none of which ends with a batch
+        data = training_set(50)
+        fitted(tmp_path / str(images), data, images, TrainerSettings(compile=True), network=network)
+        frames.append(counter.frame_count)
+        torch._dynamo.reset()
+    assert frames[0] > 0 and frames[1] == 2 * frames[0]
+
+
+def test_bf16_steps_use_the_weights_of_the_step_before_in_chunks_of_any_size(tmp_path):
+    settings = TrainerSettings()
+    object.__setattr__(settings, "precision", "bf16-mixed")  # refused on a CPU, since it is slow there
+    weights = []
+    for chunk in (1, 16):
+        task = Task(0, 0, 16 * 8, "scratch", tmp_path / str(chunk), trainer=settings, chunk=chunk)
+        f = Diffusion(network="patch", widths=[8, 8], batch=8).fit(training_set(), task, None)
+        weights.append(torch.cat([p.flatten() for p in f.network.parameters()]))
+    assert weights[0].dtype == torch.float32 and torch.equal(*weights)
+    exact = fitted(tmp_path / "exact", images=16 * 8, network="patch", widths=[8, 8], batch=8).network.parameters()
+    exact = torch.cat([p.flatten() for p in exact])
+    assert 0 < (weights[0] - exact).norm() < 0.1 * exact.norm()
+
+
+def test_cuda_graphs_are_refused_where_they_have_no_use(tmp_path):
+    with pytest.raises(UserError, match="needs a GPU") as error:
+        TrainerSettings(compile="graphs")
+    assert error.value.setting == "trainer.compile"
+    with pytest.raises(UserError, match="give one of false, true, graphs"):
+        TrainerSettings(compile="max")
+    settings = TrainerSettings()
+    object.__setattr__(settings, "compile", "graphs")
+    with pytest.raises(UserError, match="model=diffusion"):
+        GAN(batch=8).fit(training_set(), Task(0, 0, 8, "scratch", tmp_path, trainer=settings), None)

@@ -8,7 +8,19 @@ import torch
 
 from imgloop.contracts import no_progress
 from imgloop.errors import UserError
-from imgloop.models.base import CHUNK, label_frequencies, load_training, sample_images, save_training
+from imgloop.models.base import (
+    CHUNK,
+    ROWS,
+    chunks_at_once,
+    label_frequencies,
+    latents_of,
+    load_training,
+    sample_images,
+    save_training,
+)
+from imgloop.models.gan_networks import Generator, check_widths
+from imgloop.models.networks import PRESETS, build_network
+from imgloop.models.samplers import output
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 
 DESCRIPTION = {"channels": 1, "size": 2, "bias": 1.0, "label_frequencies": None}
@@ -28,10 +40,56 @@ def latents(n, seed=3, y=None, **described):
 
 def test_sample_i_is_a_function_of_the_seed_and_i():
     many, batches = latents(2 * CHUNK + 5)
-    assert [count for count, _ in batches] == [CHUNK] * 3  # chunks are full, so that kernels always see one shape
+    assert [count for count, _ in batches] == [CHUNK, CHUNK, ROWS]  # a whole number of rows of 16
     assert np.array_equal(latents(CHUNK + 1)[0].x, many.x[: CHUNK + 1])
     assert len(np.unique(many.x.reshape(len(many), -1), axis=0)) > 0.98 * len(many)
     assert not np.array_equal(latents(5, seed=4)[0].x, many.x[:5])
+
+
+def predictor(kind, size):
+    """A function of standard normal latents (B, ...) with weights that are nowhere zero; and the latents' shape."""
+    torch.manual_seed(0)
+    network = (
+        Generator(size, 1, check_widths(size, None), 64, 1, 0) if kind == "gan" else build_network(kind, size, 1, None)
+    )
+    for p in network.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    network.eval()
+    if kind == "gan":
+        return network, (64,)
+    return (lambda z: output(network, z, z.new_full((len(z),), 300.0), None)), (1, size, size)
+
+
+@pytest.mark.parametrize("network", [*PRESETS, "gan"])
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sample_has_the_same_bits_in_every_batch_of_whole_rows(network, size, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        run, latent = predictor(network, size)
+        z = latents_of(0, CHUNK, latent, 0)
+        with torch.inference_mode():
+            whole = run(z)
+            assert whole.std() > 0
+            for rows in (ROWS, 3 * ROWS, CHUNK // 2):
+                assert torch.equal(run(z[:rows]), whole[:rows])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_latents_of_several_chunks_are_those_of_each():
+    whole = latents_of(0, 3 * CHUNK, (4,), 7)
+    assert torch.equal(latents_of(CHUNK, ROWS, (4,), 7), whole[CHUNK : CHUNK + ROWS])
+    assert torch.equal(latents_of(CHUNK, CHUNK + ROWS, (4,), 7), whole[CHUNK : 2 * CHUNK + ROWS])
+
+
+def test_a_gpu_draws_as_many_chunks_as_an_eighth_of_its_memory_holds():
+    gib = 2**30
+    assert chunks_at_once(80 * gib, 3 * gib) == 2  # three would fit
+    assert chunks_at_once(8 * gib, 3 * gib) == 1  # what does not fit is halved by in_parts
+    assert chunks_at_once(80 * gib, gib // 100) == 64
 
 
 @pytest.mark.parametrize("bias", [0.25, 1.0, 1.5])

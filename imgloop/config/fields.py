@@ -51,7 +51,8 @@ class Allowed:
     def text(self) -> str:
         """What is allowed, as the end of "give ...": a whole number of at least 1."""
         if self.choices is not None:
-            return "one of " + ", ".join("null" if c is None else str(c) for c in self.choices)
+            words = ("null" if c is None else str(c).lower() if isinstance(c, bool) else str(c) for c in self.choices)
+            return "one of " + ", ".join(words)
         if self.kind is bool:
             return "true or false"
         if self.kind is str:

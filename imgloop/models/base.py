@@ -17,7 +17,10 @@ from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.training.memory import in_parts
 
-CHUNK = 256  # samples drawn at once, always full: sample i depends on (seed, i) alone, not on how many are drawn
+CHUNK = 256  # samples whose latents have one seed; on a CPU, samples drawn at once
+ROWS = 16  # batches are a multiple of it: then a sample has the same bits in all of them
+MOST_CHUNKS = 64  # drawn at once on a GPU
+GPU_SHARE = 1 / 8  # of a GPU's memory that drawing may take, so that several chains fit on one
 
 
 @torch.inference_mode()
@@ -31,8 +34,9 @@ def sample_images(
     y: np.ndarray | None,
     progress: Callable,
 ) -> Pool:
-    """Sample n images: `images_of` turns latents (CHUNK, *latent) and labels int64 (CHUNK,) or None into images.
+    """Sample n images: `images_of` turns latents (B, *latent) and labels int64 (B,) or None into images.
 
+    Sample i is a function of (weights, seed, i, its label) alone, not of how many are drawn; on a GPU, up to rounding.
     Latents are N(0, bias I): `bias`, the sampling bias lambda of Alemohammad et al. 2023 (arXiv 2307.01850), scales the
     variance of the latents. Labels follow `label_frequencies` of the description if it has them, unless `y` int64 (n,)
     gives them.
@@ -47,16 +51,42 @@ def sample_images(
         if y.shape != (n,) or (n and not 0 <= y.min() <= y.max() < len(frequencies)):
             raise UserError(f"Labels of samples must be {n} whole numbers from 0 to {len(frequencies) - 1}.")
     out = np.zeros((n, d["channels"], d["size"], d["size"]), np.uint8)
-    for first in ranks.turns(n, CHUNK):
-        g = torch.Generator().manual_seed(store.seed_of(seed, "latents", first // CHUNK))
-        z = torch.randn((CHUNK, *latent), generator=g).to(device) * d["bias"] ** 0.5
-        count = min(CHUNK, n - first)
-        labels = None if y is None else torch.from_numpy(np.resize(y[first : first + count], CHUNK)).to(device)
+    mine = ranks.rows(-(-n // CHUNK))  # whole chunks
+    first, last, at_once = mine.start * CHUNK, min(n, mine.stop * CHUNK), CHUNK
+    trial = device == "cuda"  # the first batch shows how much memory one takes
+    while first < last:
+        count = min(at_once, last - first)
+        rows = -(-count // ROWS) * ROWS
+        z = latents_of(first, rows, latent, seed).to(device) * d["bias"] ** 0.5
+        labels = None if y is None else torch.from_numpy(np.resize(y[first : first + count], rows)).to(device)
+        if trial:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
         (x,) = in_parts(images_of, z, labels, doing="sampling")
+        if trial:
+            trial, one = False, torch.cuda.max_memory_allocated() - before
+            at_once = CHUNK * chunks_at_once(torch.cuda.get_device_properties(0).total_memory, one)
         x = x[:count]
         out[first : first + count] = x.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu().numpy()
-        progress(first + count, n)
+        first += count
+        progress(first, n)
     return Pool(ranks.summed(out), y)
+
+
+def latents_of(first: int, rows: int, latent: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal latents (rows, *latent) of the samples from `first` on, a multiple of CHUNK."""
+    parts = []
+    for chunk in range(first // CHUNK, -(-(first + rows) // CHUNK)):
+        g = torch.Generator().manual_seed(store.seed_of(seed, "latents", chunk))
+        parts.append(torch.randn((CHUNK, *latent), generator=g))
+    return torch.cat(parts)[:rows]
+
+
+def chunks_at_once(total: int, one: int) -> int:
+    """Chunks to draw at once on a GPU of `total` bytes where one takes `one` bytes: a power of two up to MOST_CHUNKS,
+    which depends on the GPU alone, not on what else uses it."""
+    fitting = max(1, int(total * GPU_SHARE / max(one, 1)))
+    return min(MOST_CHUNKS, 1 << (fitting.bit_length() - 1))
 
 
 def sampling(description: Mapping[str, Any]) -> dict[str, Any]:

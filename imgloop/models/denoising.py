@@ -96,11 +96,11 @@ class DiffusionModule(L.LightningModule):
 
     def step(self, k: int, optimizers: list[torch.optim.Optimizer]) -> Tensor:
         """One optimiser step; returns the loss, still on the device."""
-        loss = self.loss(k)
         for optimizer, rate in zip(optimizers, self.rates):
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.lr_factor(k)
             optimizer.zero_grad()
+        loss = self.loss(k)
         loss.backward()
         ranks.gradients(self.network.parameters())
         for optimizer in optimizers:

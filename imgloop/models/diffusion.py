@@ -36,7 +36,7 @@ from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
 from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
-from imgloop.training.trainer import Trained, fit
+from imgloop.training.trainer import Trained, compiled, fit
 
 NEEDED = (  # of the description of a saved generator
     "size", "channels", "embeddings", "objective", "sampler", "sampler_steps", "bias", "guidance", "label_frequencies",
@@ -298,8 +298,7 @@ class Diffusion(Model):
         settings = self.objective_of(r, data, previous)
         objective = OBJECTIVES[self.objective](**{k: v for k, v in settings.items() if k != "kind"})
         module = DiffusionModule(network, objective, batches, steps, r, drop)
-        if task.trainer.compile:
-            module.called = (torch.compile(network),)
+        module.called = (compiled(network, task.trainer),)
         if previous is not None:
             self.check_start(previous, network, task, settings)
             module.start_from(previous.network, previous.training, task.start == "weights_and_optimizer")

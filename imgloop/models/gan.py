@@ -34,7 +34,7 @@ from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
 from imgloop.training.memory import check_fits
 from imgloop.training.tasks import History, Task
-from imgloop.training.trainer import Trained, fit
+from imgloop.training.trainer import Trained, compiled, fit
 
 
 class GANGenerator(contracts.Generator):
@@ -175,8 +175,14 @@ class GAN(contracts.Model):
             for network in (generator, discriminator):
                 network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         module = AdversarialModule(generator, discriminator, batches, steps, r)
-        if task.trainer.compile:  # the generator alone: a compiled network cannot be differentiated twice, as D must be
-            module.called = (torch.compile(module.generator),)
+        if task.trainer.compile == "graphs":
+            raise UserError(
+                "trainer.compile=graphs is for model=diffusion: a GAN keeps images of one call over the next, whose "
+                "memory a CUDA graph would reuse; use trainer.compile=true.",
+                "trainer.compile",
+            )
+        # the generator alone: a compiled network cannot be differentiated twice, as D must be
+        module.called = (compiled(module.generator, task.trainer),)
         if previous is not None:
             self.check_start(previous, (generator, discriminator), task)
             module.start_from(previous, task.start == "weights_and_optimizer")

@@ -27,16 +27,18 @@ def no_loss(images: int, loss: float) -> None:
 class TrainerSettings:
     """Where and how to train (conf/trainer): what Lightning's Trainer and the networks are given.
 
-    channels_last: memory format of the networks. compile: torch.compile of the network. resident_gib: training sets up
-    to this size are held on the device, larger ones memory-mapped. checkpoint_seconds: how often a generation in
-    training is saved for resuming. devices: on each of `nodes` machines, a process for each, which share every batch;
-    this changes results by rounding. Raises UserError for a wrong value, or for a GPU that PyTorch does not see.
+    channels_last: memory format of the networks. compile: torch.compile of the network; `graphs` also replays its
+    forward and backward pass as CUDA graphs, for networks so small that the GPU waits for the CPU to launch kernels.
+    resident_gib: training sets up to this size are held on the device, larger ones memory-mapped. checkpoint_seconds:
+    how often a generation in training is saved for resuming. devices: on each of `nodes` machines, a process for each,
+    which share every batch; this changes results by rounding. Raises UserError for a wrong value, or for a GPU that
+    PyTorch does not see.
     """
 
     accelerator: str = setting("cpu", choices=("cpu", "gpu"))
     precision: str = setting("32-true", choices=PRECISIONS)
     channels_last: bool = setting(False)
-    compile: bool = setting(False)
+    compile: bool | str = setting(False, choices=(False, True, "graphs"))
     resident_gib: float = setting(0.0, low=0)
     checkpoint_seconds: float = setting(30.0, above=0)
     devices: int = setting(1, low=1)
@@ -49,6 +51,11 @@ class TrainerSettings:
                 f"trainer.precision={self.precision} on a CPU can be 80 times slower than fp32: use "
                 "trainer.precision=32-true.",
                 "trainer.precision",
+            )
+        if self.accelerator == "cpu" and self.compile == "graphs":
+            raise UserError(
+                "trainer.compile=graphs needs a GPU: CUDA graphs have no use on a CPU; use trainer.compile=false.",
+                "trainer.compile",
             )
         if self.accelerator == "gpu":
             import torch  # takes seconds: only where a GPU is asked for

@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from imgloop import ranks, store
 from imgloop.errors import Stopped, UserError
-from imgloop.training.tasks import History, Task
+from imgloop.training.tasks import History, Task, TrainerSettings
 
 CHECKPOINT = "checkpoint.pt"
 POINT = 50  # optimiser steps, at least, whose mean is a point of the loss curve
@@ -147,6 +149,22 @@ def fit(module: L.LightningModule, task: Task, steps: int, batch: int) -> Traine
     module.to(settings.device)
     states = [optimizer.state_dict() for optimizer in trainer.optimizers]
     return Trained(states, History(checkpoints.losses, checkpoints.seconds))
+
+
+def compiled(network: nn.Module, settings: TrainerSettings) -> Callable[..., Any]:
+    """What training calls: the network, or torch.compile of it. All batches of a fit have one shape, so that it is
+    compiled once. Gradients must be None at each call, since CUDA graphs reuse the memory of those of the last."""
+    if not settings.compile:
+        return network
+    if settings.compile is True:
+        return torch.compile(network, dynamic=False)
+    replayed = torch.compile(network, dynamic=False, mode="reduce-overhead")
+
+    def step(*inputs: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return replayed(*inputs)
+
+    return step
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

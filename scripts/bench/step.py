@@ -1,16 +1,20 @@
-"""Training step of imgloop against a bare PyTorch loop over the same network."""
+"""Training step of imgloop against a bare PyTorch loop and the loops of other programs over the same network."""
 
 from __future__ import annotations
 
 import copy
+import os
+import resource
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.peers import Plain, Work, installed, pictures
 from imgloop.models.diffusion import Diffusion
 from imgloop.models.networks import build_network
 from imgloop.models.objectives import Flow
@@ -41,21 +45,20 @@ def bare_loop(network, x: torch.Tensor, steps: int, recipe: Recipe, objective: F
             optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 0.01)
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def step(a) -> None:
-    """Time `a.steps` steps of both loops in each round, one after the other; ratios are taken within a round, so that
+    """Time `a.steps` steps of each loop in each round, one after the other; ratios are taken within a round, so that
     drift cancels."""
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
     device = "cuda" if a.gpu else "cpu"
-    precision = "bf16-mixed" if a.gpu else "32-true"
+    os.environ["ACCELERATE_USE_CPU"] = str(not a.gpu).lower()
     trainer = TrainerSettings(
         accelerator="gpu" if a.gpu else "cpu",
-        precision=precision,
+        precision="bf16-mixed" if a.gpu else "32-true",
         channels_last=a.gpu,
+        compile={"true": True, "graphs": "graphs"}.get(a.compile, False),
         resident_gib=8.0 if a.gpu else 0.0,
     )
     channels = 1 if a.size == 8 else 3
@@ -67,36 +70,57 @@ def step(a) -> None:
     resident = torch.from_numpy(images).to(device)
     layout = torch.channels_last if a.gpu else torch.contiguous_format
 
+    def network():
+        return build_network(recipe.network, a.size, channels, None).to(device, memory_format=layout)
+
     def ours(steps: int) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             model.fit(data, Task(0, 0, steps * recipe.batch, "scratch", Path(tmp), trainer=trainer), None)
-            if a.gpu:
-                torch.cuda.synchronize()
 
     def bare(steps: int) -> None:
-        network = build_network(recipe.network, a.size, channels, None).to(device, memory_format=layout)
-        bare_loop(network, resident, steps, recipe, objective, device, precision == "bf16-mixed")
+        bare_loop(network(), resident, steps, recipe, objective, device, a.gpu)
 
-    ours(20)
-    bare(20)
-    times = {"ours": [], "bare": []}
-    for _ in range(a.rounds):
-        for name, run in (("ours", ours), ("bare", bare)):
-            began = time.perf_counter()
-            run(a.steps)
-            times[name].append((time.perf_counter() - began) / a.steps * 1000)
-    ratios = [o / b for o, b in zip(times["ours"], times["bare"])]
+    def peer(run, folder: Path, steps: int) -> None:
+        run(Plain(network(), channels), Work(images, folder, steps, recipe.batch, device, a.gpu, a.own_data))
+
     print(
         f"{recipe.network}, {recipe.optimizer}, {a.size} pixels, batch {recipe.batch}, "
-        f"{torch.get_num_threads()} threads, {device}, {a.rounds} "
-        f"rounds of {a.steps} steps"
+        f"{torch.get_num_threads()} threads, {device}, {a.rounds} rounds of {a.steps} steps"
     )
+    times: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp) / "images"
+        folder.mkdir()
+        for i, picture in enumerate(pictures(images)):
+            picture.save(folder / f"{i}.png")
+        runs = {"ours": ours, "bare": bare} | {n: partial(peer, run, folder) for n, run in installed().items()}
+        for run in runs.values():
+            run(min(a.steps, 20))
+        for _ in range(a.rounds):
+            for name, run in runs.items():
+                began, cpu_began = time.perf_counter(), cpu_seconds()
+                run(a.steps)
+                if a.gpu:
+                    torch.cuda.synchronize()
+                times.setdefault(name, []).append((time.perf_counter() - began) / a.steps * 1000)
+                cpu.setdefault(name, []).append((cpu_seconds() - cpu_began) / a.steps * 1000)
     for name, t in times.items():
+        middle = statistics.median(t)
         print(
-            f"  {name}: {statistics.median(t):.2f} ms a step (median; {min(t):.2f} to {max(t):.2f}), "
-            f"{1000 * recipe.batch / statistics.median(t):,.0f} images/s"
+            f"  {name}: {middle:.2f} ms a step ({min(t):.2f} to {max(t):.2f}), {1000 * recipe.batch / middle:,.0f} "
+            f"images/s; over ours {ratio(t, times['ours'])}; CPU {statistics.median(cpu[name]):.2f} ms, over ours "
+            f"{ratio(cpu[name], cpu['ours'])}"
         )
-    print(
-        f"  ratio ours/bare: {statistics.median(ratios):.3f} (median of the rounds; {min(ratios):.3f} to "
-        f"{max(ratios):.3f})"
-    )
+
+
+def ratio(times: list[float], ours: list[float]) -> str:
+    """Median and range of the ratios within each round."""
+    ratios = [other / own for other, own in zip(times, ours)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended; other programs' load changes them little."""
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in uses)
