@@ -10,14 +10,7 @@ from hydra.experimental.callback import Callback
 
 from imgloop import store
 from imgloop.errors import UserError
-
-
-def write_outcome(hydra, study: str | None, failure: str | None) -> None:
-    """Write into the sweep's folder how this job ended: workers of any launcher can write a file."""
-    store.write_json(
-        Path(hydra.sweep.dir) / f"job{int(hydra.job.num):04d}.json",
-        {"name": ",".join(hydra.overrides.task), "study": study, "failed": failure},
-    )
+from imgloop.launch.jobs import command
 
 
 def write_report(study: Path) -> bool:
@@ -66,8 +59,12 @@ class StudyCallback(Callback):
                 reported = write_report(study) and reported
         failed = [j for j in jobs if j["failed"]]
         if failed:
-            print(f"\n{len(failed)} of {len(jobs)} runs failed:", file=sys.stderr)
+            print(
+                f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
+                file=sys.stderr,
+            )
             for j in failed:
-                print(f"  {j['name']}: {j['failed']}", file=sys.stderr)
+                print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
+            print("The same command again continues all of them.", file=sys.stderr)
         if failed or not reported:
             sys.exit(1)

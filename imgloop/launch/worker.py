@@ -1,0 +1,13 @@
+"""What a worker of any engine does: run one chain, and record how that ended."""
+
+from __future__ import annotations
+
+from imgloop.launch.jobs import Job
+from imgloop.launch.outcome import Outcome, attempted
+
+
+def work(job: Job) -> None:
+    """Run the chain of a job and write its outcome; raises Stopped, without an outcome, when asked to stop."""
+    from imgloop import loop
+
+    job.write(Outcome(attempted(lambda: loop.run(job.settings, sweep=True))))
