@@ -7,14 +7,14 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 
 class _Launcher(Launcher):
     """Runs the chains of a sweep on the engine that `engine` makes for its jobs."""
 
     def __init__(self, **options: Any) -> None:
-        self.options = options
+        self.options: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
 
     def setup(self, *, hydra_context, task_function, config) -> None:
         self.loader, self.config = hydra_context.config_loader, config
@@ -49,3 +49,23 @@ class Parallel(_Launcher):
         from imgloop.launch.processes import Processes
 
         return Processes(slots(jobs, self.options["jobs"], self.options["chains_per_gpu"]))
+
+
+class Ray(_Launcher):
+    """hydra/launcher=ray: tasks of a Ray cluster, or of Ray on this machine."""
+
+    def engine(self, jobs: Sequence[Any]) -> Any:
+        from imgloop.launch.ray_tasks import RayTasks
+
+        o = self.options
+        return RayTasks(jobs, o["address"], o["jobs"], o["num_cpus"], o["num_gpus"], o["max_retries"], o["init"] or {})
+
+
+class Submitit(_Launcher):
+    """hydra/launcher=submitit_slurm and submitit_local: jobs of a queue."""
+
+    def engine(self, jobs: Sequence[Any]) -> Any:
+        from imgloop.launch.queues import Queue
+
+        o = dict(self.options)
+        return Queue(jobs, o.pop("cluster"), o.pop("jobs"), o.pop("max_num_timeout"), o)

@@ -61,6 +61,15 @@ def command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "imgloop", *arguments])
 
 
+def missing_extra(launcher: str, extra: str) -> UserError:
+    """The error for a launcher whose package is not installed."""
+    return UserError(
+        f"hydra/launcher={launcher} needs the extra {extra}: pip install 'imgloop[{extra}]', or use "
+        "hydra/launcher=parallel, which needs none.",
+        "launcher",
+    )
+
+
 def cores() -> int:
     """CPU cores that this process may use: affinity and cgroup limits count."""
     from joblib import cpu_count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -50,6 +51,7 @@ class Sweep:
     def __init__(self, jobs: Sequence[Job], engine: Engine):
         self.engine, self.jobs = engine, tuple(jobs)
         self.waiting, self.running = list(jobs), set[int]()
+        self.lock = self.jobs[0].record.with_name(".sweep.lock")  # nodes try it: see imgloop/launch/site.py
         self.outcomes: dict[int, Outcome] = {}
         self.made: set[str] = set()  # groups that have their generation 0
         self.began, self.counted = time.monotonic(), 0.0
@@ -60,7 +62,7 @@ class Sweep:
     def run(self) -> list[Outcome]:
         """Run all jobs to their end; outcomes in the order of the jobs."""
         try:
-            with signals(), self.bar or nullcontext():
+            with signals(), store.lock(self.lock), self.bar or nullcontext():
                 self.say(self.line())
                 while self.waiting or self.running:
                     self.step()
@@ -123,6 +125,7 @@ class Sweep:
     def count(self) -> None:
         """Count the generations that are left."""
         self.counted = time.monotonic()
+        os.utime(self.lock)
         self.left = sum(remaining(j) for j in self.jobs if j.number not in self.outcomes)
 
     def line(self) -> str:

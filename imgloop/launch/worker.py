@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from imgloop.launch.jobs import Job
 from imgloop.launch.outcome import Outcome, attempted
 
 
-def work(job: Job) -> None:
+def work(job: Job, notes: Sequence[str] = ()) -> None:
     """Run the chain of a job and write its outcome; raises Stopped, without an outcome, when asked to stop."""
-    from imgloop import loop
+    from imgloop import loop  # imports the parts of a chain: the sweep itself does not need them
 
-    job.write(Outcome(attempted(lambda: loop.run(job.settings, sweep=True))))
+    job.write(Outcome(attempted(lambda: loop.run(job.settings, sweep=True)), tuple(notes)))
