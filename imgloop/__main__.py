@@ -23,12 +23,12 @@ def job(cfg) -> None:
     if worker:
         interrupt.end_with_parent()
     sweep = hydra.mode == RunMode.MULTIRUN
-    study: Path | None = None
+    chain: Path | None = None
 
     def run() -> None:
-        nonlocal study
+        nonlocal chain
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
-        study = settings.study
+        chain = settings.folder
         loop.run(settings, sweep=sweep)
 
     try:
@@ -40,7 +40,7 @@ def job(cfg) -> None:
         if worker:  # its launcher would wait for more jobs
             os._exit(128 + e.signal)
         sys.exit(128 + e.signal)
-    outcome.write(outcome_path(hydra.sweep.dir, hydra.job.num), hydra.overrides.task, study)
+    outcome.write(outcome_path(hydra.sweep.dir, hydra.job.num), hydra.overrides.task, chain)
 
 
 def with_hydra(cfg, hydra):

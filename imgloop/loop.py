@@ -13,6 +13,7 @@ from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
+from imgloop.study.progress import write_states
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,9 +45,11 @@ def run(settings: Settings, sweep: bool = False) -> Result:
                 parts = chain.prepared(generations, store.cache_folder())
                 chain.begin(parts)
                 freeze(chain.study, settings.config["collapse"])
+                write_states(chain.study, sparing=sweep)
                 log.begin()
                 advance(chain, parts, generations)
         metrics = chain.finish()
+        write_states(chain.study, sparing=sweep)
         log.finish()
     return Result(chain.folder, metrics)
 

@@ -36,10 +36,27 @@ def write_report(study: Path) -> bool:
 
 
 class StudyCallback(Callback):
-    """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
+    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun and when all have ended."""
+
+    def on_multirun_start(self, config, **kwargs) -> None:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from imgloop.launch.check import begin, jobs_of
+
+        try:
+            begin(jobs_of(config))
+        except UserError as e:
+            sys.exit(f"imgloop: {e}")
+        except (HydraException, OmegaConfBaseException):  # the sweeper raises it again, for command() to print
+            return
+        except Exception:  # Hydra would only warn
+            traceback.print_exc()
+            sys.exit(1)
 
     def on_multirun_end(self, config, **kwargs) -> None:
         from imgloop.study.compare import compare, comparison_lines, spread_text
+        from imgloop.study.progress import write_states
         from imgloop.study.tables import chains
 
         reported = True
@@ -55,6 +72,8 @@ class StudyCallback(Callback):
                 head = f"{study}, at the last generation (± {spread_text(study)})"
                 look = f"look at {study / 'comparison.png'} and comparison.csv"
                 print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
+            if study.is_dir():
+                write_states(study)
             if chains(study):
                 reported = write_report(study) and reported
         failed = [j for j in jobs if j["failed"]]

@@ -44,7 +44,7 @@ class Job:
 
     def write(self, outcome: Outcome) -> None:
         """Record how the job ended."""
-        outcome.write(self.record, self.arguments, self.settings.study)
+        outcome.write(self.record, self.arguments, self.settings.folder)
 
 
 def job_of(sweep_config: Any, number: int) -> Job:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imgloop import store
 from imgloop.errors import Stopped, UserError
+from imgloop.study.progress import note_failure
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Outcome:
     failed: str | None = None
     notes: tuple[str, ...] = ()
 
-    def write(self, path: Path, arguments: Sequence[str], study: Path | None) -> None:
-        """Record the outcome of a job that `python -m imgloop ARGUMENTS` runs alone."""
-        content = {"arguments": list(arguments), "study": None if study is None else str(study)}
+    def write(self, path: Path, arguments: Sequence[str], chain: Path | None) -> None:
+        """Record the outcome of a job that `python -m imgloop ARGUMENTS` runs alone. chain: its folder, where known."""
+        content = {"arguments": list(arguments), "study": None if chain is None else str(chain.parents[1])}
         store.write_json(path, {**content, "failed": self.failed, "notes": list(self.notes)})
+        if chain is not None:
+            note_failure(chain, self.failed)
 
 
 def outcome_path(sweep: str | Path, number: int) -> Path:

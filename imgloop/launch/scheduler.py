@@ -16,6 +16,7 @@ from imgloop.errors import Stopped, printable
 from imgloop.launch.jobs import Job
 from imgloop.launch.outcome import Outcome
 from imgloop.report.text import short_names
+from imgloop.study.progress import RUNNING, write_running
 
 POLL = 0.2  # seconds between looks at running jobs
 COUNT = 5.0  # seconds between counts of finished generations
@@ -71,6 +72,8 @@ class Sweep:
             self.engine.stop(e.signal)
             self.print_output()
             raise
+        finally:
+            store.remove(self.lock.with_name(RUNNING))
         return [self.outcomes[j.number] for j in self.jobs]
 
     def step(self) -> None:
@@ -80,6 +83,7 @@ class Sweep:
             self.engine.start(ready)
             self.running |= {j.number for j in ready}
             self.waiting = [j for j in self.waiting if j.number not in self.running]
+            self.count()
         ended = self.engine.ended()
         self.print_output()
         for job, lost in ended:
@@ -126,6 +130,7 @@ class Sweep:
         """Count the generations that are left."""
         self.counted = time.monotonic()
         os.utime(self.lock)
+        write_running(self.lock.parent, (j.settings.folder for j in self.jobs if j.number in self.running))
         self.left = sum(remaining(j) for j in self.jobs if j.number not in self.outcomes)
 
     def line(self) -> str:
