@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import sys
-import traceback
+from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() unchanged, which prints them as one sentence
 
@@ -13,37 +13,34 @@ def job(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from imgloop import devices, interrupt, multirun
+    from imgloop import devices, interrupt
     from imgloop.config.settings import checked
-    from imgloop.errors import Stopped, UserError
+    from imgloop.errors import Stopped
+    from imgloop.launch.outcome import Outcome, attempted, outcome_path
 
     hydra = HydraConfig.get()
     worker = multiprocessing.current_process().name.startswith("Loky")  # of the launcher joblib
     if worker:
         interrupt.end_with_parent()
-    study = failure = None
-    try:
+    sweep = hydra.mode == RunMode.MULTIRUN
+    chain: Path | None = None
+
+    def run() -> None:
+        nonlocal chain
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
-        study = str(settings.study)
-        several = hydra.mode == RunMode.MULTIRUN
-        devices.run(settings, several, hydra.runtime.choices["hydra/launcher"] if several else "basic")
+        chain = settings.folder
+        devices.run(settings, sweep, hydra.runtime.choices["hydra/launcher"] if sweep else "basic")
+
+    try:
+        if not sweep:
+            return run()
+        outcome = Outcome(attempted(run))
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr, flush=True)
         if worker:  # its launcher would wait for more jobs
             os._exit(128 + e.signal)
         sys.exit(128 + e.signal)
-    except UserError as e:
-        failure = str(e)
-        if hydra.mode != RunMode.MULTIRUN:
-            sys.exit(f"imgloop: {failure}")
-        print(f"failed: {failure}", file=sys.stderr, flush=True)
-    except Exception as e:  # a bug in imgloop: print the traceback and continue the sweep
-        if hydra.mode != RunMode.MULTIRUN:
-            raise
-        traceback.print_exc()
-        failure = f"{type(e).__name__}: {e}"
-    if hydra.mode == RunMode.MULTIRUN:
-        multirun.write_outcome(hydra, study, failure)
+    outcome.write(outcome_path(hydra.sweep.dir, hydra.job.num), hydra.overrides.task, chain)
 
 
 def with_hydra(cfg, hydra):
@@ -73,7 +70,7 @@ def command() -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from imgloop.config import compose
-    from imgloop.errors import UserError
+    from imgloop.errors import Stopped, UserError
 
     folders: tuple = ()
     try:
@@ -82,6 +79,9 @@ def command() -> None:
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
     except UserError as e:
         sys.exit(f"imgloop: {e}")
+    except Stopped as e:  # by a launcher, whose chains have saved their state
+        print(f"imgloop: {e}", file=sys.stderr)
+        sys.exit(128 + e.signal)
     except (HydraException, OmegaConfBaseException, ValueError) as e:
         if type(e) is ValueError and "Config group override" not in str(e):
             raise

@@ -18,6 +18,7 @@ from imgloop.errors import Stopped, UserError
 from imgloop.training.tasks import TrainerSettings
 
 GRACE = 10.0  # seconds that the other processes have to end
+ALONE = ("basic", "submitit_slurm", "submitit_local")  # launchers with which a chain has what it asks for to itself
 SHARING = ("diffusion", "gan")  # models whose training shares a batch between ranks
 
 
@@ -61,12 +62,7 @@ def check(settings: Settings, devices: int, nodes: int, world: ranks.World | Non
             f"model={model} is not trained on several devices; {' and '.join(SHARING)} are: use trainer.devices=1.",
             "trainer.devices",
         )
-    if launcher != "basic":
-        raise UserError(
-            f"trainer.devices={devices} gives one chain several devices, and hydra/launcher={launcher} runs several "
-            "chains at a time: use one or the other.",
-            "trainer.devices",
-        )
+    check_launcher(settings, launcher)
     if world is None and nodes > 1:
         raise UserError(
             f"trainer.nodes={nodes} needs torchrun on each machine: torchrun --nnodes {nodes} --nproc-per-node "
@@ -78,6 +74,18 @@ def check(settings: Settings, devices: int, nodes: int, world: ranks.World | Non
             f"{world.size} processes were started, {world.local_size} on this machine, and trainer.devices={devices} "
             f"with trainer.nodes={nodes} means {devices * nodes}: give trainer.devices={world.local_size} "
             f"trainer.nodes={max(1, world.size // world.local_size)}.",
+            "trainer.devices",
+        )
+
+
+def check_launcher(settings: Settings, launcher: str) -> None:
+    """Raise UserError for a launcher that gives several chains the devices of one machine, and a chain that wants some
+    of them for itself."""
+    devices = (settings.config.get("trainer") or {}).get("devices", 1)
+    if devices > 1 and launcher not in ALONE:
+        raise UserError(
+            f"trainer.devices={devices} gives one chain several devices, and hydra/launcher={launcher} runs several "
+            f"chains at a time on a machine: use one or the other, or hydra/launcher={ALONE[1]}.",
             "trainer.devices",
         )
 

@@ -64,7 +64,10 @@ class Interrupt:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if callable(signal.getsignal(signal.SIGUSR2)):  # of a queue, which takes it as the sign to queue the job again
+            numbers.append(signal.SIGUSR2)
+        before = {s: signal.signal(s, self.handle) for s in numbers}
         try:
             yield
         except Exception as e:  # Stopped, or the error of a library that the signal interrupted

@@ -13,6 +13,7 @@ from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
+from imgloop.study.progress import write_states
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,6 +47,7 @@ def run(settings: Settings, sweep: bool = False) -> Result:
                 def begin() -> None:
                     chain.begin(parts)
                     freeze(chain.study, settings.config["collapse"])
+                    write_states(chain.study, sparing=sweep)
                     log.begin()
 
                 ranks.first(begin)
@@ -53,6 +55,7 @@ def run(settings: Settings, sweep: bool = False) -> Result:
 
         def finish() -> DataFrame:
             metrics = chain.finish()
+            write_states(chain.study, sparing=sweep)
             log.finish()
             return metrics
 

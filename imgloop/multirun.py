@@ -10,14 +10,7 @@ from hydra.experimental.callback import Callback
 
 from imgloop import store
 from imgloop.errors import UserError
-
-
-def write_outcome(hydra, study: str | None, failure: str | None) -> None:
-    """Write into the sweep's folder how this job ended: workers of any launcher can write a file."""
-    store.write_json(
-        Path(hydra.sweep.dir) / f"job{int(hydra.job.num):04d}.json",
-        {"name": ",".join(hydra.overrides.task), "study": study, "failed": failure},
-    )
+from imgloop.launch.jobs import command
 
 
 def write_report(study: Path) -> bool:
@@ -43,10 +36,27 @@ def write_report(study: Path) -> bool:
 
 
 class StudyCallback(Callback):
-    """Named in conf/config.yaml; Hydra calls it when all jobs of a multirun have ended."""
+    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun and when all have ended."""
+
+    def on_multirun_start(self, config, **kwargs) -> None:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from imgloop.launch.check import begin, jobs_of
+
+        try:
+            begin(jobs_of(config))
+        except UserError as e:
+            sys.exit(f"imgloop: {e}")
+        except (HydraException, OmegaConfBaseException):  # the sweeper raises it again, for command() to print
+            return
+        except Exception:  # Hydra would only warn
+            traceback.print_exc()
+            sys.exit(1)
 
     def on_multirun_end(self, config, **kwargs) -> None:
         from imgloop.study.compare import compare, comparison_lines, spread_text
+        from imgloop.study.progress import write_states
         from imgloop.study.tables import chains
 
         reported = True
@@ -62,12 +72,18 @@ class StudyCallback(Callback):
                 head = f"{study}, at the last generation (± {spread_text(study)})"
                 look = f"look at {study / 'comparison.png'} and comparison.csv"
                 print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
+            if study.is_dir():
+                write_states(study)
             if chains(study):
                 reported = write_report(study) and reported
         failed = [j for j in jobs if j["failed"]]
         if failed:
-            print(f"\n{len(failed)} of {len(jobs)} runs failed:", file=sys.stderr)
+            print(
+                f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
+                file=sys.stderr,
+            )
             for j in failed:
-                print(f"  {j['name']}: {j['failed']}", file=sys.stderr)
+                print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
+            print("The same command again continues all of them.", file=sys.stderr)
         if failed or not reported:
             sys.exit(1)

@@ -32,8 +32,9 @@ from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.report import archive, bibliography, files, page, pdf, profiles, reproduce, sheets, svg, text
 from imgloop.report.__main__ import main, parser, subjects, watch
 from imgloop.report.panels import Line, Panel, displayed, panels, split
-from imgloop.report.progress import fingerprint, locked, progress, size
+from imgloop.report.progress import fingerprint, size
 from imgloop.report.timescales import Timescale, timed
+from imgloop.study.progress import locked, progress
 from imgloop.study.study import Study
 
 TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"

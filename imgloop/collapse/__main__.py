@@ -56,6 +56,7 @@ def profiled(arguments: list[str]) -> None:
     from imgloop.collapse.profile import collapse_profile
     from imgloop.study.frozen import frozen
     from imgloop.study.plain import read_table
+    from imgloop.study.progress import incomplete, progress
     from imgloop.study.tables import chains, csv_text, measures
 
     stored = frozen(a.path) if a.path.is_dir() else None
@@ -71,6 +72,8 @@ def profiled(arguments: list[str]) -> None:
         measures=measures(chains(a.path)) if a.path.is_dir() else None,
         subjects=by_role(a.subject),
     )
+    if a.path.is_dir() and (note := incomplete(progress(a.path))):
+        profile = profile.noted(f"{note}.")
     if a.csv:
         store.write_text(a.csv, csv_text(profile.to_frame()))
     if a.json:

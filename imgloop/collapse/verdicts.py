@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,10 @@ class Profile:
 
         rows = [asdict(v) | {"left_out": "; ".join(v.left_out)} for v in self.verdicts]
         return pd.DataFrame(rows, columns=[f.name for f in fields(Verdict)])
+
+    def noted(self, text: str) -> Profile:
+        """The profile with a further remark on all conditions."""
+        return replace(self, notes={**self.notes, "": (*self.notes.get("", ()), text)})
 
     def to_dict(self) -> dict:
         """The profile as JSON-able values; NaN and infinity become None."""

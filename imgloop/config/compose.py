@@ -83,6 +83,9 @@ def register() -> None:
 
     ConfigStore.instance().store(name="schema", node=Config)
     plugins = Plugins.instance()
+    launchers: Any = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):  # ours count where a plugin has one of equal name
+        launchers.pop(path.name, None)
     if any(p.__name__ == "InstalledParts" for p in plugins.discover(SearchPathPlugin)):
         return
 

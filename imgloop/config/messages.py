@@ -11,6 +11,7 @@ from imgloop.config.compose import GROUPS, compose, options
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 PYTHON_KINDS = {"bool": "Boolean", "int": "Integer", "float": "Float"}
+LAUNCHER_EXTRAS = {"joblib": "joblib"}  # launchers of plugins that Hydra does not know before they are installed
 SPECIAL = "mismatched input|token recognition|LexerNoViableAlt|no viable alternative|extraneous input"
 
 
@@ -21,6 +22,8 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     while deepest.__cause__ is not None:
         deepest = deepest.__cause__
     key, text, cause = getattr(deepest, "full_key", None), str(error), str(deepest)
+    if match := re.search(r"Could not (?:find|load) 'hydra/launcher/([^']*)'", text):
+        return launcher(match[1]), "launcher"
     if match := re.search(r"Could not (?:find|load) '([\w-]+)/([^']*)'", text):
         group, option = match.groups()
         names = ", ".join(sorted(options(group, config_dirs)))
@@ -66,6 +69,18 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     if key and "." in key:
         return f"{key} is not a setting: the option of {key.rsplit('.', 1)[0]} that is chosen has none.", key
     return " ".join(text.split()), key
+
+
+def launcher(option: str) -> str:
+    """The sentence for a launcher that does not exist, or whose package is not installed."""
+    from hydra.core.config_store import ConfigStore
+
+    if option in LAUNCHER_EXTRAS:
+        extra = LAUNCHER_EXTRAS[option]
+        return f"hydra/launcher={option} needs the extra {extra}: pip install 'imgloop[{extra}]'."
+    others = (Path(name).stem for name in ConfigStore.instance().list("hydra/launcher"))
+    names = ", ".join(sorted({*others, *options("hydra/launcher"), *LAUNCHER_EXTRAS}))
+    return f"hydra/launcher={option} does not exist: choose one of {names}."
 
 
 def allowed(key: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:

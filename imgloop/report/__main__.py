@@ -126,7 +126,8 @@ def _read(a: argparse.Namespace):
 def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.sleep) -> None:
     """Keep report.html up to date until every chain has finished; then write the whole report."""
     from imgloop.report import files
-    from imgloop.report.progress import fingerprint, progress
+    from imgloop.report.progress import fingerprint
+    from imgloop.study.progress import progress
 
     if not a.study.is_dir():
         raise UserError(f"{a.study} is not a folder: --watch needs the folder of a study.", "watch")

@@ -41,7 +41,7 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
             store.remove(beside / "profile.csv", beside / "profile.tex")
         else:
             store.write_text(beside / "profile.csv", csv_text(r.profile.to_frame()))
-            store.write_text(beside / "profile.tex", latex(r.profile, r.names))
+            store.write_text(beside / "profile.tex", latex(r.profile, r.names, r.incomplete))
         bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
         figures = dict(pdf.figures(r.panels, r.evolution, bars))
         for name, data in figures.items():
@@ -71,6 +71,7 @@ def as_json(r: Report) -> dict:
         "study": r.study.name,
         "profile": r.profile.to_dict() if r.profile else None,
         "reason": r.reason or None,
+        "incomplete": r.incomplete or None,
         "timescales": times,
         "commands": {recipe.condition: recipe.command for recipe in r.origin.recipes},
         "not_known": list(r.unknown),
@@ -95,8 +96,9 @@ def formula(x) -> str:
     return f"${text.replace('inf', chr(92) + 'infty').replace(',', '{,}')}{times}$" if text else ""
 
 
-def latex(profile: Profile, names) -> str:
-    """The profile as an ASCII LaTeX table (package booktabs): one row a condition, one column a definition."""
+def latex(profile: Profile, names, incomplete: str = "") -> str:
+    """The profile as an ASCII LaTeX table (package booktabs): one row a condition, one column a definition.
+    incomplete: which chains are missing, for a comment."""
     import pandas as pd
 
     rows = []
@@ -106,8 +108,9 @@ def latex(profile: Profile, names) -> str:
     table = pd.DataFrame(rows, columns=["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
     seeds = max((v.seeds for v in profile.verdicts), default=0)
     control = " ".join(profile.control.split()).encode("ascii", "backslashreplace").decode()  # in a comment
+    marked = f"% {' '.join(incomplete.split())}\n".encode("ascii", "backslashreplace").decode() if incomplete else ""
     return (
-        f"% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
+        f"{marked}% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
         f"% followed by the effect over {control}, from up to {seeds} chains; needs booktabs\n"
         + table.style.hide(axis="index").to_latex(hrules=True, column_format="l" * table.shape[1])
     )

@@ -23,11 +23,12 @@ from imgloop.errors import UserError, printable_lines
 from imgloop.report import bibliography, reproduce, sizes, svg
 from imgloop.report.panels import Panel, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
-from imgloop.report.progress import Progress, progress, waiting
+from imgloop.report.progress import waiting
 from imgloop.report.sheets import Evolution, evolution
 from imgloop.report.text import TIMES, figure, plural, ranges, short_names, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.study import tables
+from imgloop.study.progress import Progress, incomplete, progress
 from imgloop.study.study import Study
 
 HERE = Path(__file__).parent
@@ -56,7 +57,12 @@ class Report:
 
     @property
     def finished(self) -> bool:
-        return all(p.ended or p.fault for p in self.chains)
+        return all(p.ended or p.fault or p.state == "failed" for p in self.chains)
+
+    @property
+    def incomplete(self) -> str:
+        """Which planned chains are missing from the statistics, in a sentence; "" if none is."""
+        return incomplete(self.chains, self.names)
 
     @property
     def unjudged(self) -> bool:
@@ -74,7 +80,9 @@ class Report:
             replicates = self.study.record(condition, seeds[0])["replicates"]
             return f"{plural(n, 'chain')} ({plural(len(seeds), 'seed')} {TIMES} {replicates:,} replicates), {what}"
         at = sizes.several(self.study.table).get(condition)
-        return f"{plural(n, 'seed')}{f' at {at[-1]:,} real samples' if at else ''}, {what}"
+        planned = sum(p.chain.parent.name == condition for p in self.chains)
+        of = f"{n} of {plural(planned, 'seed')}" if self.incomplete and planned > n else plural(n, "seed")
+        return f"{of}{f' at {at[-1]:,} real samples' if at else ''}, {what}"
 
 
 def report(
@@ -83,9 +91,9 @@ def report(
     """Read a study, one chain or a CSV table; raises UserError if nothing of it can be read."""
     study, question = Study(path, protocol, tolerant=True), question or Question()
     names, common = short_names(study.conditions)
-    profile, reason = profiled(study, question)
     chains = () if study.is_csv else tuple(progress(study.root))
     chains = tuple(p for p in chains if p.chain in study.chains) if study.single else chains
+    profile, reason = profiled(study, question, incomplete(chains, names))
     times = tuple(timescales(study, names))
     reference = None if study.is_csv or study.solvable else tables.reference(study.root, study.table)
     try:
@@ -142,6 +150,7 @@ def html(r: Report, refresh: int | None = None) -> str:
         keys=[(svg.key(i), r.names[c]) for i, c in enumerate(r.names)],
         panels=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.panels)],
         waiting=waiting(r.chains),
+        incomplete=r.incomplete,
         matrix=matrix(r),
         laws=[(r.names.get(c, c), law) for c, law in profile.laws.items()] if profile else [],
         short=SHORT,

@@ -12,12 +12,12 @@ from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
 from imgloop.errors import UserError
 from imgloop.report.panels import displayed
-from imgloop.report.progress import Progress
 from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
 from imgloop.study import tables
 from imgloop.study.frozen import frozen
 from imgloop.study.plain import systems
+from imgloop.study.progress import Progress
 from imgloop.study.study import Study
 from imgloop.thresholds import Thresholds
 
@@ -33,8 +33,8 @@ class Question:
     subjects: Mapping[str, str] = field(default_factory=dict)
 
 
-def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
-    """The study's profile, and "" or, in a sentence, why there is none."""
+def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Profile | None, str]:
+    """The study's profile, and "" or, in a sentence, why there is none. incomplete: which chains are missing."""
     try:
         written = None if study.is_csv else frozen(study.root)
         frame = systems(study.path) if study.solvable and not study.single else study.table
@@ -49,7 +49,7 @@ def profiled(study: Study, question: Question) -> tuple[Profile | None, str]:
             measures=study.measures,
             subjects=question.subjects,
         )
-        return profile, ""
+        return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
         one_seed = len(study.seeds()) == 1 and not study.solvable
         return None, "1 seed: no verdicts. " * one_seed + str(e)

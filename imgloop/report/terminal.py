@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,13 @@ from imgloop.collapse.definitions import SHORT
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES
 from imgloop.report.page import MARKS, Report
-from imgloop.report.progress import Progress, ago, progress, readable, size
+from imgloop.report.progress import readable, size
 from imgloop.report.text import figure, plural, short_names
 from imgloop.study import tables
+from imgloop.study.progress import Progress, ago, progress, write_states
 
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
+STATES = {"damaged": "bold red", "failed": "bold red", "running": "bold"}
 ACROSS = 4  # conditions side by side
 
 
@@ -27,6 +30,8 @@ def profile(r: Report, console: Console) -> None:
     if r.profile is None:
         console.print(Text(r.reason))
         return
+    if r.incomplete:
+        console.print(Text(r.incomplete, "yellow"))
     if r.unjudged:
         console.print("1 seed: no verdicts")
     for first in range(0, len(r.profile.conditions), ACROSS):
@@ -53,6 +58,8 @@ def listing(path: Path, console: Console) -> None:
     if not found:
         raise UserError(f"{path} contains no study: give the folder that out= names (outputs), or a study's folder.")
     for folder, chains in found:
+        if os.access(folder, os.W_OK):
+            write_states(folder)
         done = sum(p.ended for p in chains)
         names, common = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))
         summary = f"  {done} of {plural(len(chains), 'chain')} finished, {readable(size([folder]))}, "
@@ -68,14 +75,17 @@ def listing(path: Path, console: Console) -> None:
                 Text(f"  {names[p.chain.parent.name]}"),
                 p.chain.name.removeprefix("seed"),
                 f"{p.done} of {p.planned if p.planned is not None else '?'}",
-                Text(p.state, "bold red" if p.fault else "bold" if p.state == "running" else "default"),
+                Text(
+                    p.state,
+                    "bold red" if p.state in ("damaged", "failed") else "bold" if p.state == "running" else "default",
+                ),
                 Text(measures(p)),
                 readable(size([p.chain])),
             )
         console.print(table)
         for p in chains:
-            if p.fault:
-                console.print(Text(f"  {p.fault}", "red"))
+            if p.fault or (p.failed and p.state == "failed"):
+                console.print(Text(f"  {names[p.chain.parent.name]}/{p.chain.name}: {p.fault or p.failed}", "red"))
         console.print()
 
 

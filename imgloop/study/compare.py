@@ -10,6 +10,7 @@ from typing import cast
 from imgloop import figures, store
 from imgloop.measures import MEASURES
 from imgloop.study import derived, solved, tables, trained
+from imgloop.study.progress import incomplete, missing, progress
 from imgloop.study.trained import DataFrame
 
 SHARE = 20  # a sparing comparison takes at most one part in so many of a sweep's time
@@ -31,7 +32,8 @@ def compare(study: str | Path, sparing: bool = False) -> None:
         solvable = any(map(tables.is_solved, folders))
         protocol = None if solvable else tables.common_protocol(folders)
         parts = [p for c in folders for p in ([c / "record.json"] if solvable else trained.inputs(c, protocol))]
-        key = derived.key_of(parts, study.name)
+        unfinished = missing(progress(study))
+        key = derived.key_of(parts, study.name, *([unfinished] if unfinished else []))
         if not derived.current(study, key):
             files = _compare_solved(study, folders) if solvable else _compare_trained(study, folders, protocol)
             derived.write(study, key, files, seconds=time.monotonic() - began)
@@ -48,12 +50,13 @@ def _compare_trained(study: Path, folders: Sequence[Path], protocol: str | None)
         if (info.compared or name not in MEASURES) and name in frame and frame[name].notna().any():
             result[name], result[f"{name}_sd"] = by[name].mean(), by[name].std(ddof=1)
     result = result.reset_index().sort_values(["condition", "generation"], kind="stable")
+    unfinished, note = _unfinished(study, result)
     seeds = int(frame.groupby("condition")["seed"].nunique().max())
     band = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
-    title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame))))
+    title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame), note)))
     levels = tables.reference(study, frame)
     return {
-        "comparison.csv": tables.csv_text(result).encode,
+        "comparison.csv": tables.csv_text(unfinished).encode,
         "comparison.png": lambda: figures.curves(frame, title, levels, trained.panels(known)),
     }
 
@@ -62,7 +65,9 @@ def _compare_solved(study: Path, folders: Sequence[Path]) -> dict[str, Callable[
     import pandas as pd  # here, since it takes half a second to import
 
     frame = solved.pooled(solved.carried(tables.load_study(study), folders))
+    frame, note = _unfinished(study, frame)
     title = f"{study.name}: points are simulations with two standard errors, lines are theory"
+    title = f"{title}; {note}" if note else title
     files: dict[str, Callable[[], bytes]] = {
         "comparison.csv": tables.csv_text(frame).encode,
         "comparison.png": lambda: solved.curves(frame, title, solved.quantities(folders)),
@@ -73,6 +78,20 @@ def _compare_solved(study: Path, folders: Sequence[Path]) -> dict[str, Callable[
     if any(row["uniform"] and row["model"] == "discrete" for row in times):
         files["timescales.png"] = lambda: solved.timescale_figure(times)
     return files
+
+
+def _unfinished(study: Path, frame: DataFrame) -> tuple[DataFrame, str]:
+    """A comparison with the column `missing`, the planned seeds that a row lacks, and a short remark for a title; both
+    only where chains are missing."""
+    unfinished = missing(progress(study))
+    if not unfinished:
+        return frame, ""
+    lacking = [
+        " ".join(seed for seed, done in unfinished.get(str(condition), {}).items() if done <= generation)
+        for condition, generation in zip(frame["condition"], frame["generation"])
+    ]
+    count = sum(map(len, unfinished.values()))
+    return frame.assign(missing=lacking), f"incomplete: {count} chain{'s' * (count != 1)} missing"
 
 
 def sizes_differ(frame: DataFrame) -> str:
@@ -97,8 +116,10 @@ def comparison_lines(study: str | Path) -> list[str]:
 
     folders = tables.chains(Path(study))
     frame = cast(DataFrame, pd.read_csv(Path(study) / "comparison.csv"))
+    note = incomplete(progress(Path(study)))
     if any(map(tables.is_solved, folders)):
-        return solved.lines(solved.summary(frame, solved.quantities(folders)))
+        lines = solved.lines(solved.summary(frame, solved.quantities(folders)))
+        return [*lines, note] if note else lines
     known = tables.measures(folders, tables.common_protocol(folders))
     shown = [name for name, info in known.items() if info.headline and name in frame]
     width = max(len(c) for c in frame["condition"])
@@ -108,4 +129,4 @@ def comparison_lines(study: str | Path) -> list[str]:
         cells = [f"{last[c]:.3g}" + (f" ± {last[c + '_sd']:.2g}" if pd.notna(last[f"{c}_sd"]) else "") for c in shown]
         head = f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
         lines.append(head + "  ".join(f"{c:>15}" for c in cells))
-    return [*lines, *filter(None, [sizes_differ(frame)])]
+    return [*lines, *filter(None, [sizes_differ(frame), note])]

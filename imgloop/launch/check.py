@@ -1,0 +1,105 @@
+"""A sweep as a whole, before any work begins: its jobs, what they contradict, and the note that they are planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from imgloop import loop
+from imgloop.chain.base import Surroundings
+from imgloop.chain.earlier import continued
+from imgloop.errors import UserError
+from imgloop.launch.jobs import Job, job_of
+from imgloop.study import progress, tables
+from imgloop.study.generation import read_config
+
+
+def jobs_of(config: Any) -> list[Job]:
+    """The jobs of a multirun, in the order of Hydra's sweeper; raises UserError for the first with a wrong setting."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        return []  # another sweeper chooses its jobs while they run
+    loader = GlobalHydra.instance().config_loader()
+    arguments = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    jobs = []
+    for number, words in enumerate(batch):
+        try:
+            jobs.append(job_of(loader.load_sweep_config(config, words), number))
+        except UserError as e:
+            raise UserError(f"{e} This is of {' '.join(words)}; nothing was started.", e.setting) from e
+    return jobs
+
+
+def begin(jobs: Sequence[Job]) -> None:
+    """Check a sweep, and note in its studies that its chains are planned. Raises UserError, naming the settings, where
+    they contradict each other or what the studies hold; nothing has been started or changed then."""
+    check_different(jobs)
+    for study in dict.fromkeys(j.settings.study for j in jobs):
+        mine = [j for j in jobs if j.settings.study == study]
+        check_kinds(mine)
+        check_features(mine)
+    for job in jobs:
+        settings = continued(job.settings)
+        if (settings.folder / "config.yaml").exists() and not settings.config["overwrite"]:
+            loop.chain_of(settings, Surroundings.of(settings)).check_config()
+    for study in dict.fromkeys(j.settings.study for j in jobs):
+        mine = [j.settings for j in jobs if j.settings.study == study]
+        progress.plan(study, {f"{s.condition}/{s.folder.name}": s.config["generations"] for s in mine})
+        progress.write_states(study)
+
+
+def check_different(jobs: Sequence[Job]) -> None:
+    """Raise UserError for two jobs that would run the same chain."""
+    first: dict[Any, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.settings.folder, job)
+        if other is not job:
+            both = (set(a) - set(b) for a, b in ((other.arguments, job.arguments), (job.arguments, other.arguments)))
+            one, two = (" ".join(sorted(b)) for b in both)
+            raise UserError(
+                f"{one} and {two} are one chain, {job.settings.folder}: a sweep runs each chain once. Give one value, "
+                "or a study=NAME for each.",
+                two.split("=")[0],
+            )
+
+
+def check_kinds(jobs: Sequence[Job]) -> None:
+    """Raise UserError for trained and solvable chains in one study, planned or there."""
+    settings = jobs[0].settings
+    kinds = {j.settings.solvable: f"model={j.settings.choices['model']}" for j in jobs}
+    kinds |= {tables.is_solved(c): str(c) for c in tables.chains(settings.study)[:1] if not jobs_overwrite(jobs)}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{settings.study}: solvable systems and trained models are not compared in one study ({kinds[True]}, "
+            f"{kinds[False]}); give study=NEW.",
+            "study",
+        )
+
+
+def check_features(jobs: Sequence[Job]) -> None:
+    """Raise UserError if the chains of a study would be measured by different features, so that none could be
+    compared."""
+    if jobs[0].settings.solvable or jobs_overwrite(jobs):
+        return
+    names = {j.settings.choices["features"]: "this sweep" for j in jobs}
+    for chain in tables.chains(jobs[0].settings.study):
+        with suppress(UserError):  # a damaged chain is named when it is read
+            names.setdefault(str(read_config(chain)["choices"]["features"]), str(chain))
+    names.pop("auto", None)  # the data's own, which may be one of the others
+    if len(names) > 1:
+        one, two, *_ = (f"features={name} of {whose}" for name, whose in names.items())
+        raise UserError(
+            f"{one} and {two} differ: such scores are not compared. Give the same features, or study=NEW; "
+            "python -m imgloop.measure measures finished chains again.",
+            "features",
+        )
+
+
+def jobs_overwrite(jobs: Sequence[Job]) -> bool:
+    return any(j.settings.config["overwrite"] for j in jobs)
