@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def guided(
     y: Tensor | None,
     guidance: float,
     null: int,
-    objective=None,
+    objective: Any = None,
     interval: Sequence[float] | None = None,
 ) -> Predict:
     """Classifier-free guidance (Ho & Salimans 2022): out = out_null + guidance (out_y - out_null); 1 means none.
