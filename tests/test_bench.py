@@ -13,7 +13,7 @@ ROWS = [
     pytest.param("bench", "step --steps 2 --rounds 1 --network unet2d --own-data", "torchcfm: ", marks=NIGHTLY),
     pytest.param("bench", "sample --n 8 --rounds 1", "times", marks=NIGHTLY),
     pytest.param("bench", "loop --images 256 --n 100 --generations 2 --threads 1", "as fast", marks=NIGHTLY),
-    pytest.param("bench", "chains --chains 2 --images 256", "as fast", marks=NIGHTLY),
+    pytest.param("bench", "chains --chains 2 --images 256", "stacked", marks=NIGHTLY),
     pytest.param("bench", "memory --generations 10", "10:", marks=NIGHTLY),
     pytest.param("bench", "start --rounds 1", "first line", marks=NIGHTLY),
     pytest.param(
