@@ -80,7 +80,7 @@ def trial(model: Any, real: Any, chain: Chain) -> dict[int, float]:
             began = time.perf_counter()
             durations[n] += steps(model, data, chain)
             if time.perf_counter() - began > TOO_LONG:
-                chain.display.say(f"training steps are too slow to be timed: using {MOST} threads; threads=N sets another")
+                chain.display.say(
                     f"training steps are too slow to be timed: using {MOST} threads; threads=N sets another number"
                 )
                 return {MOST: float(np.quantile(durations[n], QUANTILE))}
