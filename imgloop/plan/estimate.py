@@ -72,7 +72,8 @@ def estimate(
     report = max((r.report for r in rates.values()), default=0.0) if sweep else 0.0
     here = tasks(works, rates, None)
     total = startup.wall + report + makespan(here, 1)
-    cpu = startup.cpu + report + sum(rates[w.recipe].cpu * (t[1] + t[2]) for w, t in zip(works, here))
+    share = max((r.cpu for r in rates.values()), default=1.0)
+    cpu = startup.cpu + report * share + sum(rates[w.recipe].cpu * (t[1] + t[2]) for w, t in zip(works, here))
     there = None if name is None else startup.wall + report + makespan(tasks(works, rates, name), 1)
     several = makespan(tasks(works, rates, name), workers) + startup.wall + report
     return Estimate(
