@@ -19,6 +19,9 @@ ROWS = [
     pytest.param(
         "ladder", "--seconds 0.05 --seeds 2 --rungs 0.1.0 patches --set data.n=200", "| patches |", marks=NIGHTLY
     ),
+    pytest.param(
+        "ladder", "--model gan --seconds 0.1 --seeds 2 --rungs 0.1.0 --set data.n=200", "| 0.1.0 |", marks=NIGHTLY
+    ),
 ]
 
 

@@ -29,7 +29,7 @@ from imgloop.models.base import (
 )
 from imgloop.models.gan_networks import Discriminator, Generator, check_widths
 from imgloop.models.networks import check_widths_list
-from imgloop.models.recipes import GANRecipe, gan_recipe
+from imgloop.models.recipes import GAN_RECIPE, GANRecipe
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
 from imgloop.training.memory import check_fits
@@ -136,15 +136,16 @@ class GAN(contracts.Model):
             )
         check_widths_list(self.widths)
 
-    def recipe(self, size: int) -> GANRecipe:
-        """How images of `size` pixels are trained: what is set, and the recipe's values for the rest."""
+    @property
+    def recipe(self) -> GANRecipe:
+        """How images are trained on: what is set, and the recipe's values for the rest."""
         given = {"batch": self.batch, "lr": self.lr, "gamma": self.gamma, "ema": self.ema}
-        return replace(gan_recipe(size), **{k: v for k, v in given.items() if v is not None})
+        return replace(GAN_RECIPE, **{k: v for k, v in given.items() if v is not None})
 
     def check(self, real: RealData, images: tuple[int, ...]) -> None:
         """Raise UserError for images or a budget that this model cannot be trained with."""
         channels, size = real.train.x.shape[1:3]
-        check_images(self.recipe(size).batch, self.conditional, real, images)
+        check_images(self.recipe.batch, self.conditional, real, images)
         sizes = {"size": size, "channels": channels, "widths": check_widths(size, self.widths), "blocks": self.blocks}
         with torch.device("meta"):
             check_fits(networks_of(sizes | {"label_frequencies": None}), "model.widths")
@@ -153,7 +154,7 @@ class GAN(contracts.Model):
         """Train until the discriminator has seen the task's images of `data`; `start` says whether from `previous`
         (its averaged generator and its discriminator) or from scratch."""
         channels, size = data.gather(np.arange(1)).shape[1:3]
-        r = self.recipe(size)
+        r = self.recipe
         steps, device = -(-task.images // r.batch), task.trainer.device
         description = {
             "size": size,
