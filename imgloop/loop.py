@@ -3,6 +3,7 @@ paradigm, curation or measure: these are parts, found by their options."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from imgloop import store
 from imgloop.chain.base import ChainFolder, Parts, Surroundings
 from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
+from imgloop.errors import UserError
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
 from imgloop.study.progress import write_states
@@ -34,23 +36,28 @@ def run(settings: Settings, sweep: bool = False) -> Result:
     around = Surroundings.of(settings, sweep)
     chain, generations = chain_of(settings, around), settings.config["generations"]
     chain.check_study()
-    with chain.opened(), around.display as display, around.log as log:
-        if not chain.remaining(generations):
-            display.say(chain.nothing_to_do())
-        else:
-            display.say(f"{settings.condition}, seed {chain.seed_number}: preparing {chain.folder}")
-            if settings is not given:
-                display.say("this study was begun by version 0.1.0: settings that are null stand for its recipe")
-            with around.stop.listening():
-                parts = chain.prepared(generations, store.cache_folder())
-                chain.begin(parts)
-                freeze(chain.study, settings.config["collapse"])
-                write_states(chain.study, sparing=sweep)
-                log.begin()
-                advance(chain, parts, generations)
-        metrics = chain.finish()
-        write_states(chain.study, sparing=sweep)
-        log.finish()
+    try:
+        with chain.opened(), around.display as display, around.log as log:
+            if not chain.remaining(generations):
+                display.say(chain.nothing_to_do())
+            else:
+                display.say(f"{settings.condition}, seed {chain.seed_number}: preparing {chain.folder}")
+                if settings is not given:
+                    display.say("this study was begun by version 0.1.0: settings that are null stand for its recipe")
+                with around.stop.listening():
+                    parts = chain.prepared(generations, store.cache_folder())
+                    chain.begin(parts)
+                    freeze(chain.study, settings.config["collapse"])
+                    write_states(chain.study, sparing=sweep)
+                    log.begin()
+                    advance(chain, parts, generations)
+            metrics = chain.finish()
+            log.finish()
+    except BaseException:
+        with suppress(OSError, UserError):  # the first error is the one to show
+            write_states(chain.study)
+        raise
+    write_states(chain.study, sparing=sweep)
     return Result(chain.folder, metrics)
 
 
