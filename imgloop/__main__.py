@@ -15,7 +15,7 @@ def job(cfg) -> None:
 
     from imgloop import devices, interrupt
     from imgloop.config.settings import checked
-    from imgloop.errors import Stopped
+    from imgloop.errors import Stopped, UserError
     from imgloop.launch.outcome import Outcome, attempted, outcome_path
 
     hydra = HydraConfig.get()
@@ -35,6 +35,8 @@ def job(cfg) -> None:
         if not sweep:
             return run()
         outcome = Outcome(attempted(run))
+    except UserError as e:
+        sys.exit(f"imgloop: {e}")
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr, flush=True)
         if worker:  # its launcher would wait for more jobs

@@ -55,7 +55,6 @@ def run(settings: Settings, sweep: bool = False) -> Result:
 
         def finish() -> DataFrame:
             metrics = chain.finish()
-            write_states(chain.study, sparing=sweep)
             log.finish()
             return metrics
 

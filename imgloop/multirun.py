@@ -72,8 +72,7 @@ class StudyCallback(Callback):
                 head = f"{study}, at the last generation (± {spread_text(study)})"
                 look = f"look at {study / 'comparison.png'} and comparison.csv"
                 print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
-            if study.is_dir():
-                write_states(study)
+            write_states(study)
             if chains(study):
                 reported = write_report(study) and reported
         failed = [j for j in jobs if j["failed"]]

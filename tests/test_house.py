@@ -16,6 +16,7 @@ COMMANDS = ("__main__.py", "multirun.py", "api.py")  # start-up: what a command 
 LATE = {
     "pandas", "scipy", "torch", "torchvision", "lightning", "diffusers", "matplotlib", "rich", "sklearn", "PIL",
     "hydra", "omegaconf", "safetensors", "timm", "torch_fidelity", "mlflow", "urllib", "numpy",
+    "joblib", "ray", "submitit",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from imgloop.display import Display
 from imgloop.errors import UserError
 from imgloop.interrupt import Interrupt
 from imgloop.pool import Mix, Pool, TrainingSet
+from imgloop.study.progress import write_states
 from imgloop.study.tables import chains, is_solved
 
 
@@ -171,11 +172,24 @@ class ChainFolder(ABC):
     def opened(self) -> Iterator[None]:
         """Hold the chain's lock; refuse a folder made with other settings; remove what an interruption left.
 
-        If nothing was begun, because a setting is wrong, no folder stays behind. Of several ranks, the first does this.
+        If nothing was begun, because a setting is wrong, no folder stays behind. At its end, the states of the study's
+        chains are written. Of several ranks, the first does this.
         """
         if ranks.rank() > 0:
             yield
             return
+        try:
+            with self.held():
+                yield
+        except BaseException:
+            with suppress(OSError, UserError):  # the first error is the one to show
+                write_states(self.study)
+            raise
+        write_states(self.study, self.sparing)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The chain's lock and folder, as `opened` says."""
         busy = f"Another process is running the chain in {self.folder}: wait for it, or choose another study=NAME."
         try:
             with store.lock(self.folder / ".lock", busy=busy):

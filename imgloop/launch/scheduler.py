@@ -72,6 +72,9 @@ class Sweep:
             self.engine.stop(e.signal)
             self.print_output()
             raise
+        except BaseException:
+            self.engine.stop(signal.SIGTERM)
+            raise
         finally:
             store.remove(self.lock.with_name(RUNNING))
         return [self.outcomes[j.number] for j in self.jobs]

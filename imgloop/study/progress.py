@@ -136,6 +136,8 @@ def write_states(study: Path, sparing: bool = False) -> None:
     path = study / FILE
     if sparing and path.exists() and 0 <= time.time() - path.stat().st_mtime < SPARING:
         return
+    if not progress(study):
+        return
     with store.lock(study / "shared" / ".study.lock"):
         chains = [
             {
