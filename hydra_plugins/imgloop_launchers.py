@@ -24,11 +24,12 @@ class _Launcher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from imgloop.devices import check_launcher
-        from imgloop.launch.jobs import job_of
+        from imgloop.launch.jobs import check_options, job_of
         from imgloop.launch.scheduler import Sweep
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        check_options(self.config.hydra.runtime.choices["hydra/launcher"], self.options)
         jobs = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self.loader.load_sweep_config(self.config, list(overrides))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.config.compose import CONF
 from imgloop.config.settings import Settings, checked
 from imgloop.errors import UserError
 from imgloop.launch.outcome import Outcome, outcome_path
@@ -59,6 +60,16 @@ def job_of(sweep_config: Any, number: int) -> Job:
 def command(arguments: Sequence[str]) -> str:
     """The command line that runs one chain."""
     return shlex.join(["python", "-m", "imgloop", *arguments])
+
+
+def check_options(launcher: str, options: Iterable[str]) -> None:
+    """Raise UserError for an option of a launcher of ours that it does not have."""
+    known = [k for k in store.read_yaml(CONF / "hydra" / "launcher" / f"{launcher}.yaml") if k != "_target_"]
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(
+            f"hydra.launcher.{unknown[0]} is not a setting of hydra/launcher={launcher}; it has {', '.join(known)}.",
+            unknown[0],
+        )
 
 
 def missing_extra(launcher: str, extra: str) -> UserError:

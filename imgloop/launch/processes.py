@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+from imgloop import interrupt
 from imgloop.errors import Stopped
 from imgloop.launch.jobs import Job, cores
 from imgloop.launch.worker import work
@@ -121,8 +122,6 @@ def environment(**more: str):
 
 def run(job: Job, slot: str | None, pipe: Connection) -> None:
     """In the process: print into the pipe, take the device, run the chain."""
-    from imgloop import interrupt
-
     for stream in (1, 2):
         os.dup2(pipe.fileno(), stream)
     sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
