@@ -67,7 +67,7 @@ MISTAKES = [  # arguments, the setting that the error is about, a word of its me
     ("train.images={start:10,fctr:2}", "train.images", "factor"),
     ("model.lr=-1", "model.lr", "above 0"),
     ("model.batch=0", "model.batch", "at least 1"),
-    ("model.batch=200 data.n=60", "model.batch", "60 real training images"),
+    ("model.batch=200 data.n=60", "model.batch", "60 images of the training set of generation 0"),
     ("model.widths=[16]", "model.widths", "at least two"),
     ("model=gan model.widths=[8,8] model.sampler_steps=4", "model.sampler_steps", "model=diffusion"),
     ("model.network=big", "model.network", "compact"),

@@ -246,6 +246,7 @@ MODELS = {
         "conditional": True,
         "labels": "real",
         "guidance": 2.0,
+        "guidance_interval": [0.2, 0.7],
         "label_drop": 0.5,
     },
     "gan": {
@@ -264,6 +265,7 @@ NEEDS = {  # settings without which a setting has no effect
     "prediction": ["model.objective=ddpm"],
     "labels": ["model.conditional=true"],
     "guidance": ["model.conditional=true"],
+    "guidance_interval": ["model.conditional=true", "model.guidance=2"],
     "label_drop": ["model.conditional=true"],
 }
 SYSTEMS = {

@@ -47,8 +47,9 @@ class Plan:
     device: str = ""
 
     @classmethod
-    def of(cls, chain: Chain, paradigm, curation, n_drawn, generations: int) -> Plan:
-        """Ask the paradigm for every mix to come, from sizes alone; raises UserError for one that cannot be made."""
+    def of(cls, chain: Chain, paradigm, curation, n_drawn, generations: int, runs: bool = True) -> Plan:
+        """Ask the paradigm for every mix to come, from sizes alone; raises UserError for one that cannot be made, and,
+        if the chain `runs`, for a disk too small, before a mix that is too large for any memory."""
         first = chain.done
         samples = tuple(n_drawn(t) for t in range(first, generations))
         images = tuple(int(chain.settings.images(t)) for t in range(first, generations))
@@ -56,6 +57,8 @@ class Plan:
         label = f"{chain.settings.condition}, seed {chain.seed_number}"
         real_bytes = 0 if first else real.nbytes * 2
         plan = cls(label, first, generations, (), images, samples, real[:1].nbytes, real_bytes)
+        if runs:
+            plan.check_disk(chain.folder)
         for t, budget in enumerate(images, first):
             if budget == 0 and not chain.starts_from_weights(t):
                 raise UserError(
@@ -65,7 +68,14 @@ class Plan:
                 )
         sizes, mixes = dict(chain.sizes), []
         for t in range(first, generations):
-            mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
+            try:
+                mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
+            except MemoryError:
+                raise UserError(
+                    f"The training set of generation {t}, of pools of {max(sizes.values()):,} images, is too large for "
+                    "this machine's memory: lower n_samples.",
+                    "n_samples",
+                ) from None
             sizes[t] = curation.released(samples[t - first])
         plan = replace(plan, trained_on=tuple(mixes))
         if chain.settings.part("model").ours:

@@ -98,9 +98,10 @@ class Chain(ChainFolder):
             if part.is_dir() and (self.shared / part.name[1 : -len(".part")]).is_dir():
                 store.remove(part)
 
-    def outlined(self, generations: int, cache: Path) -> Parts:
-        """The parts without model and evaluator, and the plan, from sizes alone. Raises UserError for what cannot be
-        built, and for a mix to come that cannot be made."""
+    def outlined(self, generations: int, cache: Path, runs: bool = True) -> Parts:
+        """The parts without model and evaluator, and the plan, from sizes alone. runs: whether the chain will run, so
+        that the disk must have space for it. Raises UserError for what cannot be built, and for a mix to come that
+        cannot be made."""
         paradigm, curation, correction, source = (
             guarded(self.settings.part(g), self.settings.build(g))
             for g in ("paradigm", "curation", "correction", "data")
@@ -109,13 +110,12 @@ class Chain(ChainFolder):
         self.open_pools(real)
         initial = paradigm.initial(self.sizes, 0)
         n_drawn = sample_sizes(self.settings, initial)
-        plan = Plan.of(self, paradigm, curation, n_drawn, generations)
+        plan = Plan.of(self, paradigm, curation, n_drawn, generations, runs)
         return Parts(paradigm, curation, correction, None, None, real, n_drawn, plan)
 
     def prepared(self, generations: int, cache: Path) -> Parts:
         parts = self.outlined(generations, cache)
         real, plan = parts.real, parts.plan
-        plan.check_disk(self.folder)
 
         from imgloop.chain.threads import use_threads  # torch and Lightning take seconds: after the quick checks
         from imgloop.metrics.evaluator import Evaluator  # likewise

@@ -100,7 +100,7 @@ def work_of(overrides: tuple[str, ...], settings: Settings) -> Work:
     elif chain.begun:
         chain.check_config()
     generations = settings.config["generations"]
-    parts = chain.outlined(generations, store.cache_folder())
+    parts = chain.outlined(generations, store.cache_folder(), runs=False)
     guarded(settings.part("model"), settings.build("model")).check(parts.real, parts.plan.images)
     return Work(overrides, chain, parts, recipe(settings))
 
