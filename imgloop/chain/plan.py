@@ -84,7 +84,7 @@ class Plan:
 
     def check_batch(self, batch: int | None) -> None:
         """Raise UserError for a batch larger than a training set to come, and than any default."""
-        smallest = min(self.trained_on)
+        smallest = min(self.trained_on, default=LARGEST_DEFAULT)
         if batch is not None and batch > max(smallest, LARGEST_DEFAULT):
             t = self.first + self.trained_on.index(smallest)
             raise UserError(

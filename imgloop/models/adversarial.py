@@ -170,8 +170,8 @@ class AdversarialModule(L.LightningModule):
         training images, (4,) on the device."""
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
-        n, mine = self.batches.batch, self.batches.mine  # each rank draws the noise of all, and takes its own
-        z = torch.randn((2, n, LATENT), generator=g, device=x.device, dtype=x.dtype)[:, mine]
+        n = len(x) * ranks.size()  # each rank draws the noise of all, and takes its own
+        z = torch.randn((2, n, LATENT), generator=g, device=x.device, dtype=x.dtype)[:, ranks.rows(n)]
         age = self.before + k
         share = ANNEALED + (1 - ANNEALED) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, age / self.steps)))
         for group in (*optimizer_g.param_groups, *optimizer_d.param_groups):

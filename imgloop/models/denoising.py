@@ -115,7 +115,8 @@ class DiffusionModule(L.LightningModule):
         x, y = self.batches(k)
         g = torch.Generator(x.device).manual_seed(store.seed_of(self.batches.seed, self.batches.t, "noise", k))
         like = {"generator": g, "device": x.device, "dtype": x.dtype}
-        n, mine = self.batches.batch, self.batches.mine  # each rank draws the noise of all, and takes its own
+        n = len(x) * ranks.size()  # each rank draws the noise of all, and takes its own
+        mine = ranks.rows(n)
         e = torch.randn((n, *x.shape[1:]), **like)[mine]
         s = self.objective.levels(n, like)[mine]
         if y is not None and self.drop:

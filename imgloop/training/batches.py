@@ -45,11 +45,6 @@ class Batches:
                 index = np.arange(first, min(first + ROWS, n))
                 self.resident_images[first : first + len(index)] = torch.from_numpy(data.gather(index)).to(device)
 
-    @property
-    def mine(self) -> slice:
-        """The rows of a batch that are this rank's."""
-        return ranks.rows(self.batch)
-
     def index(self, k: int) -> np.ndarray:
         """Positions in the mix of batch k, int (batch,)."""
         n = len(self.data)
@@ -69,14 +64,15 @@ class Batches:
     def __call__(self, k: int) -> tuple[Tensor, Tensor | None]:
         """This rank's images of batch k in [-1, 1], float32 (batch / ranks, C, H, W) on the device, and their labels
         int64 or None."""
-        index = self.index(k)[self.mine]
+        mine = ranks.rows(self.batch)
+        index = self.index(k)[mine]
         if self.resident_images is not None:
             x = self.resident_images[torch.from_numpy(index).to(self.device)]
         else:
             x = torch.from_numpy(self.data.gather(index)).to(self.device)
         if self.flip:
             rng = np.random.default_rng(store.seed_of(self.seed, self.t, "flip", k))
-            mirrored = torch.from_numpy((rng.random(self.batch) < 0.5)[self.mine]).to(self.device)
+            mirrored = torch.from_numpy((rng.random(self.batch) < 0.5)[mine]).to(self.device)
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         y = None if self.y is None else torch.from_numpy(self.y[index]).to(self.device)
         return x.float().div_(127.5).sub_(1), y
