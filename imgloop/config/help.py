@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class File:
-    """A YAML file of conf/ or of a user's folder: what its first comment says, its settings, and `defaults`, the options
-    that it chooses, each as a setting."""
+    """A YAML file of conf/ or of a user's folder: what its first comment says, its settings, and `defaults`, the
+    options that it chooses, each as a setting."""
 
     description: str
     settings: tuple[Setting, ...]
@@ -108,15 +108,16 @@ def _settings(root: yaml.MappingNode, lines: Sequence[str], prefix: str = "") ->
 
 
 def _setting(name: str, key: yaml.Node, value: yaml.Node, lines: Sequence[str]) -> Setting:
-    row, end = key.start_mark.line, value.end_mark
-    written = lines[end.line][value.start_mark.column : end.column] if value.start_mark.line == end.line else ""
-    rest = lines[end.line][end.column :] if row == end.line else ""
+    row, start, end = key.start_mark.line, value.start_mark, value.end_mark
+    single = start.line == end.line == row
+    written = lines[row][start.column : end.column].strip() or "null" if single else "..."
+    comment = lines[row][(end if single else key.end_mark).column :].partition("#")[2].strip()
     above = []
     while row > 0 and lines[row - 1].lstrip().startswith("#"):
         row -= 1
         above.insert(0, lines[row].lstrip().lstrip("#"))
-    whole_file = row == 0 or lines[row - 1].startswith("# @package")  # that comment describes the file
-    return Setting(name, written.strip() or "null", rest.partition("#")[2].strip(), "" if whole_file else _joined(above))
+    whole_file = row == 0 or lines[row].startswith("# @package")  # that comment describes the file
+    return Setting(name, written, comment, "" if whole_file else _joined(above))
 
 
 def text(arguments: Sequence[str], config_dirs: Sequence[Path] = ()) -> str:
@@ -166,7 +167,7 @@ def _option(group: str, option: str, groups: dict[str, dict[str, Path]], known: 
         own = Setting(f"{prefix}{s.key}", s.value, s.comment, s.above)
         shown.append(top[through] if s.value.startswith("${") and through in top else own)
     if whole:
-        shown = [Setting(s.key, s.value, s.comment or (top[s.key].comment if s.key in top else ""), s.above) for s in shown]
+        shown = [replace(s, comment=s.comment or (top[s.key].comment if s.key in top else "")) for s in shown]
     heading = "Settings, as the experiment gives them:" if whole else "Settings, with their defaults:"
     return "\n".join([*parts, *([heading, _shown(shown)] if shown else ["It has no settings."]), ""])
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from imgloop.errors import UserError
 from imgloop.measures import MEASURES, of_role
 from imgloop.study import solved
 from imgloop.study import tables as study

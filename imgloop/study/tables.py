@@ -92,7 +92,9 @@ def csv_frame(path: str | Path) -> DataFrame:
         raise UserError(f"{path} does not exist: give a study's folder or a CSV table.") from e
     except (OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
         reason = " ".join(str(e).split())
-        raise UserError(f"{path} cannot be read as a CSV table ({reason}): give a study's folder or a CSV table.") from e
+        raise UserError(
+            f"{path} cannot be read as a CSV table ({reason}): give a study's folder or a CSV table."
+        ) from e
 
 
 def read_csv(path: str | Path) -> DataFrame:
