@@ -30,7 +30,7 @@ def run(overrides: Overrides = (), config_dir: Folders = None, **settings: Any) 
     from imgloop import devices
     from imgloop.config.settings import parsed
 
-    return devices.run(parsed(words("run", overrides, settings), folders(config_dir)))
+    return devices.run(parsed(overrides_of("run", overrides, settings), folders(config_dir)))
 
 
 def sweep(overrides: Overrides = (), config_dir: Folders = None, **settings: Any) -> Study:
@@ -53,7 +53,7 @@ def sweep(overrides: Overrides = (), config_dir: Folders = None, **settings: Any
     from imgloop.study.study import Study
     from imgloop.study.tables import chains as finished
 
-    given, dirs = words("sweep", overrides, settings), config_folders(folders(config_dir))
+    given, dirs = overrides_of("sweep", overrides, settings), config_folders(folders(config_dir))
     if launcher := next((w for w in given if w.startswith("hydra")), None):
         raise UserError(
             f"{launcher}: imgloop.sweep runs chains one after another in this process; launchers are for the command, "
@@ -89,10 +89,10 @@ def folders(config_dir: Folders) -> list[str | Path]:
     return [config_dir] if isinstance(config_dir, str | Path) else list(config_dir or ())
 
 
-def words(function: str, overrides: Overrides, settings: Mapping[str, Any]) -> list[str]:
+def overrides_of(function: str, overrides: Overrides, settings: Mapping[str, Any]) -> list[str]:
     """The arguments of `function` as overrides of the command line; raises UserError for other forms."""
     if isinstance(overrides, Mapping):
-        return [*words(function, (), overrides), *words(function, (), settings)]
+        return [*overrides_of(function, (), overrides), *overrides_of(function, (), settings)]
     listed = [] if isinstance(overrides, str) else list(overrides)
     wrong = [overrides] if isinstance(overrides, str) else [o for o in listed if not isinstance(o, str)]
     if wrong:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import imgloop
 from imgloop import loop
+from imgloop.api import overrides_of
 from imgloop.chain.base import Surroundings
 from imgloop.chain.plan import Plan
 from imgloop.chain.trained import Chain
@@ -374,6 +375,17 @@ def test_keywords_mappings_and_lists_are_one_chain(tmp_path):
     by_list = imgloop.run(words)
     assert by_name.folder == by_list.folder and "n_samples=20x2" in by_list.folder.parent.name
     assert by_name.metrics.equals(by_list.metrics)
+    for out in (
+        "null",
+        'x"y',
+        "a b",
+        "a=b,c",
+        "it's",
+        "back\\slash",
+        "end\\",
+        '\\"',
+    ):  # text, whatever Hydra would make of it
+        assert parsed(overrides_of("run", {"out": out}, {})).config["out"] == out
     nested = imgloop.run(solved, data={"n": 7}, study="a,b", generations=1, out=tmp_path, overwrite=True)
     assert nested.folder.parents[1].name == "a,b" and "data.n=7" in nested.folder.parent.name
 

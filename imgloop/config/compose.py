@@ -200,7 +200,9 @@ def spelt(value: Any) -> str:
         return "[" + ",".join(map(spelt, value)) + "]"
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
-        return text if PLAIN.fullmatch(text) else quoted(text)
+        if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+            return text
+        return quoted(text, '"')
     return str(value)
 
 
@@ -220,9 +222,10 @@ def _is_path(key: str, value: str) -> bool:
     return (folder.parent if interpolated and not head.endswith("/") else folder).exists()
 
 
-def quoted(text: str) -> str:
-    """Text as a string of Hydra's override grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str, mark: str = "'") -> str:
+    """Text as a string of Hydra's override grammar, in which backslashes count only before a quotation mark."""
+    inner = re.sub(rf"(\\*)({mark}|\Z)", lambda m: 2 * m[1] + ("\\" + mark if m[2] else ""), text)
+    return mark + inner + mark
 
 
 def composed(*overrides: str, config_dirs: Sequence[Path] = ()) -> Any:

@@ -98,9 +98,9 @@ def _settings(root: yaml.MappingNode, lines: Sequence[str], prefix: str = "") ->
     for key, value in root.value:
         name = f"{prefix}{key.value}"
         if name == "defaults" and isinstance(value, yaml.SequenceNode):
-            for entry in (n for item in value.value if isinstance(item, yaml.MappingNode) for n in item.value):
-                group = entry[0].value.removeprefix("override ").lstrip("/").partition("@")[0]
-                yield _setting(f"defaults/{group}", *entry, lines)
+            for entry, option in (n for item in value.value if isinstance(item, yaml.MappingNode) for n in item.value):
+                group = entry.value.removeprefix("override ").lstrip("/").partition("@")[0]
+                yield _setting(f"defaults/{group}", entry, option, lines)
         elif isinstance(value, yaml.MappingNode) and not value.flow_style and value.value:
             yield from _settings(value, lines, f"{name}.")
         else:
