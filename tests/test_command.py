@@ -52,6 +52,7 @@ def test_help_shows_every_group_option_and_setting_with_its_comment(fresh):
     [
         (["model=gan"], ["model=gan: A GAN", "model.gamma=null weight of the gradient penalties", "docs/ladder.md"]),
         (["paradigm=replace"], ["real_fraction=0 replace: share of each later mix", "n_initial=null size of R"]),
+        (["-m", "paradigm=replace,fresh"], ["paradigm=replace: Each", "paradigm=fresh: Each", "n_real=null"]),
         (["experiment=study/digits"], ["It chooses data=digits model=diffusion", "hydra.sweeper.params.seed="]),
         (["hydra/launcher=ray"], ["hydra.launcher.max_retries=3 how often a chain"]),
         (

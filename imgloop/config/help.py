@@ -126,7 +126,8 @@ def text(arguments: Sequence[str], config_dirs: Sequence[Path] = ()) -> str:
     Raises UserError for an option that does not exist.
     """
     groups = {**{g: options(g, config_dirs) for g in GROUPS}, LAUNCHER: options(LAUNCHER)}
-    chosen = [(g, o) for g, equals, o in (a.partition("=") for a in arguments) if equals and g in groups and o]
+    given = [(g, value.strip("[]")) for g, _, value in (a.partition("=") for a in arguments) if g in groups]
+    chosen = [(g, o.strip()) for g, value in given if value for o in value.split(",")]
     known = File.read(CONF / "config.yaml")
     if chosen:
         return "\n".join(_option(group, option, groups, known) for group, option in chosen)
