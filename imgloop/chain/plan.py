@@ -68,7 +68,7 @@ class Plan:
             mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
             sizes[t] = curation.released(samples[t - first])
         plan = replace(plan, trained_on=tuple(mixes))
-        if chain.settings.part("model").ours:
+        if mixes and chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))
         return plan
 
