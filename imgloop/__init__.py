@@ -6,6 +6,7 @@ from importlib import import_module
 
 _PUBLIC = {
     "run": "imgloop.api",
+    "sweep": "imgloop.api",
     "load_study": "imgloop.study.tables",
     "Study": "imgloop.study.study",
     "collapse_profile": "imgloop.collapse.profile",

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach main() unchanged, which prints them as one sentence
@@ -35,7 +36,7 @@ def job(cfg) -> None:
         if not sweep:
             return run()
         outcome = Outcome(attempted(run))
-    except UserError as e:
+    except UserError as e:  # here, since Hydra prints a line of its own before an error
         sys.exit(f"imgloop: {e}")
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr, flush=True)
@@ -67,16 +68,27 @@ def main() -> None:
 
 
 def command() -> None:
+    from imgloop.errors import Stopped, UserError
+
+    arguments = sys.argv[1:]
+    try:
+        folders = given_folders(arguments)
+        if "--version" in arguments:
+            return print(f"imgloop {version('imgloop')}")
+        if {"--help", "-h"} & set(arguments):
+            from imgloop.config import help
+
+            return print(help.text(arguments, folders))
+    except UserError as e:
+        sys.exit(f"imgloop: {e}")
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from imgloop.config import compose
-    from imgloop.errors import Stopped, UserError
 
-    folders: tuple = ()
+    sys.argv[1:] = arguments = compose.with_paths_quoted(flags_first(arguments))
     try:
-        folders = given_folders(sys.argv[1:])
         compose.register()
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
     except UserError as e:
@@ -89,7 +101,20 @@ def command() -> None:
             raise
         from imgloop.config.messages import sentence
 
-        sys.exit(f"imgloop: {sentence(e, sys.argv[1:], folders)[0]}")
+        sys.exit(f"imgloop: {sentence(e, arguments, folders)[0]}")
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """The arguments of a command with -m and --config-dir before all overrides, which Hydra asks for."""
+    flags, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument in ("-m", "--multirun") or argument.startswith(("--config-dir=", "-cd=")):
+            flags.append(argument)
+        elif argument in ("--config-dir", "-cd"):
+            flags += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        else:
+            others.append(argument)
+    return flags + others
 
 
 def given_folders(arguments: list[str]):

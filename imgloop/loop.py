@@ -13,6 +13,7 @@ from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
+from imgloop.study.notebook import html
 from imgloop.study.progress import write_states
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class Result:
 
     folder: Path
     metrics: DataFrame
+
+    def _repr_html_(self) -> str:
+        return html(str(self.folder), self.metrics, (self.folder / f"{n}.png" for n in ("curves", "evolution")))
 
 
 def run(settings: Settings, sweep: bool = False) -> Result:

@@ -35,6 +35,44 @@ def write_report(study: Path) -> bool:
     return True
 
 
+def end(sweep: Path) -> bool:
+    """Compare the chains of a sweep that has ended, write reports, and list failures with the commands that go on.
+
+    sweep: the folder with the outcomes of its jobs. Returns whether all succeeded.
+    """
+    from imgloop.study.compare import compare, comparison_lines, spread_text
+    from imgloop.study.progress import write_states
+    from imgloop.study.tables import chains
+
+    reported = True
+    jobs = [store.read_json(p) for p in sorted(sweep.glob("job*.json"))]
+    for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
+        try:
+            if len(chains(study)) > 1:
+                compare(study)
+        except UserError as e:
+            print(f"no comparison: {e}", file=sys.stderr)
+            reported = False
+        if (study / "comparison.csv").exists():
+            head = f"{study}, at the last generation (± {spread_text(study)})"
+            look = f"look at {study / 'comparison.png'} and comparison.csv"
+            print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
+        if study.is_dir():
+            write_states(study)
+        if chains(study):
+            reported = write_report(study) and reported
+    failed = [j for j in jobs if j["failed"]]
+    if failed:
+        print(
+            f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
+            file=sys.stderr,
+        )
+        for j in failed:
+            print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
+        print("The same command again continues all of them.", file=sys.stderr)
+    return not failed and reported
+
+
 class StudyCallback(Callback):
     """Named in conf/config.yaml; Hydra calls it before the first job of a multirun and when all have ended."""
 
@@ -55,34 +93,5 @@ class StudyCallback(Callback):
             sys.exit(1)
 
     def on_multirun_end(self, config, **kwargs) -> None:
-        from imgloop.study.compare import compare, comparison_lines, spread_text
-        from imgloop.study.progress import write_states
-        from imgloop.study.tables import chains
-
-        reported = True
-        jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
-        for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
-            try:
-                if len(chains(study)) > 1:
-                    compare(study)
-            except UserError as e:
-                print(f"no comparison: {e}", file=sys.stderr)
-                reported = False
-            if (study / "comparison.csv").exists():
-                head = f"{study}, at the last generation (± {spread_text(study)})"
-                look = f"look at {study / 'comparison.png'} and comparison.csv"
-                print("\n".join(["", head, *comparison_lines(study), look]), flush=True)
-            write_states(study)
-            if chains(study):
-                reported = write_report(study) and reported
-        failed = [j for j in jobs if j["failed"]]
-        if failed:
-            print(
-                f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
-                file=sys.stderr,
-            )
-            for j in failed:
-                print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
-            print("The same command again continues all of them.", file=sys.stderr)
-        if failed or not reported:
+        if not end(Path(config.hydra.sweep.dir)):
             sys.exit(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +66,12 @@ def thinned(rows, every: int) -> list:
         row if i % every == 0 else pytest.param(*(row if type(row) is tuple else (row,)), marks=pytest.mark.nightly)
         for i, row in enumerate(rows)
     ]
+
+
+def html_rows(text: str) -> list[list[str]]:
+    """The cells of a table of HTML, row by row, as a browser shows them."""
+    rows = re.findall(r"<tr.*?</tr>", text, re.S)
+    return [[html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
 
 
 def imgloop(*arguments, module="imgloop", **more) -> subprocess.CompletedProcess:

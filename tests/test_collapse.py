@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import html_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import LOG, PLANTED, G, T, table, verdicts
@@ -262,3 +263,19 @@ def test_a_slope_that_the_mean_over_sizes_hides_is_not_excluded():
     assert (
         collapse_profile(pd.concat(table(seeds=6, size=n, rng=int(n)) for n in sizes))["loop"][5].verdict == "excluded"
     )
+
+
+def test_a_profile_is_a_mapping_and_a_table_in_a_notebook():
+    frame = table(PLANTED[4], quarter=True)
+    second = frame[frame["condition"] == "loop"].assign(condition="<b>other")
+    profile = collapse_profile(pd.concat([frame, second]), quarter="quarter")
+    assert list(profile) == profile.conditions == ["loop", "<b>other"] and len(profile) == 2
+    assert "loop" in profile and "nothing" not in profile and profile.get("nothing") is None
+    assert [name for name, verdicts in profile.items() if verdicts[4].verdict == "detected"] == list(profile.keys())
+    assert profile.get("loop") == profile["loop"]
+    assert set(profile.to_frame()["condition"]) == set(profile)
+    head, *rows = html_rows(profile._repr_html_())
+    assert head == ["over real_only", "loop", "<b>other"] and [row[0][:3] for row in rows] == [
+        f"{k}. " for k in range(1, 9)
+    ]
+    assert rows[3][1].startswith("● detected: ") and "<b>other" not in profile._repr_html_()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+import tomllib
+from importlib.metadata import version
 
 import pandas as pd
 import preloaded
@@ -14,24 +16,127 @@ from PIL import Image
 
 import imgloop
 from imgloop import loop
+from imgloop.api import overrides_of
 from imgloop.chain.base import Surroundings
 from imgloop.chain.plan import Plan
 from imgloop.chain.trained import Chain
+from imgloop.config.compose import GROUPS
+from imgloop.config.help import File, Setting
 from imgloop.config.settings import parsed
+from imgloop.console import COMMANDS
 from imgloop.errors import UserError
 
+SOLVED = ("model.replicates=5", "generations=2")
 ANYWHERE = {"PYTHONPATH": f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}  # imports work in any folder
 
 
-def test_help_shows_every_group_and_option(fresh):
-    shown = fresh("--help")
-    assert shown.returncode == 0
-    for group in {p.parent for p in (REPO / "conf").rglob("*/*.yaml")} - {REPO / "conf" / "hydra" / "launcher"}:
-        options = ", ".join(sorted(p.stem for p in group.glob("*.yaml")))
-        assert f"{group.relative_to(REPO / 'conf')}: {options}" in shown.stdout
-    for key in ("n_samples", "real_fraction", "generations", "images"):
-        assert f"{key}:" in shown.stdout
-    assert "torch" not in shown.stderr
+def test_help_shows_every_group_option_and_setting_with_its_comment(fresh):
+    shown = fresh("--help", env={"COLUMNS": "140"})
+    assert shown.returncode == 0 and shown.stderr == ""
+    text = " ".join(shown.stdout.split())
+    files = {p.relative_to(REPO / "conf").with_suffix("").as_posix(): p for p in (REPO / "conf").rglob("*/*.yaml")}
+    for name, path in files.items():
+        group = next(g for g in (*GROUPS, "hydra/launcher") if name.startswith(f"{g}/"))
+        line = File.read(path).line
+        assert f"{name.removeprefix(group + '/')} {line}" in text and len(line) > 10, name
+    for setting in File.read(REPO / "conf" / "config.yaml").settings:
+        shown_as = f"{setting.key}={setting.value} {setting.comment}"
+        assert setting.key.startswith("hydra.") or (setting.comment and shown_as in text), setting
+    for key, comment in (("model.lr=null", "peak learning rate"), ("data.heldout=400", "images that no generator is")):
+        assert f"{key} {comment}" in text
+    assert max(map(len, shown.stdout.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["model=gan"], ["model=gan: A GAN", "model.gamma=null weight of the gradient penalties", "docs/ladder.md"]),
+        (["paradigm=replace"], ["real_fraction=0 replace: share of each later mix", "n_initial=null size of R"]),
+        (["-m", "paradigm=replace,fresh"], ["paradigm=replace: Each", "paradigm=fresh: Each", "n_real=null"]),
+        (["experiment=study/digits"], ["It chooses data=digits model=diffusion", "hydra.sweeper.params.seed="]),
+        (["hydra/launcher=ray"], ["hydra.launcher.max_retries=3 how often a chain"]),
+        (
+            ["features=pixels", "logger=mlflow"],
+            ["features=pixels: Flattened", "no settings", "logger.tracking_uri=null"],
+        ),
+    ],
+)
+def test_help_of_an_option_shows_its_settings_alone(command, arguments, words):
+    shown = command(*arguments, "--help")
+    text = " ".join(shown.stdout.split())
+    assert shown.returncode == 0 and all(w in text for w in words) and "== Groups" not in text, text
+    for forgotten in ("keep_models", "trainer.accelerator"):
+        assert forgotten not in text
+
+
+def test_help_of_an_option_that_does_not_exist_names_the_close_one(command):
+    shown = command("model=gna", "--help")
+    assert shown.returncode == 1 and "did you mean gan?" in shown.stderr and shown.stdout == ""
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "conf").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_setting_of_an_option_has_a_comment(path):
+    """Those of experiments only give values, and an interpolation (${budget}) stands for a setting that has one."""
+    settings = [] if "experiment" in path.parts else File.read(path).settings
+    bare = [s.key for s in settings if not (s.comment or s.value.startswith("${") or s.key.startswith("hydra."))]
+    assert not bare
+
+
+def test_comments_are_those_of_yaml_not_text_with_a_hash(tmp_path):
+    path = tmp_path / "x.yaml"
+    text = """\
+# @package _global_
+# First sentence, of X. et al. 2025. Second
+# sentence.
+defaults:
+  - override /data: law   # not images
+# of both
+a: "b # c"     # one, # two
+b: [1, 2]
+c:   # several
+  - 1
+  - 2
+train:
+  images: {start: 1}   # nested
+_target_: x.Y
+"""
+    path.write_text(text)
+    file = File.read(path)
+    assert file.line == "First sentence, of X. et al. 2025." and file.description.endswith("Second sentence.")
+    assert file.defaults == (Setting("data", "law", "not images", ""),)
+    assert file.settings == (
+        Setting("a", '"b # c"', "one, # two", "of both"),
+        Setting("b", "[1, 2]", "", ""),
+        Setting("c", "...", "several", ""),
+        Setting("train.images", "{start: 1}", "nested", ""),
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["paradigm=replace", "--version"]])
+def test_version(command, arguments):
+    assert command(*arguments).stdout == f"imgloop {version('imgloop')}\n"
+
+
+def test_the_console_script_has_the_commands_of_the_modules(command):
+    """As [project.scripts] starts it."""
+    script = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
+    assert script == {"imgloop": "imgloop.console:main"}
+    for name, (module, text) in COMMANDS.items():
+        assert f"{name:<10}{text}" in command(module="imgloop.console").stdout
+        same = [command("--help", module=m) for m in (f"imgloop.{name}" if name != "run" else "imgloop",)]
+        assert command(name, "--help", module="imgloop.console").stdout == same[0].stdout != "", module
+    ran = command("collapse", "/does/not/exist", module="imgloop.console")
+    assert ran.returncode == 1 and ran.stderr.startswith("imgloop.collapse: /does/not/exist")
+    for wrong, hint in ((["paradigm=replace"], "imgloop run paradigm=replace?"), (["reprt", "x"], "imgloop report x?")):
+        ran = command(*wrong, module="imgloop.console")
+        assert ran.returncode == 1 and hint in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_flags_may_stand_after_overrides(tmp_path, command):
+    ran = command("model=gaussian", "paradigm=replace,nope", "-m", "seed=0,1", f"out={tmp_path}")
+    assert ran.returncode == 1 and "paradigm=nope does not exist" in ran.stderr
+    ran = command("model=gaussian", *SOLVED, "seed=0", "-m", "paradigm=replace,real_only", f"out={tmp_path}")
+    assert ran.returncode == 0 and len(list(tmp_path.glob("gaussian/*/seed0/metrics.csv"))) == 2, ran.stderr
 
 
 def test_help_imports_nothing_heavy():
@@ -246,6 +351,84 @@ def test_live_display_shows_generation_stage_and_time_left(tmp_path):
     text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode(errors="replace")
     assert re.search(r"generation 1 of 1 · training.*images/s.*loss.* left.*fd ", text), text[-3000:]
     assert "generation 1: trained on" in text and "Traceback" not in text
+
+
+def test_a_folder_needs_no_quotes_that_imgloop_named_itself(tmp_path, command):
+    """Conditions have commas and equals signs, which mean something to Hydra."""
+    chain = tmp_path / "replace,real_fraction=0.1" / "seed0"
+    chain.mkdir(parents=True)
+    for override in (f"fork={chain}@2", f"start={chain}", f"fork={chain.parent}/seed${{seed}}@2", f"data.root={chain}"):
+        ran = command(override, f"out={tmp_path}", *(["data=folder"] if override.startswith("data") else []))
+        assert ran.returncode == 1 and str(chain) in ran.stderr and "to Hydra" not in ran.stderr, ran.stderr
+        assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("start, word", [("/nope/x", "there is no folder /nope/x"), ("weight", "choose scratch")])
+def test_a_start_that_does_not_exist(tmp_path, command, start, word):
+    ran = command(f"start={start}", f"out={tmp_path}")
+    assert ran.returncode == 1 and word in ran.stderr and ("no folder" in ran.stderr) == ("/" in start)
+
+
+def test_keywords_mappings_and_lists_are_one_chain(tmp_path):
+    solved = {"model": "gaussian", "model.replicates": 5}
+    by_name = imgloop.run(solved, paradigm="replace", n_samples={"start": 20, "factor": 2}, generations=2, out=tmp_path)
+    words = [*SOLVED, "model=gaussian", "paradigm=replace", "n_samples={start: 20,factor: 2}", f"out={tmp_path}"]
+    by_list = imgloop.run(words)
+    assert by_name.folder == by_list.folder and "n_samples=20x2" in by_list.folder.parent.name
+    assert by_name.metrics.equals(by_list.metrics)
+    for out in (
+        "null",
+        'x"y',
+        "a b",
+        "a=b,c",
+        "it's",
+        "back\\slash",
+        "end\\",
+        '\\"',
+    ):  # text, whatever Hydra would make of it
+        assert parsed(overrides_of("run", {"out": out}, {})).config["out"] == out
+    nested = imgloop.run(solved, data={"n": 7}, study="a,b", generations=1, out=tmp_path, overwrite=True)
+    assert nested.folder.parents[1].name == "a,b" and "data.n=7" in nested.folder.parent.name
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: imgloop.run("paradigm=replace"), ["imgloop.run('paradigm=replace')", 'run(["paradigm=replace"']),
+        (lambda: imgloop.sweep("seed=0,1"), ["imgloop.sweep('seed=0,1')"]),
+        (lambda: imgloop.run([("paradigm", "replace")]), ["('paradigm', 'replace')"]),
+        (lambda: imgloop.run(seed=range(3)), ["imgloop.sweep(seed=range(0, 3))"]),
+        (lambda: imgloop.run(paradigm=["replace", "edit"]), ["takes one option", "imgloop.sweep"]),
+        (lambda: imgloop.run(train={"imagse": 3}), ["train.imagse", "did you mean images"]),
+        (lambda: imgloop.sweep(seed=[]), ["seed=[]", "at least one"]),
+        (lambda: imgloop.sweep(seed=[0, 0]), ["seed=0 is given twice"]),
+        (lambda: imgloop.sweep(seed=[0, -1]), ["seed=-1", "nothing was started"]),
+        (lambda: imgloop.sweep(model=["gaussian", "kde"]), ["2 studies", "study=NAME"]),
+        (lambda: imgloop.sweep(["hydra/launcher=ray"], seed=[0]), ["hydra/launcher=ray", "in this process"]),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(tmp_path, monkeypatch, call, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        call()
+    assert all(w in str(error.value) for w in words) and "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_a_sweep_from_python_is_a_study_and_lists_failures(tmp_path, capfd):
+    """One of its parts, fresh without enough real data, fails; the others finish."""
+    study = imgloop.sweep(["model=gaussian", *SOLVED], paradigm=("replace", "fresh"), seed=range(2), out=tmp_path)
+    printed = capfd.readouterr()
+    assert isinstance(study, imgloop.Study) and study.seeds() == [0, 1]
+    assert [c.split(",")[0] for c in study.conditions] == ["replace"]
+    assert "2 of 4 runs failed" in printed.err and "python -m imgloop model=gaussian" in printed.err
+    assert (tmp_path / "gaussian" / "comparison.csv").exists() and (tmp_path / "gaussian" / "report.html").exists()
+    again = imgloop.sweep(
+        {"model": "gaussian", "model.replicates": 5}, generations=2, paradigm=["replace"], out=tmp_path
+    )
+    assert again.path == study.path
+    with pytest.raises(UserError, match="has a result"):
+        imgloop.sweep(["model=gaussian", *SOLVED], paradigm=["fresh"], out=tmp_path / "b")
 
 
 def test_run_from_python_returns_folder_and_table(tmp_path):

@@ -31,7 +31,7 @@ def source(tmp_path_factory):
 
 
 def forked(tmp_path, source, t, *overrides):
-    return chain(tmp_path, f'fork="{source}@{t}"', *overrides)
+    return chain(tmp_path, f"fork={source}@{t}", *overrides)
 
 
 def test_a_fork_that_changes_nothing_continues_as_the_chain_itself(tmp_path, source):

@@ -225,6 +225,20 @@ def test_only_the_original_weights_give_an_fid(sets):
     assert named.to_json()["scores"]["fid"] == report.scores["fd"] and "fd" not in named.to_json()["scores"]
 
 
+def test_a_long_path_does_not_stretch_the_table(sets):
+    from dataclasses import replace
+
+    from imgloop.metrics.__main__ import lines
+
+    root, _ = sets
+    short = replace(score(root / "real", root / "samples", "pixels")[0], name="samples")
+    paths = [f"/home/user/outputs/digits-diffusion/{p}/seed0/gen004/pool.safetensors" for p in ("replace", "edit")]
+    table = lines([short, *(replace(short, name=path) for path in paths)])
+    assert table[:3] == ["set 1: samples", f"set 2: {paths[0]}", f"set 3: {paths[1]}"]
+    assert table[3].split() == ["set", "1", "set", "2", "set", "3", "null"] and max(map(len, table[3:12])) < 80
+    assert lines([short])[0].split() == ["samples", "null"]
+
+
 def test_different_protocols_in_one_table_raise(sets, tmp_path):
     root, _ = sets
     np.savez(tmp_path / "few.npz", x=scaled()[0][600:750])

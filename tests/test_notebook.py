@@ -30,6 +30,29 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert [bool(s) for s in new_texts] == [bool(s) for s in stored_texts]
 
 
+@pytest.mark.nightly
+def test_a_sweep_a_profile_and_a_result_show_in_a_notebook(tmp_path, monkeypatch):
+    """In a kernel, where matplotlib draws inline."""
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra test)")
+    client = pytest.importorskip("nbclient", reason="nbclient is not installed (extra test)")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra test)")
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    solved = 'model="gaussian", generations=2, data={"n": 20}'
+    sources = [
+        f'import imgloop\nimgloop.run(paradigm="replace", {solved})',
+        f'imgloop.sweep(paradigm=["replace", "real_only"], seed=range(2), {solved})',
+        "from imgloop.study.plain import read_table\nimgloop.collapse_profile(read_table('outputs/gaussian'))",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+    client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    results = [next(o["data"] for o in c.outputs if o.output_type == "execute_result") for c in notebook.cells]
+    pages = [data["text/html"] for data in results]
+    assert ["<table" in page for page in pages] == [True] * 3
+    assert ["image/png;base64" in page for page in pages] == [True, True, False]
+    assert "replace" in pages[1] and "collapsing variance" in pages[2]
+
+
 def text(cell) -> str:
     """Text that a cell printed or returned."""
     outputs = cell.get("outputs", [])

@@ -96,7 +96,7 @@ def test_fork_of_the_command_above_it(tmp_path):
     common = [*TINY, f"out={tmp_path}", "generations=2", "display=lines"]
     imgloop("imgloop", arguments_of(RUNS[RUNS.index(FORK) - 1])[0], *common)
     source = next(tmp_path.glob("*/*/seed0"))
-    arguments = [f'fork="{source}@0"' if a.startswith("fork=") else a for a in arguments_of(FORK)]
+    arguments = [f"fork={source}@0" if a.startswith("fork=") else a for a in arguments_of(FORK)]
     assert "look at" in imgloop("imgloop", *[a for a in arguments if "generations" not in a], *common)
 
 

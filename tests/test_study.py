@@ -1,19 +1,24 @@
 """Reading studies: rows, protocols, the user's own measures, both kinds of chain, comparisons and CSV tables."""
 
+import base64
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import html_rows
 from PIL import Image
 
 from imgloop import store
 from imgloop.data.real import Facts, RealData
 from imgloop.errors import UserError
+from imgloop.loop import Result
 from imgloop.measures import COLUMNS, MEASURES, MeasureInfo
 from imgloop.pool import Pool
 from imgloop.study import solved, tables, trained
 from imgloop.study.compare import compare, comparison_lines, sizes_differ, spread_text
+from imgloop.study.plain import read_table
 from imgloop.study.real import read_real, real_key, write_real
 from imgloop.study.study import Study
 
@@ -144,6 +149,28 @@ def test_a_score_file_that_does_not_describe_measures_is_named(tmp_path):
     assert "pixels-1.json" in Study(tmp_path, tolerant=True).damaged[0]
 
 
+def test_a_study_shows_in_a_notebook_as_its_last_scores_and_figure(tmp_path, drawn):
+    for seed in (0, 1):
+        trained_chain(tmp_path, seed=seed, generations=3, precision=0.123456)
+    compare(tmp_path)
+    html = Study(tmp_path)._repr_html_()
+    head, *rows = html_rows(html)
+    assert head[:5] == ["condition", "seed", "generation", "fd", "precision"] and "n_train" not in head
+    assert [row[:5] for row in rows] == [["replace", "0", "2", "3", "0.123"], ["replace", "1", "2", "4", "0.123"]]
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]+)", html)
+    assert base64.b64decode(picture) == (tmp_path / "comparison.png").read_bytes()
+    (tmp_path / "t.csv").write_text("condition,seed,generation,fd\n<i>,0,0,1\n<i>,0,1,2\n")
+    assert "<i>" not in Study(tmp_path / "t.csv")._repr_html_()
+
+
+def test_a_solved_study_and_a_chain_show_in_a_notebook(tmp_path, drawn):
+    chain = solved_chain(tmp_path)
+    solved.write_figure(chain)
+    assert "data:image/png" in Study(chain)._repr_html_() and "variance_z" not in Study(chain)._repr_html_()
+    shown = Result(chain, tables.table(chain))._repr_html_()
+    assert "data:image/png" in shown and "<td>3</td>" in shown
+
+
 def test_different_numbers_of_samples_are_noted():
     frame = pd.DataFrame({"n_drawn": [100, 100], "n_pool": [100, 50]})
     assert sizes_differ(frame) == "" and "50 to 100" in sizes_differ(frame[["n_pool"]])
@@ -192,6 +219,18 @@ def test_a_csv_that_is_no_table_of_chains_is_refused(tmp_path, text):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=r"t\.csv"):
         _ = Study(tmp_path / "t.csv").table
+
+
+@pytest.mark.parametrize(
+    "name, text, word", [("report.html", "a,b\n1,2\n", "is a page"), ("t.csv", "a\n1\n1,2\n", "cannot be read"),
+                         ("gone.csv", None, "does not exist")],
+)  # fmt: skip
+def test_what_is_no_table_is_said_with_what_to_give(tmp_path, name, text, word):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=rf"{name} {word}.*give .*study's folder") as error:
+        read_table(tmp_path / name)
+    assert "\n" not in str(error.value)
 
 
 def test_a_csv_is_read_with_whole_keys_and_real_measures(tmp_path):

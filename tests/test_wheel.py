@@ -23,11 +23,13 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_package_and_configuration_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {n.split("/")[0] for n in names} == {"imgloop", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    assert {n.split("/")[0] for n in names} == {"imgloop", "hydra_plugins", f"{wheel.name.split('-py3')[0]}.dist-info"}
     expected = {f"imgloop/{p.relative_to(REPO)}" for p in (REPO / "conf").rglob("*.yaml")}
     expected |= {f"imgloop/report/{name}" for name in ("page.html.j2", "page.css", "page.js")}
     expected |= {p.relative_to(REPO).as_posix() for p in (REPO / "imgloop" / "weights").iterdir()}
     assert expected <= set(names) and any(n.endswith("LICENSE") for n in names)
+    entry_points = next(n for n in names if n.endswith("entry_points.txt"))
+    assert "imgloop = imgloop.console:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
 
 
 def test_wheel_runs_without_the_checkout(wheel, tmp_path):

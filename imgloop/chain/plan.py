@@ -78,7 +78,7 @@ class Plan:
                 ) from None
             sizes[t] = curation.released(samples[t - first])
         plan = replace(plan, trained_on=tuple(mixes))
-        if chain.settings.part("model").ours:
+        if mixes and chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))
         return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from dataclasses import replace
@@ -353,7 +354,9 @@ def start_folder(start: str) -> Path | None:
         return None
     folder = Path(start).expanduser()
     if not folder.is_dir():
-        raise UserError(f"start={start}: choose {', '.join(STARTS)}, or give the folder of a saved model.", "start")
+        missing = f"there is no folder {start}; " if os.sep in start else ""
+        names = ", ".join(STARTS)
+        raise UserError(f"start={start}: {missing}choose {names}, or give the folder of a saved model.", "start")
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "imgloop.json").is_file():
         raise UserError(

@@ -69,7 +69,7 @@ def collapse_profile(
     paradigm = tables.settings(control)[0]
     if not any(control in (c.name, c.base) or tables.settings(c.base)[0] == paradigm for c in known):
         raise UserError(
-            f"The table has no condition {control}, the control: name one with control=; the table has "
+            f"The table has no condition {control}, the control: name one with control= (--control); the table has "
             f"{tables.listed(known)}.",
             "control",
         )

@@ -258,7 +258,7 @@ def control_of(condition: Condition, known: list[Condition], control: str) -> tu
     if alike and not (named and exact):
         several = [c.name for c in alike]
         if len(several) > 1 and control not in several:
-            return None, f"{' and '.join(several)} could each be its control: name one with control="
+            return None, f"{' and '.join(several)} could each be its control: name one with control= (--control)"
         return next((c for c in alike if c.name == control), alike[0]), ""
     if exact:
         differing = sorted(own ^ settings(exact[0].base)[1])
@@ -284,7 +284,7 @@ def quarter_of(control: Condition, known: list[Condition], quarter: str | None) 
             raise UserError(f"quarter={quarter}: there is no such condition; the table has {listed(known)}.", "quarter")
         return named[0], ""
     if np.isnan(control.size):
-        return None, "no real-only model trained on a quarter of the data: name its condition with quarter="
+        return None, "no real-only model trained on a quarter of the data: name its condition with quarter= (--quarter)"
     near = [c for c in known if c.base == control.base and abs(4 * c.size - control.size) < 4]
     if not near:
         own = parts(control.given)[1]

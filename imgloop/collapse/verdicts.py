@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -52,8 +52,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """The verdicts of a study, eight for each condition.
+class Profile(Mapping[str, dict[int, Verdict]]):
+    """The verdicts of a study, eight for each condition: a mapping of conditions to their verdicts by definition.
 
     notes: remarks by condition, "" for all of them. laws: scaling laws by condition (definition 5). frozen: the
     thresholds that the study stored before its chains ended.
@@ -76,6 +76,18 @@ class Profile:
         if not verdicts:
             raise UserError(f"{condition} was not profiled: choose from {', '.join(self.conditions)}.")
         return verdicts
+
+    def __contains__(self, condition: object) -> bool:
+        return condition in self.conditions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.conditions)
+
+    def __len__(self) -> int:
+        return len(self.conditions)
+
+    def get(self, condition: str, default: Any = None) -> Any:
+        return self[condition] if condition in self else default
 
     def to_frame(self) -> Any:
         """The verdicts as a pandas table, one row for each condition and definition."""
@@ -103,6 +115,17 @@ class Profile:
             "notes": list(self.notes.get("", ())),
             "conditions": conditions,
         }
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a row for each definition, a column for each condition."""
+        from imgloop.collapse import show  # imports rich
+
+        cells = self.to_frame().assign(
+            definition=[f"{v.definition}. {v.title}" for v in self.verdicts],
+            verdict=[": ".join(filter(None, (show.MARKS[v.verdict] + v.verdict, v.reading))) for v in self.verdicts],
+        )
+        frame = cells.pivot(index="definition", columns="condition", values="verdict")[self.conditions]
+        return frame.rename_axis(index=None, columns=f"over {self.control}").to_html(border=0)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -30,6 +31,8 @@ GROUPS = (  # config groups whose options are parts or settings of ours; a user'
     "trainer",
     "logger",
 )
+PATHS = ("fork", "start", "data.root")  # settings that name a folder or file that exists
+PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")  # text that needs no quotes of Hydra's
 ENTRY_POINTS = "imgloop.parts"  # an installed package names the module whose folder, or its conf/, holds options
 
 
@@ -182,14 +185,47 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> 
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=[*search, *overrides], return_hydra_config=True)
+            return hydra_compose("config", overrides=[*search, *with_paths_quoted(overrides)], return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = outer
 
 
-def quoted(text: str) -> str:
-    """Text as a string of Hydra's override grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def spelt(value: Any) -> str:
+    """A value as Hydra's command line reads it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}: {spelt(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(spelt, value)) + "]"
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        if PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+            return text
+        return quoted(text, '"')
+    return str(value)
+
+
+def with_paths_quoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which a folder or file that exists needs no quotes of Hydra's, such as
+    fork=outputs/digits-diffusion/replace,real_fraction=0.1/seed0@2."""
+    return [f"{key}={quoted(value)}" if _is_path(key, value) else o
+            for o in overrides for key, _, value in [o.partition("=")]]  # fmt: skip
+
+
+def _is_path(key: str, value: str) -> bool:
+    if key not in PATHS or PLAIN.fullmatch(value) or value[:1] in ("", "'", '"'):
+        return False
+    path = value.rpartition("@")[0] if key == "fork" else value
+    head, interpolated, _ = path.partition("${")  # seed${seed}: the folder above it
+    folder = Path(head).expanduser()
+    return (folder.parent if interpolated and not head.endswith("/") else folder).exists()
+
+
+def quoted(text: str, mark: str = "'") -> str:
+    """Text as a string of Hydra's override grammar, in which backslashes count only before a quotation mark."""
+    inner = re.sub(rf"(\\*)({mark}|\Z)", lambda m: 2 * m[1] + ("\\" + mark if m[2] else ""), text)
+    return mark + inner + mark
 
 
 def composed(*overrides: str, config_dirs: Sequence[Path] = ()) -> Any:

@@ -118,7 +118,8 @@ class Settings:
         several = [g for g in kept if g not in choices and isinstance(cfg.get(g), DictConfig)]
         if several:
             raise UserError(
-                f"{several[0]} takes one option; several are not combined (-m with {several[0]}=A,B runs each).",
+                f"{several[0]} takes one option; several are not combined (-m with {several[0]}=A,B, or "
+                "imgloop.sweep, runs each).",
                 several[0],
             )
         chosen = [f"{g}={groups[g]}" for g in kept if groups.get(g)]

@@ -76,10 +76,11 @@ def check_different(jobs: Sequence[Job]) -> None:
         if other is not job:
             both = (set(a) - set(b) for a, b in ((other.arguments, job.arguments), (job.arguments, other.arguments)))
             one, two = (" ".join(sorted(b)) for b in both)
+            which = f"{one} and {two} are" if two else f"{' '.join(job.arguments)} is given twice:"
             raise UserError(
-                f"{one} and {two} are one chain, {job.settings.folder}: a sweep runs each chain once. Give one value, "
-                "or a study=NAME for each.",
-                two.split("=")[0],
+                f"{which} one chain, {job.settings.folder}: a sweep runs each chain once. Give one value, or a "
+                "study=NAME for each.",
+                two.split("=")[0] or None,
             )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imgloop.metrics.scoring import Report
 
 SECONDS = 5.0  # between two lines of progress if the output is not a terminal
+HEAD = 24  # characters of a column's head
 PAIRS = 24  # samples in each half of the figure of nearest images
 
 
@@ -126,10 +127,12 @@ def lines(reports: Sequence[Report]) -> list[str]:
             p_value = MEASURES[name].p_value if name in MEASURES else None
             names += [name, p_value] if p_value else [name]
     shown = {c: c.replace("fd", first.distance) for c in names}
-    widths = [max(10, len(r.name)) for r in reports]
+    heads = shortened([r.name for r in reports])
+    widths = [max(10, len(h)) for h in heads]
     left = max(map(len, shown.values()))
     null = first.notes.get("null", {})
-    out = [" " * left + "".join(f"  {r.name:>{w}}" for r, w in zip(reports, widths)) + f"  {'null':>10}"]
+    out = [f"{head}: {r.name}" for head, r in zip(heads, reports) if head != r.name]
+    out.append(" " * left + "".join(f"  {h:>{w}}" for h, w in zip(heads, widths)) + f"  {'null':>10}")
     for c in names:
         cells = "".join(f"  {cell(r.scores.get(c, r.notes.get(c))):>{w}}" for r, w in zip(reports, widths))
         spread = f" ± {null['tail_mass_sd']:.2g}" if c == "tail_mass" else ""
@@ -167,6 +170,11 @@ def lines(reports: Sequence[Report]) -> list[str]:
     if "warning" in p:
         out.append(f"warning: {p['warning']}")
     return out
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Heads of columns: names of sets, numbered instead where one is too long."""
+    return list(names) if all(len(n) <= HEAD for n in names) else [f"set {i}" for i, _ in enumerate(names, 1)]
 
 
 def by_class(report: Report) -> list[str]:

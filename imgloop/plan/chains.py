@@ -62,7 +62,7 @@ def jobs(overrides: Sequence[str], dirs: Sequence[Path], multirun: bool) -> tupl
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    parser = OverridesParser.create()
+    parser, overrides = OverridesParser.create(), compose.with_paths_quoted(overrides)
     try:
         given = parser.parse_overrides(list(overrides))
         single = [str(o.input_line) for o in given if not o.is_sweep_override()]

@@ -132,15 +132,15 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
         check_plain(key, value)
         refers = isinstance(written.get(key), str) and str(written[key]).startswith("${")
         if value != resolved.get(key) and not refers:
-            changed.append(f"{key}={spelt(value)}")
+            changed.append(f"{key}={compose.spelt(value)}")
     if stored["config"].get("study"):
         check_plain("study", stored["config"]["study"])
-        changed.append(f"study={spelt(stored['config']['study'])}")
+        changed.append(f"study={compose.spelt(stored['config']['study'])}")
     consecutive = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
     many = f"range({seeds[0]},{seeds[-1] + 1})" if consecutive else ",".join(map(str, seeds))
     flags = ["--config-dir", folders[0].removeprefix("file://")] if folders else []
     flags += ["-m"] if len(seeds) > 1 else []
-    search = [f"hydra.searchpath={spelt([f'file://{f}' for f in folders[1:]])}"] if folders[1:] else []
+    search = [f"hydra.searchpath={compose.spelt([f'file://{f}' for f in folders[1:]])}"] if folders[1:] else []
     words = ["python", "-m", "imgloop", *flags, *search, *options, *changed, f"seed={many}"]
     return " ".join(word if re.fullmatch(r"[\w./,=+:@%-]+", word) else shlex.quote(word) for word in words)
 
@@ -172,16 +172,3 @@ def _composed(folders: Sequence[str], options: Sequence[str]):
         return compose.composed(*options, config_dirs=there)
     except HydraException:
         return compose.composed(*filter(_ours, options))
-
-
-def spelt(value) -> str:
-    """A value as Hydra's command line reads it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{k}: {spelt(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(spelt, value)) + "]"
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z_./][\w./-]*", value):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(value)

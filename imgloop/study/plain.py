@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from imgloop.errors import UserError
 from imgloop.measures import MEASURES, of_role
 from imgloop.study import solved
 from imgloop.study import tables as study
@@ -30,8 +29,6 @@ def read_table(path: str | Path, on_fault: Callable[[str], None] | None = None) 
     In a study of solvable systems each replicate is a chain. With `on_fault`, chains that cannot be read are left out,
     and it is called with one sentence for each; without it the first of them raises UserError.
     """
-    import pandas as pd
-
     path = Path(path)
     if path.is_dir():
         chains = study.chains(path)
@@ -42,12 +39,7 @@ def read_table(path: str | Path, on_fault: Callable[[str], None] | None = None) 
             for fault in opened.damaged:
                 on_fault(fault)
         return opened.table
-    try:
-        return pd.read_csv(path)
-    except FileNotFoundError as e:
-        raise UserError(f"{path} does not exist: give a study's folder or a CSV file.") from e
-    except (OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} cannot be read as a CSV table ({' '.join(str(e).split())}).") from e
+    return study.csv_frame(path)
 
 
 def systems(path: str | Path) -> Any:

@@ -14,6 +14,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
 from imgloop.study.generation import check_files, check_numbers, read_config, read_record
+from imgloop.study.notebook import html
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
 
@@ -177,6 +178,16 @@ class Study:
     def config(self, chain: Path) -> dict[str, Any]:
         """config.yaml of a chain as plain values (choices, identity, config); raises UserError if it is damaged."""
         return read_config(chain)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the last generation of each chain with its main scores, and the figures of the study."""
+        last = self.table.groupby(["condition", "seed"], sort=False).tail(1)
+        headline = [name for name, info in self.measures.items() if info.headline and name in last]
+        scores = [c for c in last if f"{c}_sem" in last] if self.solvable else headline
+        keys = ["condition", "seed", "generation"]
+        names = ("curves", "evolution") if self.single else ("comparison",)
+        folders = () if self.is_csv else (self.path / f"{name}.png" for name in names)
+        return html(f"{self.name}, last generation", last[[*keys, *scores]] if scores else last, folders)
 
     def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
         """The file of a generation's images, whose hash is that of its record; raises UserError where it is not."""

@@ -79,6 +79,24 @@ def load_study(path: str | Path, protocol: str | None = None) -> DataFrame:
     return joined(folders, protocol or common_protocol(folders))
 
 
+def csv_frame(path: str | Path) -> DataFrame:
+    """A CSV file as it is; raises UserError for a path that is none."""
+    import pandas as pd  # here, since it takes half a second to import
+
+    path = Path(path)
+    if path.suffix.lower() in (".html", ".htm"):
+        raise UserError(f"{path} is a page: give the study's folder, such as {path.parent}, or a CSV table.")
+    try:
+        return cast(DataFrame, pd.read_csv(path))
+    except FileNotFoundError as e:
+        raise UserError(f"{path} does not exist: give a study's folder or a CSV table.") from e
+    except (OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
+        reason = " ".join(str(e).split())
+        raise UserError(
+            f"{path} cannot be read as a CSV table ({reason}): give a study's folder or a CSV table."
+        ) from e
+
+
 def read_csv(path: str | Path) -> DataFrame:
     """A CSV file with columns condition, seed, generation and measures as a pandas table.
 
@@ -87,10 +105,7 @@ def read_csv(path: str | Path) -> DataFrame:
     """
     import pandas as pd  # here, since it takes half a second to import
 
-    try:
-        frame = cast(DataFrame, pd.read_csv(path))
-    except (OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} cannot be read as a CSV table ({' '.join(str(e).split())}).") from e
+    frame = csv_frame(path)
     measured = set(frame) & set(names("score", "system"))
     if not set(KEYS) <= set(frame) or not measured or frame.empty or frame[list(KEYS)].isna().to_numpy().any():
         raise UserError(
