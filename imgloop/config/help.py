@@ -24,7 +24,7 @@ imgloop: image generators trained on their own output, generation after generati
 
   python -m imgloop paradigm=accumulate                                one chain
   python -m imgloop -m paradigm=replace,accumulate 'seed=range(0,4)'   compare paradigms
-  python -m imgloop -m ... hydra/launcher=parallel                        on all cores or GPUs (clusters: docs/cluster.md)
+  python -m imgloop -m ... hydra/launcher=parallel                     on all cores or GPUs; clusters: docs/cluster.md
   python -m imgloop.plan -m paradigm=replace,accumulate                what that will cost, before it starts
   python -m imgloop.report outputs/STUDY                               one page: profile, curves, samples
   python -m imgloop.measure STUDY features=pixels                      measure stored samples again
