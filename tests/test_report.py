@@ -19,12 +19,14 @@ from conftest import REPO, TINY, thinned
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 
 import imgloop
-from imgloop import store
+from imgloop import figures, store
 from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
+from imgloop.conditions import settings, short_names
 from imgloop.config.compose import CONF
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
@@ -222,7 +224,7 @@ def test_a_sheet_shows_the_images_themselves(channels):
 
 def test_ages_show_the_stored_latents_of_every_generation(made):
     s = Study(made)
-    names, _ = text.short_names(s.conditions)
+    names, _ = short_names(s.conditions)
     shown: Any = sheets.evolution(s, names)
     assert [t for t, _ in shown.generations] == [0, 1, 2] and len(shown.real) == 2 and shown.left_out == ""
     for t, row in shown.generations:
@@ -266,20 +268,21 @@ def test_figures_of_what_is_no_number():
 
 @given(st.lists(st.text("ab=,1", min_size=1, max_size=12), min_size=1, max_size=5, unique=True))
 def test_short_names_stay_apart(conditions):
-    names, common = text.short_names(conditions)
+    names, common = short_names(conditions)
     assert list(names) == conditions and len(set(names.values())) == len(conditions)
-    assert all(part in text.settings(c) for part in common for c in conditions)
+    assert all(part in settings(c) for part in common for c in conditions)
 
 
 def test_a_list_in_a_name_stays_whole():
-    names, common = text.short_names(["replace,model.widths=8,16,n=1", "real_only,model.widths=8,32,n=1"])
+    names, common = short_names(["replace,model.widths=8,16,n=1", "real_only,model.widths=8,32,n=1"])
     assert list(names.values()) == ["replace,model.widths=8,16", "real_only,model.widths=8,32"] and common == ["n=1"]
 
 
 def test_lines_are_told_apart_without_colour():
-    looks = [svg.look(i) for i in range(16)]
-    assert len({colour for colour, _, _ in looks[:8]}) == 8  # one colour a condition, and yet:
-    assert len({(dash, marker) for _, dash, marker in looks[:8]}) == 8 and len(set(looks)) == 16
+    names = [*figures.OURS, *[f"replace,real_fraction=0.{k}" for k in range(1, 9)], *"abcde"]
+    looks = [svg.look(look) for look in figures.looks(names).values()]
+    assert len({(dash, marker) for _, dash, marker in looks}) == len(names)
+    assert len({colour for colour, _, _ in looks[:7] + looks[-5:]}) == 12  # one a paradigm
     assert len({svg.marker(shape, 5, 5) for shape in range(8)}) == 8
 
 
@@ -288,7 +291,9 @@ def test_many_conditions_go_to_panels_with_one_axis_and_the_control():
     lines = panels(Study(TABLE), {c: c for c in frame["condition"].unique()})[0]
     control = next(line for line in lines.lines if line.condition == "real_only")
     others = [
-        dataclasses.replace(lines.lines[0], condition=f"c{i}", index=i, mean=lines.lines[0].mean * (1 + i))
+        dataclasses.replace(
+            lines.lines[0], condition=f"c{i}", look=figures.Look(form=i), mean=lines.lines[0].mean * (1 + i)
+        )
         for i in range(18)
     ]
     whole = dataclasses.replace(lines, lines=(*others, control))
@@ -486,7 +491,7 @@ def lowest(drawing, kind):
 @pytest.mark.parametrize("theory", [None, np.array([0.01, 0.01, 0.02])])
 def test_bands_end_where_a_measure_does(theory):
     mean, x = np.array([0.01, 0.011, 0.02]), np.arange(3.0)
-    line = Line("c", "c", 0, x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
+    line = Line("c", "c", figures.Look(), x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
     kind, bottom = "band" if theory is None else "error", svg.HEIGHT - svg.BOTTOM
     for measure, below in (("off_support", False), ("kd", True), ("variance_ratio", False)):
         p = Panel(MEASURES[measure], (line,))
@@ -504,7 +509,7 @@ def test_bands_end_where_a_measure_does(theory):
 
 def test_a_pdf_band_is_that_of_the_page(monkeypatch):
     mean = np.array([0.01, 0.02])
-    line = Line("c", "c", 0, np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
+    line = Line("c", "c", figures.Look(), np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
     drawn = []
     monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **more: drawn.append((low, high)))
     pdf.curve(Panel(MEASURES["recall"], (line,)))
@@ -661,6 +666,54 @@ def test_every_panel_is_a_pdf(tmp_path, drawn):
     files = {p.stem: p.read_bytes() for p in (tmp_path / "report" / "figures").glob("*.pdf")}
     measured = {p.info.name for p in page.report(TABLE).panels}
     assert set(files) == measured and all(d.startswith(b"%PDF") for d in files.values())
+
+
+def test_four_curves_come_first_and_can_be_chosen(study, capsys, tmp_path):
+    r = page.report(study)
+    assert [p.info.name for p in r.key] == ["fd", "risk", "variance_ratio", "recall"]
+    html = page.html(r)
+    above, folded = html.split('<details class="printed further">')
+    assert above.count('class="changes"') == 4 and folded.count('class="changes"') == len(r.panels) - 4
+    assert main([str(study), "--measures", "kd,density", "--out", str(tmp_path / "o")]) == 0
+    assert [p.info.name for p in page.report(study, measures=["kd", "density"]).key] == ["kd", "density"]
+    assert main([str(study), "--measures", "sharpness"]) == 1
+    assert "--measures sharpness: the study has no such curve; choose from fd," in capsys.readouterr().err
+
+
+def test_figures_for_papers_are_a_column_wide_with_type_of_six_and_a_half_points_or_more(study, monkeypatch, drawn):
+    made = []
+    monkeypatch.setattr(pdf, "_saved", lambda figure: made.append(figure) or b"")
+    r = page.report(study)
+    bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
+    names = [name for name, _ in pdf.figures(r.panels, r.key, r.evolution, bars)]
+    assert {"comparison.pdf", "training.pdf", "samples.pdf", "fd.pdf"} <= set(names) and len(made) == len(names)
+    for name, figure in zip(names, made):
+        assert figure.get_figwidth() == pdf.COLUMN, name
+        figure.draw_without_rendering()
+        texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+        assert texts and min(t.get_fontsize() for t in texts) >= pdf.SMALL, name
+
+
+def test_every_verdict_leads_to_what_it_rests_on(solved):
+    found = read(solved)
+    leads = [a["href"][1:] for a in found.all("a") if a.get("class") == "verdict"]
+    assert len(leads) == len(set(leads)) == 8
+    assert set(leads) <= {a.get("id") for a in found.all("tr")}
+    assert {f"rule-{k}" for k in range(1, 9)} <= {a.get("id") for a in found.all("div")}
+
+
+def test_without_a_control_there_is_no_profile(study, capsys):
+    for folder in study.glob("real_only*"):
+        shutil.rmtree(folder)
+    r = page.report(study)
+    assert r.profile is None and r.reason.startswith("No control, so no profile: no condition is real_only (there are")
+    assert page.html(r).count("No control, so no profile") == 2
+
+
+def test_notes_of_scores_that_repeat_are_said_once(study):
+    for path in study.glob("*/seed*/gen*/scores/*.json"):
+        store.write_json(path, store.read_json(path) | {"notes": {"tail_mass": "too few.", "off_support": "too few."}})
+    assert page.report(study).unknown.count("tail_mass, off_support: too few (6 generations).") == 1
 
 
 def test_what_is_written_beside_the_page(tmp_path, capsys):

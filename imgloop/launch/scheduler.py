@@ -11,11 +11,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from imgloop import store
+from imgloop.conditions import short_names
 from imgloop.display import duration
 from imgloop.errors import Stopped, printable
 from imgloop.launch.jobs import Job
 from imgloop.launch.outcome import Outcome
-from imgloop.report.text import short_names
 from imgloop.study.progress import RUNNING, write_running
 
 POLL = 0.2  # seconds between looks at running jobs
