@@ -86,7 +86,7 @@ def comparison(panels: Sequence[Panel]) -> bytes:
         axis.set_visible(False)
     for i, (axis, p) in enumerate(zip(axes, panels)):
         _panel(axis, p)
-        axis.set_title(plain(textwrap.fill(p.info.label, 26)), fontsize=7, loc="left")
+        axis.set_title(plain(textwrap.fill(p.info.label, 26, break_on_hyphens=False)), fontsize=7, loc="left")
         axis.tick_params(labelsize=SMALL)
         if i >= len(panels) - 2:
             axis.set_xlabel("generation", fontsize=7)
