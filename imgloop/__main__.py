@@ -15,7 +15,9 @@ def job(cfg) -> None:
 
     from imgloop import devices, interrupt
     from imgloop.config.settings import checked
+    from imgloop.display import Prefix
     from imgloop.errors import Stopped
+    from imgloop.launch.jobs import label
     from imgloop.launch.outcome import Outcome, attempted, outcome_path
 
     hydra = HydraConfig.get()
@@ -24,17 +26,20 @@ def job(cfg) -> None:
         interrupt.end_with_parent()
     sweep = hydra.mode == RunMode.MULTIRUN
     chain: Path | None = None
+    prefix = Prefix()
 
     def run() -> None:
         nonlocal chain
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         chain = settings.folder
+        prefix.text = f"{label(chain)}: "
         devices.run(settings, sweep, hydra.runtime.choices["hydra/launcher"] if sweep else "basic")
 
     try:
         if not sweep:
             return run()
-        outcome = Outcome(attempted(run))
+        with prefix:
+            outcome = Outcome(attempted(run))
     except Stopped as e:
         print(f"imgloop: {e}", file=sys.stderr, flush=True)
         if worker:  # its launcher would wait for more jobs

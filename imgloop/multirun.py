@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
 
 from imgloop import store
+from imgloop.conditions import short_names
+from imgloop.display import duration
 from imgloop.errors import UserError
-from imgloop.launch.jobs import command
+from imgloop.launch.jobs import command, label
+
+
+def outcomes(config) -> list[dict]:
+    """The records of the jobs of a multirun that have ended."""
+    return [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
 
 
 def write_report(study: Path) -> bool:
@@ -36,7 +44,11 @@ def write_report(study: Path) -> bool:
 
 
 class StudyCallback(Callback):
-    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun and when all have ended."""
+    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun, after each that it runs itself, and
+    when all have ended."""
+
+    def __init__(self) -> None:
+        self.jobs, self.began = 0, 0.0
 
     def on_multirun_start(self, config, **kwargs) -> None:
         from hydra.errors import HydraException
@@ -45,7 +57,9 @@ class StudyCallback(Callback):
         from imgloop.launch.check import begin, jobs_of
 
         try:
-            begin(jobs_of(config))
+            jobs = jobs_of(config)
+            begin(jobs)
+            self.jobs, self.began = len(jobs), time.monotonic()
         except UserError as e:
             sys.exit(f"imgloop: {e}")
         except (HydraException, OmegaConfBaseException):  # the sweeper raises it again, for command() to print
@@ -54,13 +68,29 @@ class StudyCallback(Callback):
             traceback.print_exc()
             sys.exit(1)
 
+        for study in dict.fromkeys(j.settings.study for j in jobs):
+            mine = (j.settings.condition for j in jobs if j.settings.study == study)
+            _, common = short_names(list(dict.fromkeys(mine)))
+            if common and any(j.settings.config["display"] != "none" for j in jobs):
+                print(f"{study}: all chains with {', '.join(common)}", flush=True)
+
+    def on_job_end(self, config, job_return, **kwargs) -> None:
+        if not self.jobs or config.display == "none":
+            return
+        ended = outcomes(config)
+        failed = sum(j["failed"] is not None for j in ended)
+        line = f"sweep: {len(ended) - failed} of {self.jobs} chains done, {failed} failed"
+        if (left := self.jobs - len(ended)) and len(ended) > failed:
+            line += f", about {duration((time.monotonic() - self.began) / len(ended) * left)} left"
+        print(line, flush=True)
+
     def on_multirun_end(self, config, **kwargs) -> None:
         from imgloop.study.compare import compare, comparison_lines, spread_text
         from imgloop.study.progress import write_states
         from imgloop.study.tables import chains
 
         reported = True
-        jobs = [store.read_json(p) for p in sorted(Path(config.hydra.sweep.dir).glob("job*.json"))]
+        jobs = outcomes(config)
         for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
             try:
                 if len(chains(study)) > 1:
@@ -83,7 +113,8 @@ class StudyCallback(Callback):
                 file=sys.stderr,
             )
             for j in failed:
-                print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
+                head = f"{label(Path(j['chain']))}: " if j["chain"] else ""
+                print(f"  {head}{j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
             print("The same command again continues all of them.", file=sys.stderr)
         if failed or not reported:
             sys.exit(1)

@@ -707,7 +707,9 @@ def test_without_a_control_there_is_no_profile(study, capsys):
     for folder in study.glob("real_only*"):
         shutil.rmtree(folder)
     r = page.report(study)
-    assert r.profile is None and r.reason.startswith("No control, so no profile: no condition is real_only (there are")
+    assert r.profile is None and r.reason.startswith(
+        "No control, so no profile: no condition is real_only (the study has replace)"
+    )
     assert page.html(r).count("No control, so no profile") == 2
 
 

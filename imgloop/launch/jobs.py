@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.conditions import short_names
 from imgloop.config.settings import Settings, checked
 from imgloop.errors import UserError
 from imgloop.launch.outcome import Outcome, outcome_path
+from imgloop.study.progress import planned
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ def job_of(sweep_config: Any, number: int) -> Job:
     settings = checked(sweep_config, hydra.runtime.choices, overrides)
     folders = [a for folder in settings.config_dirs for a in ("--config-dir", str(folder))]
     return Job(number, settings, (*folders, *overrides), outcome_path(hydra.sweep.dir, number))
+
+
+def label(chain: Path) -> str:
+    """CONDITION/seedK of a planned chain, without the settings that all planned conditions of its study share."""
+    conditions = [name.rsplit("/", 1)[0] for name in planned(chain.parents[1])]
+    names, _ = short_names(list(dict.fromkeys([*conditions, chain.parent.name])))
+    return f"{names[chain.parent.name]}/{chain.name}"
 
 
 def command(arguments: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from imgloop import store
-from imgloop.conditions import short_names
 from imgloop.display import duration
 from imgloop.errors import Stopped, printable
-from imgloop.launch.jobs import Job
+from imgloop.launch.jobs import Job, label
 from imgloop.launch.outcome import Outcome
 from imgloop.study.progress import RUNNING, write_running
 
@@ -57,7 +56,7 @@ class Sweep:
         self.made: set[str] = set()  # groups that have their generation 0
         self.began, self.counted = time.monotonic(), 0.0
         self.left = self.before = sum(map(remaining, self.jobs))
-        self.labels = labels(self.jobs)
+        self.labels = {j.number: label(j.settings.folder) for j in self.jobs}
         self.console, self.bar = terminal()
 
     def run(self) -> list[Outcome]:
@@ -156,12 +155,6 @@ class Sweep:
     def print_output(self) -> None:
         for job, text in self.engine.output():
             self.say(f"{self.labels[job.number]}: {text}")
-
-
-def labels(jobs: Sequence[Job]) -> dict[int, str]:
-    """CONDITION/seedK of each job, without the settings that all conditions share."""
-    names, _ = short_names(list(dict.fromkeys(j.settings.condition for j in jobs)))
-    return {j.number: f"{names[j.settings.condition]}/seed{j.settings.config['seed']}" for j in jobs}
 
 
 def remaining(job: Job) -> int:

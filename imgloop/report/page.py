@@ -65,7 +65,7 @@ class Report:
     @property
     def incomplete(self) -> str:
         """Which planned chains are missing from the statistics, in a sentence; "" if none is."""
-        return incomplete(self.chains, self.names)
+        return incomplete(self.chains)
 
     @property
     def unjudged(self) -> bool:
@@ -103,7 +103,7 @@ def report(
     names, common = short_names(study.conditions)
     chains = () if study.is_csv else tuple(progress(study.root))
     chains = tuple(p for p in chains if p.chain in study.chains) if study.single else chains
-    profile, reason = profiled(study, question, incomplete(chains, names))
+    profile, reason = profiled(study, question, incomplete(chains))
     times = tuple(timescales(study, names))
     reference = None if study.is_csv or study.solvable else tables.reference(study.root, study.table)
     try:

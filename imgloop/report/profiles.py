@@ -10,6 +10,7 @@ from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
+from imgloop.conditions import short_names
 from imgloop.errors import UserError
 from imgloop.report.panels import displayed
 from imgloop.report.text import listed, plural
@@ -52,9 +53,10 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
         return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
         if e.setting == "control":
+            names, _ = short_names(study.conditions)
             return None, (
-                f"No control, so no profile: no condition is {question.control} (there are "
-                f"{listed(study.conditions, 6)}). Run the same command with paradigm=real_only, or name another "
+                f"No control, so no profile: no condition is {question.control} (the study has "
+                f"{listed(list(names.values()), 6)}). Run the same command with paradigm=real_only, or name another "
                 "control with --control CONDITION."
             )
         one_seed = len(study.seeds()) == 1 and not study.solvable

@@ -124,7 +124,7 @@ def comparison_lines(study: str | Path) -> list[str]:
     folders = tables.chains(Path(study))
     frame = cast(DataFrame, pd.read_csv(Path(study) / "comparison.csv"))
     names, _ = short_names(list(dict.fromkeys(frame["condition"])))
-    note = incomplete(progress(Path(study)), names)
+    note = incomplete(progress(Path(study)))
     if any(map(tables.is_solved, folders)):
         rows = solved.summary(frame, solved.quantities(folders))
         lines = solved.lines([{**r, "condition": names[r["condition"]]} for r in rows])
