@@ -21,7 +21,7 @@ INK, PAPER, MUTED = "#1b1f24", "#ffffff", "#6a737d"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
            "#999933", "#882255", "#332288", "#8C564B", "#777777")  # fmt: skip
 OURS = ("accumulate", "replace", "augment", "edit", "fresh", "accumulate_subsample", "real_only")
-SHADES = (0.0, 0.35, 0.6)  # of a colour: the part of ink in it
+SHADES = (0.0, 0.35, 0.6)  # of a colour: the part of grey in it
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
 FORMS = len(STYLES) * len(MARKERS)
 REFERENCE = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
@@ -47,9 +47,9 @@ class Look:
 def looks(conditions: Sequence[str]) -> dict[str, Look]:
     """The look of each condition: colour and form of its paradigm, whatever stands beside it.
 
-    Of several conditions of one paradigm, that with the fewest settings has the paradigm's form, and the others further
-    forms and shades of the same colour. A user's paradigm has the colour and form that a hash of its name selects, or
-    the next that no other has. Beyond 32 conditions, forms repeat.
+    Of several conditions of one paradigm, that with the fewest settings has the paradigm's form, and the others forms
+    with further markers and shades of the same colour. A user's paradigm has the colour and form that a hash of its name
+    selects, or the next that no other has. Beyond 32 conditions, forms repeat.
     """
     by_paradigm: dict[str, list[str]] = {}
     for condition in sorted(set(conditions), key=lambda c: (len(settings(c)), c)):
@@ -72,10 +72,14 @@ def looks(conditions: Sequence[str]) -> dict[str, Look]:
         forms.add(form)
         found[by_paradigm[name][0]] = Look(colours[name], 0, form)
     for name, group in sorted(by_paradigm.items()):
+        markers = {found[group[0]].marker}
         for k, condition in enumerate(group[1:], 1):
-            form = free(found[group[0]].form + len(OURS) * k, forms, range(FORMS))
-            forms.add(form)
+            alike = {n for n in range(FORMS) if Look(form=n).marker in markers}
+            avoided = alike | forms if len(alike | forms) < FORMS else forms
+            form = free(found[group[0]].form + k, avoided, range(FORMS))
             found[condition] = Look(colours[name], k % len(SHADES), form)
+            forms.add(form)
+            markers.add(found[condition].marker)
     return {c: found[c] for c in conditions}
 
 
@@ -83,8 +87,8 @@ def drawn(look: Look) -> dict[str, Any]:
     """matplotlib's colour, line style and marker of a look."""
     from matplotlib.colors import to_hex, to_rgb
 
-    ink = SHADES[look.shade]
-    mixed = (1 - ink) * np.array(to_rgb(COLOURS[look.colour])) + ink * np.array(to_rgb(INK))
+    grey = SHADES[look.shade]
+    mixed = (1 - grey) * np.array(to_rgb(COLOURS[look.colour])) + grey * np.array(to_rgb(MUTED))
     return {"color": to_hex(mixed.tolist()), "linestyle": STYLES[look.style], "marker": MARKERS[look.marker]}
 
 
