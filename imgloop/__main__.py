@@ -17,7 +17,7 @@ def job(cfg) -> None:
     from imgloop.config.settings import checked
     from imgloop.display import Prefix
     from imgloop.errors import Stopped
-    from imgloop.launch.jobs import label
+    from imgloop.launch.jobs import labels
     from imgloop.launch.outcome import Outcome, attempted, outcome_path
 
     hydra = HydraConfig.get()
@@ -32,7 +32,7 @@ def job(cfg) -> None:
         nonlocal chain
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         chain = settings.folder
-        prefix.text = f"{label(chain)}: "
+        prefix.text = f"{labels([chain])[chain]}: "
         devices.run(settings, sweep, hydra.runtime.choices["hydra/launcher"] if sweep else "basic")
 
     try:

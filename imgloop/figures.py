@@ -48,8 +48,8 @@ def looks(conditions: Sequence[str]) -> dict[str, Look]:
     """The look of each condition: colour and form of its paradigm, whatever stands beside it.
 
     Of several conditions of one paradigm, that with the fewest settings has the paradigm's form, and the others forms
-    with further markers and shades of the same colour. A user's paradigm has the colour and form that a hash of its name
-    selects, or the next that no other has. Beyond 32 conditions, forms repeat.
+    with further markers and shades of the same colour. A user's paradigm has the colour and form that a hash of its
+    name selects, or the next that no other has. Beyond 32 conditions, forms repeat.
     """
     by_paradigm: dict[str, list[str]] = {}
     for condition in sorted(set(conditions), key=lambda c: (len(settings(c)), c)):

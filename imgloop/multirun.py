@@ -13,7 +13,7 @@ from imgloop import store
 from imgloop.conditions import short_names
 from imgloop.display import duration
 from imgloop.errors import UserError
-from imgloop.launch.jobs import command, label
+from imgloop.launch.jobs import command, labels
 
 
 def outcomes(config) -> list[dict]:
@@ -112,8 +112,9 @@ class StudyCallback(Callback):
                 f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
                 file=sys.stderr,
             )
+            names = labels([Path(j["chain"]) for j in failed if j["chain"]])
             for j in failed:
-                head = f"{label(Path(j['chain']))}: " if j["chain"] else ""
+                head = f"{names[Path(j['chain'])]}: " if j["chain"] else ""
                 print(f"  {head}{j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
             print("The same command again continues all of them.", file=sys.stderr)
         if failed or not reported:

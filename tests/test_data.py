@@ -624,13 +624,13 @@ def test_the_lines_at_the_start_say_what_became_of_the_files(tmp_path):
     (root / "a/notes.txt").write_text("x")
     first, classes, read = load(root, heldout=1, skip_broken=True).lines()
     assert first == "folder d: 60 training images, 1 held out of 61; 0 held-out nearly equal to a training image"
-    assert re.fullmatch(r"3 classes: a \d+, b \d+, c [12]; small: c [12]", classes)
+    assert re.fullmatch(r"3 classes: a: \d+, b: \d+, c: [12]; small: c: [12]", classes)
     assert re.fullmatch(
         r"files: 62 read, 1 skipped \(a/004\.png: .+\), 1 ignored \(\.txt 1\), "
         r"2 converted to colour \(grey 1, palette 1\), 1 cropped to a square",
         read,
     )
-    assert Digits(n=60).load(tmp_path).lines()[1].startswith("10 classes: 0 ")
+    assert Digits(n=60).load(tmp_path).lines()[1].startswith("10 classes: 0: ")
 
 
 def test_too_small_images_name_the_largest_size(tmp_path):

@@ -703,6 +703,16 @@ def test_every_verdict_leads_to_what_it_rests_on(solved):
     assert {f"rule-{k}" for k in range(1, 9)} <= {a.get("id") for a in found.all("div")}
 
 
+def test_a_remark_that_conditions_share_is_said_once():
+    html = page.html(page.report(TABLE))
+    rows = re.findall(r'<tr id="v(\d)-5">.*?</tr>', html, re.S)
+    remarks = [row.split("<td>")[-1] for row in re.findall(r'<tr id="v\d-5">.*?</tr>', html, re.S)]
+    assert rows == ["1", "2", "3"] and "needs chains and controls at 5 numbers" in remarks[0]
+    assert all('<a href="#v1-5">as for accumulate</a>' in remark for remark in remarks[1:])
+    printed = str(page.report(TABLE).profile)
+    assert printed.count("5: not measured: needs chains") == 1 and "\nAll 3 conditions\n" in printed
+
+
 def test_without_a_control_there_is_no_profile(study, capsys):
     for folder in study.glob("real_only*"):
         shutil.rmtree(folder)

@@ -162,10 +162,10 @@ def class_line(classes: Sequence[str], counts: Sequence[int]) -> str:
     """Classes with their numbers of training images; of many the range, and small ones, below half of the mean."""
     by_size = sorted(zip(counts, classes), key=lambda item: item[0])
     if len(classes) <= MANY_CLASSES:
-        line = f"{len(classes)} classes: {', '.join(f'{name} {count:,}' for name, count in zip(classes, counts))}"
+        line = f"{len(classes)} classes: {', '.join(f'{name}: {count:,}' for name, count in zip(classes, counts))}"
     else:
         line = f"{len(classes)} classes of {by_size[0][0]:,} to {by_size[-1][0]:,} training images"
-    small = [f"{name} {count:,}" for count, name in by_size if 2 * count * len(counts) < sum(counts)]
+    small = [f"{name}: {count:,}" for count, name in by_size if 2 * count * len(counts) < sum(counts)]
     return f"{line}; small: {_some(small)}" if small else line
 
 

@@ -58,11 +58,15 @@ def job_of(sweep_config: Any, number: int) -> Job:
     return Job(number, settings, (*folders, *overrides), outcome_path(hydra.sweep.dir, number))
 
 
-def label(chain: Path) -> str:
-    """CONDITION/seedK of a planned chain, without the settings that all planned conditions of its study share."""
-    conditions = [name.rsplit("/", 1)[0] for name in planned(chain.parents[1])]
-    names, _ = short_names(list(dict.fromkeys([*conditions, chain.parent.name])))
-    return f"{names[chain.parent.name]}/{chain.name}"
+def labels(chains: Sequence[Path]) -> dict[Path, str]:
+    """CONDITION/seedK of planned chains, without the settings that all planned conditions of their study share."""
+    found = {}
+    for study in dict.fromkeys(c.parents[1] for c in chains):
+        mine = [c for c in chains if c.parents[1] == study]
+        conditions = [name.rsplit("/", 1)[0] for name in planned(study)] + [c.parent.name for c in mine]
+        names, _ = short_names(list(dict.fromkeys(conditions)))
+        found |= {c: f"{names[c.parent.name]}/{c.name}" for c in mine}
+    return found
 
 
 def command(arguments: Sequence[str]) -> str:

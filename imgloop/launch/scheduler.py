@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from imgloop import store
 from imgloop.display import duration
 from imgloop.errors import Stopped, printable
-from imgloop.launch.jobs import Job, label
+from imgloop.launch.jobs import Job, labels
 from imgloop.launch.outcome import Outcome
 from imgloop.study.progress import RUNNING, write_running
 
@@ -56,7 +56,8 @@ class Sweep:
         self.made: set[str] = set()  # groups that have their generation 0
         self.began, self.counted = time.monotonic(), 0.0
         self.left = self.before = sum(map(remaining, self.jobs))
-        self.labels = {j.number: label(j.settings.folder) for j in self.jobs}
+        names = labels([j.settings.folder for j in self.jobs])
+        self.labels = {j.number: names[j.settings.folder] for j in self.jobs}
         self.console, self.bar = terminal()
 
     def run(self) -> list[Outcome]:
@@ -94,8 +95,8 @@ class Sweep:
             self.outcomes[job.number] = outcome
             for note in outcome.notes:
                 self.say(f"{self.labels[job.number]}: {note}")
-            if outcome.failed:
-                self.say(f"{self.labels[job.number]}: failed: {outcome.failed}")
+            if lost is not None:  # other jobs have printed it
+                self.say(f"{self.labels[job.number]}: failed: {lost}")
         if ended:
             self.count()
             self.say(self.line())
