@@ -16,7 +16,9 @@ def job(cfg) -> None:
 
     from imgloop import devices, interrupt
     from imgloop.config.settings import checked
+    from imgloop.display import Prefix
     from imgloop.errors import Stopped, UserError
+    from imgloop.launch.jobs import labels
     from imgloop.launch.outcome import Outcome, attempted, outcome_path
 
     hydra = HydraConfig.get()
@@ -25,17 +27,20 @@ def job(cfg) -> None:
         interrupt.end_with_parent()
     sweep = hydra.mode == RunMode.MULTIRUN
     chain: Path | None = None
+    prefix = Prefix()
 
     def run() -> None:
         nonlocal chain
         settings = checked(with_hydra(cfg, hydra), hydra.runtime.choices, hydra.overrides.task)
         chain = settings.folder
+        prefix.text = f"{labels([chain])[chain]}: "
         devices.run(settings, sweep, hydra.runtime.choices["hydra/launcher"] if sweep else "basic")
 
     try:
         if not sweep:
             return run()
-        outcome = Outcome(attempted(run))
+        with prefix:
+            outcome = Outcome(attempted(run))
     except UserError as e:  # here, since Hydra prints a line of its own before an error
         sys.exit(f"imgloop: {e}")
     except Stopped as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,40 @@ def duration(seconds: float) -> str:
 def number(value: float) -> str:
     """At most three significant digits."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+class Prefix:
+    """Where output is no terminal, `text` begins each printed line meanwhile."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def __enter__(self) -> Prefix:
+        self.before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = (stream if stream.isatty() else Prefixed(stream, self) for stream in self.before)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        sys.stdout, sys.stderr = self.before
+
+
+class Prefixed(io.TextIOBase):
+    """A text stream that writes to another, with a prefix before each line that is not empty."""
+
+    def __init__(self, stream: TextIO, prefix: Prefix):
+        self.stream, self.prefix, self.begins = stream, prefix, True
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            self.stream.write((self.prefix.text if self.begins and line.strip() else "") + line)
+            self.begins = line.endswith("\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
 
 
 class Display:

@@ -2,19 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imgloop.conditions import paradigm, settings, short_names
+
 INK, PAPER, MUTED = "#1b1f24", "#ffffff", "#6a737d"
-# Okabe & Ito's colours, which colour-blind readers can distinguish; line styles and markers differ as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+# Okabe & Ito's colours for our paradigms, five of Tol's for others: colour-blind readers can distinguish them. Line
+# styles and markers differ as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+           "#999933", "#882255", "#332288", "#8C564B", "#777777")  # fmt: skip
+OURS = ("accumulate", "replace", "augment", "edit", "fresh", "accumulate_subsample", "real_only")
+SHADES = (0.0, 0.35, 0.6)  # of a colour: the part of grey in it
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
+FORMS = len(STYLES) * len(MARKERS)
+REFERENCE = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a condition is drawn: indices of its colour and shade, and its form, a line style with a marker."""
+
+    colour: int = 0
+    shade: int = 0
+    form: int = 0
+
+    @property
+    def style(self) -> int:
+        return self.form % len(STYLES)
+
+    @property
+    def marker(self) -> int:
+        return (self.form + self.form // len(MARKERS)) % len(MARKERS)
+
+
+def looks(conditions: Sequence[str]) -> dict[str, Look]:
+    """The look of each condition: colour and form of its paradigm, whatever stands beside it.
+
+    Of several conditions of one paradigm, that with the fewest settings has the paradigm's form, and the others forms
+    with further markers and shades of the same colour. A user's paradigm has the colour and form that a hash of its
+    name selects, or the next that no other has. Beyond 32 conditions, forms repeat.
+    """
+    by_paradigm: dict[str, list[str]] = {}
+    for condition in sorted(set(conditions), key=lambda c: (len(settings(c)), c)):
+        by_paradigm.setdefault(paradigm(condition), []).append(condition)
+    colours: dict[str, int] = {}
+    found: dict[str, Look] = {}
+    forms = set(range(len(OURS)))
+
+    def free(start: int, taken: set[int], numbers: range) -> int:
+        turned = (numbers[(start + k) % len(numbers)] for k in range(len(numbers)))
+        return next((n for n in turned if n not in taken), numbers[start % len(numbers)])
+
+    for name in sorted(by_paradigm, key=lambda p: (p not in OURS, p)):
+        if name in OURS:
+            colours[name] = form = OURS.index(name)
+        else:
+            start = int(hashlib.sha256(name.encode()).hexdigest(), 16)
+            colours[name] = free(start, set(colours.values()), range(len(OURS), len(COLOURS)))
+            form = free(start, forms, range(FORMS))
+        forms.add(form)
+        found[by_paradigm[name][0]] = Look(colours[name], 0, form)
+    for name, group in sorted(by_paradigm.items()):
+        markers = {found[group[0]].marker}
+        for k, condition in enumerate(group[1:], 1):
+            alike = {n for n in range(FORMS) if Look(form=n).marker in markers}
+            avoided = alike | forms if len(alike | forms) < FORMS else forms
+            form = free(found[group[0]].form + k, avoided, range(FORMS))
+            found[condition] = Look(colours[name], k % len(SHADES), form)
+            forms.add(form)
+            markers.add(found[condition].marker)
+    return {c: found[c] for c in conditions}
+
+
+def drawn(look: Look) -> dict[str, Any]:
+    """matplotlib's colour, line style and marker of a look."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    grey = SHADES[look.shade]
+    mixed = (1 - grey) * np.array(to_rgb(COLOURS[look.colour])) + grey * np.array(to_rgb(MUTED))
+    return {"color": to_hex(mixed.tolist()), "linestyle": STYLES[look.style], "marker": MARKERS[look.marker]}
 
 
 def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
@@ -72,29 +147,30 @@ def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> byte
     return png(page)
 
 
-def sheet(count: int, title: str, conditions: Sequence[str]):
-    """A matplotlib figure with `count` panels below a title, and space for a legend of `conditions`: (figure, axes)."""
+def sheet(count: int, title: str, labels: Sequence[str]):
+    """A matplotlib figure with `count` panels below a title, and space for a legend of `labels`: (figure, axes)."""
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
     columns = min(4, count) or 1
     rows = -(-count // columns) or 1
     width = 3.5 * columns
-    legend = 0.22 * -(-len(conditions) // across(conditions, width)) if len(conditions) > 1 else 0.0
-    height = 2.7 * rows + 0.5 + legend  # inches; set by hand: a layout engine would draw three times
+    lines = textwrap.wrap(title, int(11.5 * width), max_lines=3, placeholder=" ...")
+    head = 0.65 + 0.18 * (len(lines) - 1)
+    legend = 0.22 * -(-len(labels) // across(labels, width)) if len(labels) > 1 else 0.0
+    height = 2.7 * rows + head - 0.15 + legend  # inches; set by hand: a layout engine would draw three times
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - 0.65 / height, 0.24, 0.45)
+    figure.subplots_adjust(0.6 / width, (0.5 + legend) / height, 1 - 0.1 / width, 1 - head / height, 0.24, 0.45)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis in axes[count:]:
         axis.set_visible(False)
-    fitting = textwrap.shorten(title, int(12.5 * width), placeholder=" ...")
-    figure.text(0.1 / width, 1 - 0.1 / height, fitting, fontsize=11, va="top")
+    figure.text(0.1 / width, 1 - 0.1 / height, "\n".join(lines), fontsize=11, va="top")
     return figure, axes[:count]
 
 
-def across(conditions: Sequence[str], width: float) -> int:
+def across(labels: Sequence[str], width: float) -> int:
     """The number of columns in a legend `width` inches wide, 1 to 4."""
-    return int(np.clip(width * 11 / (max(map(len, conditions)) + 8), 1, 4))
+    return int(np.clip(width * 11 / (max(map(len, labels)) + 8), 1, 4))
 
 
 def dressed(axis, label: str, note: str, across: str = "generation") -> None:
@@ -110,52 +186,48 @@ def dressed(axis, label: str, note: str, across: str = "generation") -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def finished(figure, conditions: Sequence[str]) -> bytes:
-    """The figure as PNG, with a legend if there are several conditions."""
-    axes = [a for a in figure.axes if a.get_visible()]
-    if len(conditions) > 1 and axes:
-        handles = axes[0].get_legend_handles_labels()
-        columns = across(conditions, figure.get_figwidth())
-        figure.legend(*handles, loc="lower left", ncols=columns, fontsize=8, frameon=False)
+def handles(figure) -> tuple[list[Any], list[str]]:
+    """Handles and labels for one legend of the panels that have none of their own, each label once."""
+    found: dict[str, Any] = {}
+    for axis in (a for a in figure.axes if a.get_legend() is None):
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def finished(figure) -> bytes:
+    """The figure as PNG, with a legend below if it has several labels."""
+    lines, labels = handles(figure)
+    if len(labels) > 1:
+        columns = across(labels, figure.get_figwidth())
+        figure.legend(lines, labels, loc="lower left", ncols=columns, fontsize=8, frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=130)
     return out.getvalue()
-
-
-def look(i: int) -> dict[str, Any]:
-    """Colour, line style and marker of condition `i`, each different from those of its neighbours."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % 4], "marker": MARKERS[(i + i // 8) % 8]}
 
 
 def curves(frame, title: str, reference: Mapping[str, float] | None, panels: Sequence[tuple[str, str, str]]) -> bytes:
     """PNG: each measure over generations, a line a condition (mean over seeds) with a band of one standard deviation.
 
     `frame` has columns condition, seed, generation and measures; `reference` gives real-against-real values by measure;
-    `panels` are (name, label, unit) of the measures to draw, those that `frame` has.
+    `panels` are (name, label, unit) of the measures to draw, those that `frame` has. The legend has short names.
     """
     panels = [p for p in panels if p[0] in frame and frame[p[0]].notna().any()]
-    conditions = list(dict.fromkeys(frame["condition"]))
-    figure, axes = sheet(len(panels), title, conditions)
-    for axis, (name, label, note) in zip(axes, panels):
-        for i, condition in enumerate(conditions):
-            part = frame[(frame["condition"] == condition) & frame[name].notna()].groupby("generation")[name]
+    names, _ = short_names(list(dict.fromkeys(frame["condition"])))
+    styles = {c: drawn(look) for c, look in looks(list(names)).items()}
+    levels = {p[0]: value for p in panels if (value := (reference or {}).get(p[0])) is not None}
+    figure, axes = sheet(len(panels), title, [*names.values(), *["real against real"] * bool(levels)])
+    for axis, (measure, label, note) in zip(axes, panels):
+        for condition, name in names.items():
+            part = frame[(frame["condition"] == condition) & frame[measure].notna()].groupby("generation")[measure]
             mean, sd = part.mean(), part.std(ddof=1)
-            axis.plot(mean.index, mean, **look(i), markersize=4, linewidth=1.6, label=condition)
+            axis.plot(mean.index, mean, **styles[condition], markersize=4, linewidth=1.6, label=name)
             if sd.notna().any():
-                band = look(i)["color"]
+                band = styles[condition]["color"]
                 axis.fill_between(mean.index, mean - sd, mean + sd, color=band, alpha=0.15, linewidth=0)
-        if reference and reference.get(name) is not None:
-            axis.axhline(reference[name], color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-            axis.annotate(
-                "real against real",
-                (1, reference[name]),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                fontsize=7,
-                color=MUTED,
-            )
+        if measure in levels:
+            axis.axhline(levels[measure], **REFERENCE, label="real against real")
         dressed(axis, label, note)
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, 0), high + 0.06 * (high - min(low, 0)))  # from zero, so that small changes look small
-    return finished(figure, conditions)
+    return finished(figure)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
 
 from imgloop import store
+from imgloop.conditions import short_names
+from imgloop.display import duration
 from imgloop.errors import UserError
-from imgloop.launch.jobs import command
+from imgloop.launch.jobs import command, labels
+
+
+def outcomes(sweep: Path) -> list[dict]:
+    """The records of the jobs of a sweep that have ended."""
+    return [store.read_json(p) for p in sorted(sweep.glob("job*.json"))]
 
 
 def write_report(study: Path) -> bool:
@@ -45,7 +53,7 @@ def end(sweep: Path) -> bool:
     from imgloop.study.tables import chains
 
     reported = True
-    jobs = [store.read_json(p) for p in sorted(sweep.glob("job*.json"))]
+    jobs = outcomes(sweep)
     for study in dict.fromkeys(Path(j["study"]) for j in jobs if j["study"]):
         try:
             if len(chains(study)) > 1:
@@ -67,14 +75,20 @@ def end(sweep: Path) -> bool:
             f"\n{len(failed)} of {len(jobs)} runs failed, each with the command that continues it alone:",
             file=sys.stderr,
         )
+        names = labels([Path(j["chain"]) for j in failed if j["chain"]])
         for j in failed:
-            print(f"  {j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
+            head = f"{names[Path(j['chain'])]}: " if j["chain"] else ""
+            print(f"  {head}{j['failed']}\n    {command(j['arguments'])}", file=sys.stderr)
         print("The same command again continues all of them.", file=sys.stderr)
     return not failed and reported
 
 
 class StudyCallback(Callback):
-    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun and when all have ended."""
+    """Named in conf/config.yaml; Hydra calls it before the first job of a multirun, after each that it runs itself, and
+    when all have ended."""
+
+    def __init__(self) -> None:
+        self.jobs, self.began = 0, 0.0
 
     def on_multirun_start(self, config, **kwargs) -> None:
         from hydra.errors import HydraException
@@ -83,7 +97,9 @@ class StudyCallback(Callback):
         from imgloop.launch.check import begin, jobs_of
 
         try:
-            begin(jobs_of(config))
+            jobs = jobs_of(config)
+            begin(jobs)
+            self.jobs, self.began = len(jobs), time.monotonic()
         except UserError as e:
             sys.exit(f"imgloop: {e}")
         except (HydraException, OmegaConfBaseException):  # the sweeper raises it again, for command() to print
@@ -91,6 +107,22 @@ class StudyCallback(Callback):
         except Exception:  # Hydra would only warn
             traceback.print_exc()
             sys.exit(1)
+
+        for study in dict.fromkeys(j.settings.study for j in jobs):
+            mine = (j.settings.condition for j in jobs if j.settings.study == study)
+            _, common = short_names(list(dict.fromkeys(mine)))
+            if common and any(j.settings.config["display"] != "none" for j in jobs):
+                print(f"{study}: all chains with {', '.join(common)}", flush=True)
+
+    def on_job_end(self, config, job_return, **kwargs) -> None:
+        if not self.jobs or config.display == "none":
+            return
+        ended = outcomes(Path(config.hydra.sweep.dir))
+        failed = sum(j["failed"] is not None for j in ended)
+        line = f"sweep: {len(ended) - failed} of {self.jobs} chains done, {failed} failed"
+        if (left := self.jobs - len(ended)) and len(ended) > failed:
+            line += f", about {duration((time.monotonic() - self.began) / len(ended) * left)} left"
+        print(line, flush=True)
 
     def on_multirun_end(self, config, **kwargs) -> None:
         if not end(Path(config.hydra.sweep.dir)):

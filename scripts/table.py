@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import imgloop
+from imgloop import figures
 from imgloop.measures import MEASURES, MeasureInfo
+from imgloop.study.trained import panels
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 START, END = "<!-- measures -->", "<!-- /measures -->"  # lines before and after the list in docs/metrics.md
@@ -18,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", help="folder of a study, its CSV table, or `measures`")
     parser.add_argument("measure", nargs="*", default=["fd"], help="columns of metrics.csv")
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="also draw all curves as PNG")
     a = parser.parse_args()
     if a.study == "measures":
         text = DOCS.read_text()
@@ -28,6 +31,9 @@ def main() -> None:
         frame = imgloop.Study(a.study).table
     except imgloop.UserError as e:
         sys.exit(f"table: {e}")
+    if a.curves:
+        title = f"{Path(a.study).stem}: mean over seeds, band of one standard deviation"
+        a.curves.write_bytes(figures.curves(frame, title, None, panels(MEASURES)))
     unknown = [m for m in a.measure if m not in frame]
     if unknown:
         sys.exit(f"table: {unknown[0]} is not measured in {a.study}; choose from {', '.join(frame.columns[3:])}.")

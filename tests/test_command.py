@@ -269,8 +269,14 @@ def test_sweep_over_real_fraction_has_readable_folders(tmp_path, fresh):
 
 
 def test_a_failed_chain_lets_the_others_finish_and_sets_the_status(tmp_path, command):
-    done = command("-m", "paradigm=fresh,real_only", "generations=2", f"out={tmp_path}", *TINY)
+    done = command("-m", "paradigm=fresh,real_only", "generations=2", f"out={tmp_path}", *TINY, "display=lines")
     assert done.returncode == 1 and "1 of 2 runs failed" in done.stderr and "n_initial" in done.stderr
+    assert "\nfresh/seed0: failed: " in f"\n{done.stderr}" and "\n  fresh/seed0: paradigm=fresh" in done.stderr
+    chain = done.stdout.splitlines()
+    chain = chain[chain.index("sweep: 0 of 2 chains done, 1 failed") + 1 :]
+    chain = [line for line in chain[: chain.index("sweep: 1 of 2 chains done, 1 failed")] if "[HYDRA]" not in line]
+    assert len(chain) > 5 and all(line.startswith("real_only/seed0: ") for line in chain)
+    assert "all chains with model.widths=8,16, " in done.stdout
     assert len(imgloop.load_study(tmp_path / "digits-diffusion")) == 2
 
 

@@ -7,6 +7,7 @@
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file
 
 import imgloop.data.folder as folder_module
 from imgloop.data import Facts, RealData
-from imgloop.data.decode import Broken, TooSmall, decode
+from imgloop.data.decode import Broken, TooSmall, decode, examined
 from imgloop.data.digits import Digits
 from imgloop.data.duplicates import NEAR, duplicates
 from imgloop.data.folder import Folder
@@ -212,7 +213,7 @@ def test_facts_keep_the_keys_and_order_of_earlier_files(tmp_path):
     (root / "a/x.heic").write_bytes(b"x")
     sizes_of = ["n_train", "n_heldout", "shape", "classes", "class_counts"]
     pair = ["hash_train", "hash_heldout", "near_duplicates", "exact_duplicates", "near_duplicate_rms"]
-    files = ["ignored", "unused", "skipped", "skipped_first"]
+    files = ["ignored", "unused", "skipped", "skipped_first", "read", "converted", "cropped"]
     start = ["label", "source", "available", "seed"]
     assert list(load(root, heldout=20).facts.to_dict()) == [*start, *sizes_of, "warning", *pair, *files]
     tail = load(root, heldout=250, imbalance=2).facts.to_dict()
@@ -555,7 +556,9 @@ def test_broken_files_stop_or_are_counted(tmp_path):
         load(root, heldout=5)
     (root / "b/100.png").unlink()
     (root / "b/099.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"[ab]/0\d\d\.png .*cannot be decoded \(.+\).*data\.skip_broken=true"):
+    with pytest.raises(
+        UserError, match=r"3 files .*cannot be decoded.*data\.skip_broken=true .*: a/003\.png .*b/004\.png .*b/099"
+    ):
         load(root, heldout=5)
     real = load(root, heldout=5, skip_broken=True)
     assert real.facts.skipped == 3 and len(real.train) == 18 - 5 and len(real.heldout) == 5
@@ -565,6 +568,69 @@ def test_broken_files_stop_or_are_counted(tmp_path):
         assert labels[x.tobytes()] == y  # labels stay with their images
     with pytest.raises(UserError, match=r"data\.n=14 is more than the 13"):  # 15 files, two of them broken
         load(root, heldout=5, n=14, skip_broken=True)
+
+
+def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
+    root = put(put(tmp_path / "d", *names(10, "a", "b"), size=(20, 20)), "a/small.png", "b/small.png", size=(9, 12))
+    (root / "a/003.png").write_text("no image")
+    (root / "b/004.png").write_bytes((root / "b/004.png").read_bytes()[:60])
+    with pytest.raises(UserError) as e:
+        load(root, size=16)
+    assert "2 files in" in str(e.value) and "2 images in" in str(e.value) and "use data.size=9 or less" in str(e.value)
+    for text in ("a/003.png (", "b/004.png (", "a/small.png (9x12)", "b/small.png (9x12)", "data.skip_broken=true"):
+        assert str(e.value).count(text) == 1
+    with pytest.raises(UserError, match="2 images") as e:
+        load(root, size=16, skip_broken=True)
+    assert "003.png" not in str(e.value)
+
+
+def test_a_small_part_of_many_files_is_decoded_and_is_what_it_was(tmp_path, monkeypatch):
+    root = put(tmp_path / "d", *names(200, "a", "b"))
+    seen = count_decoding(monkeypatch)
+    few = load(root, n=10, heldout=5, size=4)
+    assert len(seen) == 15 and few.facts.available == 400 and few.facts.read == 15
+    seen.clear()
+    assert len(load(root, n=10, size=4).heldout) == 80 and len(seen) == 90  # a fifth of all is held out
+    whole = load(root, heldout=5, size=4)
+    assert rows(whole.heldout.x) == rows(few.heldout.x) and rows(whole.train.x)[:10] == rows(few.train.x)
+    assert whole.train.y[:10].tolist() == few.train.y.tolist() and few.facts.class_counts == [*np.bincount(few.train.y)]
+    seen.clear()
+    load(root, n=11, heldout=6, size=4)  # from the images of the whole folder
+    assert seen == []
+    parts = put(tmp_path / "p", *names(60, "train/a", "train/b", "test/a", "test/b"))
+    assert len(load(parts, n=10, heldout=5).train) == 10 and len(seen) == 15
+
+
+def test_broken_files_do_not_shorten_a_small_part(tmp_path, monkeypatch):
+    root = put(tmp_path / "d", *names(150, "a", "b"))
+    whole = load(root, heldout=5)
+    for name in names(60, "a"):
+        (root / name).write_text("no image")
+    seen = count_decoding(monkeypatch)
+    real = load(root, heldout=5, n=10, skip_broken=True)
+    assert len(real.train) == 10 and len(real.heldout) == 5 and len(seen) < 300
+    before = [*rows(whole.heldout.x), *rows(whole.train.x)]
+    places = [before.index(image) for image in [*rows(real.heldout.x), *rows(real.train.x)]]
+    assert places == sorted(places) and places[-1] < 40
+    assert len(load(root, n=10, skip_broken=True).heldout) == 48  # a fifth of the 240 that are whole
+
+
+def test_the_lines_at_the_start_say_what_became_of_the_files(tmp_path):
+    root = put(put(tmp_path / "d", *names(30, "a", "b")), "c/1.png", "c/2.png")
+    noise(1, mode="L").save(root / "a/001.png")
+    noise(2, mode="L").convert("P").save(root / "a/002.png")
+    noise(3, size=(8, 12)).save(root / "a/003.png")
+    (root / "a/004.png").write_text("no image")
+    (root / "a/notes.txt").write_text("x")
+    first, classes, read = load(root, heldout=1, skip_broken=True).lines()
+    assert first == "folder d: 60 training images, 1 held out of 61; 0 held-out nearly equal to a training image"
+    assert re.fullmatch(r"3 classes: a: \d+, b: \d+, c: [12]; small: c: [12]", classes)
+    assert re.fullmatch(
+        r"files: 62 read, 1 skipped \(a/004\.png: .+\), 1 ignored \(\.txt 1\), "
+        r"2 converted to colour \(grey 1, palette 1\), 1 cropped to a square",
+        read,
+    )
+    assert Digits(n=60).load(tmp_path).lines()[1].startswith("10 classes: 0: ")
 
 
 def test_too_small_images_name_the_largest_size(tmp_path):
@@ -635,9 +701,9 @@ def count_decoding(monkeypatch) -> list[str]:
 
     def counted(data, name, size, channels):
         seen.append(name)
-        return decode(data, name, size, channels)
+        return examined(data, name, size, channels)
 
-    monkeypatch.setattr(folder_module, "decode", counted)
+    monkeypatch.setattr(folder_module, "examined", counted)
     return seen
 
 

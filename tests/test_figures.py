@@ -69,3 +69,33 @@ def test_values_conditions_and_the_reference_change_the_picture():
     for i, a in enumerate(pictures):
         for b in pictures[i + 1 :]:
             assert a.shape != b.shape or (a != b).any()
+
+
+def test_a_paradigm_looks_the_same_whatever_stands_beside_it():
+    alone = figures.looks(["replace"])["replace"]
+    for others in (["accumulate"], ["mine", "augment"], ["replace,real_fraction=0.1", "edit"], list(figures.OURS)):
+        looks = figures.looks([*others, "replace"])
+        assert looks["replace"] == alone and len({(look.style, look.marker) for look in looks.values()}) == len(looks)
+    assert figures.looks(["replace,data.n=9"])["replace,data.n=9"] == alone  # a setting that the study shares
+    mine = figures.looks(["mine"])["mine"]
+    assert figures.looks([*figures.OURS, "mine"])["mine"] == mine and mine.colour >= len(figures.OURS)
+    two = figures.looks(["replace", "replace,real_fraction=0.1"])
+    assert {look.colour for look in two.values()} == {alone.colour} and len({look.marker for look in two.values()}) == 2
+    assert len({figures.drawn(look)["color"] for look in two.values()}) == 2
+
+
+def legend_and_texts(monkeypatch, frame, reference):
+    """The labels of a figure's legend, and the texts inside its panels."""
+    figure = []
+    monkeypatch.setattr(figures, "finished", lambda f: figure.append(f) or b"")
+    CURVES(frame, "s", reference, PANELS)
+    inside = [text.get_text() for axis in figure[0].axes for text in axis.texts]
+    return figures.handles(figure[0])[1], inside
+
+
+def test_a_legend_has_short_names_and_the_reference_and_no_text_lies_over_curves(monkeypatch):
+    shared = "model.widths=8,8,train.images=64"
+    frame = table((f"replace,{shared}", f"replace,real_fraction=0.5,{shared}"), names=["fd"])
+    labels, inside = legend_and_texts(monkeypatch, frame, {"fd": 0.5})
+    assert labels == ["replace", "replace,real_fraction=0.5", "real against real"] and inside == []
+    assert legend_and_texts(monkeypatch, frame, None)[0] == labels[:2]

@@ -19,12 +19,14 @@ from conftest import REPO, TINY, thinned
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 
 import imgloop
-from imgloop import store
+from imgloop import figures, store
 from imgloop.collapse import tables
 from imgloop.collapse.profile import collapse_profile
+from imgloop.conditions import settings, short_names
 from imgloop.config.compose import CONF
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
@@ -148,7 +150,8 @@ def test_the_matrix_says_in_words_what_the_profile_says():
     rows = [(name.replace("<wbr>", ""), row) for name, row in rows]
     assert [name for name, _ in rows] == expected.conditions
     for name, row in rows:
-        words = [re.sub(r"<.*?>", "", w).split(None, 1)[1] for w in re.findall(r'"verdict">(.*?)</span><span', row)]
+        cells = re.findall(r'<a class="verdict"[^>]*>(.*?)</a>', row, re.S)
+        words = [re.sub(r"<.*?>", "", cell).replace("&nbsp;", " ").split(None, 1)[1] for cell in cells]
         told = [v.verdict + (", exact" if v.exact else "") for v in expected[name].values()]
         assert words == told and len(told) == 8
     assert len({page.MARKS[v] for v in ("detected", "excluded", "undetermined", "not measured")}) == 4
@@ -222,7 +225,7 @@ def test_a_sheet_shows_the_images_themselves(channels):
 
 def test_ages_show_the_stored_latents_of_every_generation(made):
     s = Study(made)
-    names, _ = text.short_names(s.conditions)
+    names, _ = short_names(s.conditions)
     shown: Any = sheets.evolution(s, names)
     assert [t for t, _ in shown.generations] == [0, 1, 2] and len(shown.real) == 2 and shown.left_out == ""
     for t, row in shown.generations:
@@ -266,20 +269,21 @@ def test_figures_of_what_is_no_number():
 
 @given(st.lists(st.text("ab=,1", min_size=1, max_size=12), min_size=1, max_size=5, unique=True))
 def test_short_names_stay_apart(conditions):
-    names, common = text.short_names(conditions)
+    names, common = short_names(conditions)
     assert list(names) == conditions and len(set(names.values())) == len(conditions)
-    assert all(part in text.settings(c) for part in common for c in conditions)
+    assert all(part in settings(c) for part in common for c in conditions)
 
 
 def test_a_list_in_a_name_stays_whole():
-    names, common = text.short_names(["replace,model.widths=8,16,n=1", "real_only,model.widths=8,32,n=1"])
+    names, common = short_names(["replace,model.widths=8,16,n=1", "real_only,model.widths=8,32,n=1"])
     assert list(names.values()) == ["replace,model.widths=8,16", "real_only,model.widths=8,32"] and common == ["n=1"]
 
 
 def test_lines_are_told_apart_without_colour():
-    looks = [svg.look(i) for i in range(16)]
-    assert len({colour for colour, _, _ in looks[:8]}) == 8  # one colour a condition, and yet:
-    assert len({(dash, marker) for _, dash, marker in looks[:8]}) == 8 and len(set(looks)) == 16
+    names = [*figures.OURS, *[f"replace,real_fraction=0.{k}" for k in range(1, 9)], *"abcde"]
+    looks = [svg.look(look) for look in figures.looks(names).values()]
+    assert len({(dash, marker) for _, dash, marker in looks}) == len(names)
+    assert len({colour for colour, _, _ in looks[:7] + looks[-5:]}) == 12  # one a paradigm
     assert len({svg.marker(shape, 5, 5) for shape in range(8)}) == 8
 
 
@@ -288,7 +292,9 @@ def test_many_conditions_go_to_panels_with_one_axis_and_the_control():
     lines = panels(Study(TABLE), {c: c for c in frame["condition"].unique()})[0]
     control = next(line for line in lines.lines if line.condition == "real_only")
     others = [
-        dataclasses.replace(lines.lines[0], condition=f"c{i}", index=i, mean=lines.lines[0].mean * (1 + i))
+        dataclasses.replace(
+            lines.lines[0], condition=f"c{i}", look=figures.Look(form=i), mean=lines.lines[0].mean * (1 + i)
+        )
         for i in range(18)
     ]
     whole = dataclasses.replace(lines, lines=(*others, control))
@@ -486,7 +492,7 @@ def lowest(drawing, kind):
 @pytest.mark.parametrize("theory", [None, np.array([0.01, 0.01, 0.02])])
 def test_bands_end_where_a_measure_does(theory):
     mean, x = np.array([0.01, 0.011, 0.02]), np.arange(3.0)
-    line = Line("c", "c", 0, x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
+    line = Line("c", "c", figures.Look(), x, mean, mean - 0.05, mean + 0.05, np.full(3, 5), theory)
     kind, bottom = "band" if theory is None else "error", svg.HEIGHT - svg.BOTTOM
     for measure, below in (("off_support", False), ("kd", True), ("variance_ratio", False)):
         p = Panel(MEASURES[measure], (line,))
@@ -504,7 +510,7 @@ def test_bands_end_where_a_measure_does(theory):
 
 def test_a_pdf_band_is_that_of_the_page(monkeypatch):
     mean = np.array([0.01, 0.02])
-    line = Line("c", "c", 0, np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
+    line = Line("c", "c", figures.Look(), np.arange(2.0), mean, mean - 0.05, mean + 0.05, np.full(2, 5))
     drawn = []
     monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **more: drawn.append((low, high)))
     pdf.curve(Panel(MEASURES["recall"], (line,)))
@@ -663,6 +669,66 @@ def test_every_panel_is_a_pdf(tmp_path, drawn):
     assert set(files) == measured and all(d.startswith(b"%PDF") for d in files.values())
 
 
+def test_four_curves_come_first_and_can_be_chosen(study, capsys, tmp_path):
+    r = page.report(study)
+    assert [p.info.name for p in r.key] == ["fd", "risk", "variance_ratio", "recall"]
+    html = page.html(r)
+    above, folded = html.split('<details class="printed further">')
+    assert above.count('class="changes"') == 4 and folded.count('class="changes"') == len(r.panels) - 4
+    assert main([str(study), "--measures", "kd,density", "--out", str(tmp_path / "o")]) == 0
+    assert [p.info.name for p in page.report(study, measures=["kd", "density"]).key] == ["kd", "density"]
+    assert main([str(study), "--measures", "sharpness"]) == 1
+    assert "--measures sharpness: the study has no such curve; choose from fd," in capsys.readouterr().err
+
+
+def test_figures_for_papers_are_a_column_wide_with_type_of_six_and_a_half_points_or_more(study, monkeypatch, drawn):
+    made = []
+    monkeypatch.setattr(pdf, "_saved", lambda figure: made.append(figure) or b"")
+    r = page.report(study)
+    bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
+    names = [name for name, _ in pdf.figures(r.panels, r.key, r.evolution, bars)]
+    assert {"comparison.pdf", "training.pdf", "samples.pdf", "fd.pdf"} <= set(names) and len(made) == len(names)
+    for name, figure in zip(names, made):
+        assert figure.get_figwidth() == pdf.COLUMN, name
+        figure.draw_without_rendering()
+        texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+        assert texts and min(t.get_fontsize() for t in texts) >= pdf.SMALL, name
+
+
+def test_every_verdict_leads_to_what_it_rests_on(solved):
+    found = read(solved)
+    leads = [a["href"][1:] for a in found.all("a") if a.get("class") == "verdict"]
+    assert len(leads) == len(set(leads)) == 8
+    assert set(leads) <= {a.get("id") for a in found.all("tr")}
+    assert {f"rule-{k}" for k in range(1, 9)} <= {a.get("id") for a in found.all("div")}
+
+
+def test_a_remark_that_conditions_share_is_said_once():
+    html = page.html(page.report(TABLE))
+    rows = re.findall(r'<tr id="v(\d)-5">.*?</tr>', html, re.S)
+    remarks = [row.split("<td>")[-1] for row in re.findall(r'<tr id="v\d-5">.*?</tr>', html, re.S)]
+    assert rows == ["1", "2", "3"] and "needs chains and controls at 5 numbers" in remarks[0]
+    assert all('<a href="#v1-5">as for accumulate</a>' in remark for remark in remarks[1:])
+    printed = str(page.report(TABLE).profile)
+    assert printed.count("5: not measured: needs chains") == 1 and "\nAll 3 conditions\n" in printed
+
+
+def test_without_a_control_there_is_no_profile(study, capsys):
+    for folder in study.glob("real_only*"):
+        shutil.rmtree(folder)
+    r = page.report(study)
+    assert r.profile is None and r.reason.startswith(
+        "No control, so no profile: no condition is real_only (the study has replace)"
+    )
+    assert page.html(r).count("No control, so no profile") == 2
+
+
+def test_notes_of_scores_that_repeat_are_said_once(study):
+    for path in study.glob("*/seed*/gen*/scores/*.json"):
+        store.write_json(path, store.read_json(path) | {"notes": {"tail_mass": "too few.", "off_support": "too few."}})
+    assert page.report(study).unknown.count("tail_mass, off_support: too few (6 generations).") == 1
+
+
 def test_what_is_written_beside_the_page(tmp_path, capsys):
     assert main([str(TABLE), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -802,9 +868,9 @@ def test_a_fingerprint_changes_with_what_there_is_to_show(study):
 
 def test_one_seed_has_no_verdicts(made, tmp_path, capsys):
     r = page.report(next(made.glob("replace*/seed0")))
-    assert r.profile is None and r.reason.startswith("1 seed: no verdicts") and r.study.single and len(r.chains) == 1
+    assert r.profile is None and r.reason.startswith("No control, so no profile") and r.study.single
     html = page.html(r)
-    assert "1 seed: no verdicts" in html and "real, held out" in html
+    assert len(r.chains) == 1 and r.reason in html and "real, held out" in html
     both = page.report(made)
     assert (
         both.profile and both.unjudged and {v.verdict for v in both.profile.verdicts} == {"no verdict", "not measured"}
@@ -1003,8 +1069,9 @@ def test_the_page_fits_its_window_and_can_be_read(browser, written, width, schem
     tab = opened(browser, written, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert float(contrast(tab, "main p")) >= 7 and float(contrast(tab, ".changes")) >= 4.5
-    for i in range(2):
-        assert float(contrast(tab, f"main svg .c{i} .line", "stroke")) >= 3
+    for i in range(len(figures.COLOURS)):
+        tab.evaluate(f"document.querySelector('main svg g').setAttribute('class', 'c{i}')")
+        assert float(contrast(tab, "main svg g .line", "stroke")) >= 3
     assert tab.heard == []
     tab.close()
 
@@ -1047,6 +1114,8 @@ def test_no_word_of_a_table_is_broken(browser, judged, media, width):
     tab.emulate_media(media=media)
     assert tab.locator(".matrix td").count() == 24 and "undetermined" in tab.locator(".matrix").inner_text()
     assert tab.evaluate(BROKEN, ".matrix td, .matrix th[scope=col], .timescales td") == []
+    marks = "all => all.map(x => x.getClientRects().length)"  # of a mark and its word: a line each
+    assert set(tab.locator(".matrix .whole").evaluate_all(marks)) == {1}
     if media == "print":
         assert tab.evaluate(BROKEN, ".verdicts th[scope=row], .verdicts td:nth-child(2)") == []
         scale = "x.closest('svg')?.getScreenCTM().a ?? 1"  # a drawing's pixels are not the page's
@@ -1060,6 +1129,16 @@ def test_no_word_of_a_table_is_broken(browser, judged, media, width):
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     return files.write(page.report(TABLE), tmp_path_factory.mktemp("judged"), whole=False).as_uri()
+
+
+def test_a_click_on_a_verdict_shows_what_it_rests_on(browser, judged):
+    tab = opened(browser, judged)
+    assert not tab.locator("tr#v1-3").is_visible()
+    tab.click("a[href='#v1-3']")
+    assert tab.locator("tr#v1-3").is_visible() and "diverging" in tab.locator("tr#v1-3").inner_text()
+    tab.click("tr#v1-3 a")
+    assert tab.locator("#rule-3").is_visible()
+    tab.close()
 
 
 def test_it_prints(browser, written):

@@ -171,6 +171,23 @@ def test_a_solved_study_and_a_chain_show_in_a_notebook(tmp_path, drawn):
     assert "data:image/png" in shown and "<td>3</td>" in shown
 
 
+def test_conditions_go_by_their_short_names(tmp_path):
+    shared = "data.n=9,model.widths=8,8"
+    chain = trained_chain(tmp_path, f"replace,{shared}", fd=1.0, recall=0.5)
+    trained_chain(tmp_path, f"replace,real_fraction=0.5,{shared}", fd=1.0)
+    found = Study(tmp_path)
+    assert found.chain("replace", 0) == found.chain(f"replace,{shared}", 0) == chain and found.seeds("replace") == [0]
+    with pytest.raises(UserError, match="no chain accumulate/seed0"):
+        found.chain("accumulate", 0)
+    with pytest.raises(UserError, match=r"choose from replace, replace,real_fraction=0\.5"):
+        found.seeds("accumulate")
+    compare(tmp_path)
+    head, *rows, common = comparison_lines(tmp_path)[:4]
+    assert [row.split()[0] for row in rows] == ["replace", "replace,real_fraction=0.5"]
+    assert common == "all with data.n=9, model.widths=8,8" and "nan" not in "".join(rows)
+    assert rows[1].split()[-1] == "-" and len({len(head), *map(len, rows)}) == 1
+
+
 def test_different_numbers_of_samples_are_noted():
     frame = pd.DataFrame({"n_drawn": [100, 100], "n_pool": [100, 50]})
     assert sizes_differ(frame) == "" and "50 to 100" in sizes_differ(frame[["n_pool"]])

@@ -167,10 +167,6 @@ class Plan:
 
     def lines(self, real: Any, evaluator: Any) -> list[str]:
         """The lines that a run begins with."""
-        facts = real.facts
-        data = f"{facts.label}: {len(real.train):,} training images, {len(real.heldout):,} held out"
-        if facts.near_duplicates and facts.available:  # of drawn data, plain backgrounds are alike
-            data += f" ({facts.near_duplicates} of them nearly equal to a training image)"
         resumed = f", from generation {self.first}" if self.first else ""
         plural = "s" if len(self.images) > 1 else ""
         cost = f"{max(self.disk / 2**20, 0.1):,.1f} MiB on disk"
@@ -178,8 +174,8 @@ class Plan:
             cost += f", about {duration(self.seconds())} on {self.device} "
             cost += f"({self.train_rate:,.0f} images/s trained, {self.sample_rate:,.0f} drawn)"
         return [
-            data,
-            *([facts.warning] if facts.warning else []),
+            *real.lines(),
+            *([real.facts.warning] if real.facts.warning else []),
             evaluator.line,
             *(["a GPU is present: trainer=gpu would use it"] if self.device == "cpu" and gpu_present() else []),
             f"{self.label}: {len(self.images)} generation{plural}{resumed}, {sum(self.images):,} training images "

@@ -8,34 +8,37 @@ from rich.table import Table
 from rich.text import Text
 
 from imgloop.collapse.definitions import SHORT
+from imgloop.conditions import short_names
 
 MARKS = {"detected": "● ", "excluded": "○ ", "undetermined": "? ", "not measured": "- ", "no verdict": "- "}
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 
 
 def page(profile, console: Console) -> None:
-    """Print a profile: for each condition a table and remarks, and at the end the rules."""
-    for condition in profile.conditions:
+    """Print a profile: for each condition a table and remarks, then what all conditions share, and the rules."""
+    names, common = short_names(profile.conditions)
+    remarks = {condition: remarks_on(profile, condition) for condition in names}
+    shared = [text for text in remarks[profile.conditions[0]] if all(text in texts for texts in remarks.values())]
+    shared = shared if len(names) > 1 else []
+    for condition, name in names.items():
         verdicts = list(profile[condition].values())
         seeds, last = max(v.seeds for v in verdicts), verdicts[0].generations
         chains = f"{seeds:,} chain{'s' * (seeds != 1)}"
-        console.print(Text(f"{condition} over {profile.control}: {chains}, generations 0..{last}", "bold"))
+        console.print(Text(f"{name} over {profile.control}: {chains}, generations 0..{last}", "bold"))
         single = seeds == 1 and all(v.verdict in ("no verdict", "not measured") for v in verdicts)
         if single:
             console.print("1 seed: no verdicts")
         console.print(table(verdicts, single))
-        absent = [v for v in verdicts if v.verdict == "not measured"]
-        remarks = [f"{v.definition}: {v.reason}" for v in verdicts if v.reason and v not in absent]
-        for reason in dict.fromkeys(v.reason for v in absent):
-            which = ", ".join(str(v.definition) for v in absent if v.reason == reason)
-            remarks.append(f"{which}: not measured: {reason}")
-        common = set.intersection(*(set(v.left_out) for v in verdicts))
-        remarks += [f"left out: {text}" for text in verdicts[0].left_out if text in common]
-        remarks += [f"{v.definition}: left out: {t}" for v in verdicts for t in v.left_out if t not in common]
-        for text in [*remarks, *profile.notes.get(condition, ())]:
-            console.print(Text(f"  {text}"), soft_wrap=False)
+        for text in remarks[condition]:
+            if text not in shared:
+                console.print(Text(f"  {text}"), soft_wrap=False)
         if condition in profile.laws:
             console.print(effective(profile.laws[condition]))
+        console.print()
+    if shared or common:
+        console.print(Text(f"All {len(names)} conditions" if len(names) > 1 else "Settings", "bold"))
+        for text in [*(["; ".join(common)] if common else []), *shared]:
+            console.print(Text(f"  {text}"))
         console.print()
     first = next(iter(profile[profile.conditions[0]].values()))
     console.print(Text("Rules", "bold"))
@@ -43,6 +46,20 @@ def page(profile, console: Console) -> None:
         console.print(Text(f"  {v.definition}  {v.title}: {v.rule}"))
     for text in profile.notes.get("", ()):
         console.print(Text(f"  {text}"))
+
+
+def remarks_on(profile, condition: str) -> list[str]:
+    """Remarks on the verdicts of one condition, then its notes."""
+    verdicts = list(profile[condition].values())
+    absent = [v for v in verdicts if v.verdict == "not measured"]
+    remarks = [f"{v.definition}: {v.reason}" for v in verdicts if v.reason and v not in absent]
+    for reason in dict.fromkeys(v.reason for v in absent):
+        which = ", ".join(str(v.definition) for v in absent if v.reason == reason)
+        remarks.append(f"{which}: not measured: {reason}")
+    common = set.intersection(*(set(v.left_out) for v in verdicts))
+    remarks += [f"left out: {text}" for text in verdicts[0].left_out if text in common]
+    remarks += [f"{v.definition}: left out: {t}" for v in verdicts for t in v.left_out if t not in common]
+    return [*remarks, *profile.notes.get(condition, ())]
 
 
 def table(verdicts, single: bool = False) -> Table:

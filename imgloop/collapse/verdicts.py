@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgloop.collapse.scaling import ScalingLaw
-from imgloop.errors import UserError
+from imgloop.conditions import resolved
 from imgloop.thresholds import Frozen, Thresholds
 
 DETECTED, EXCLUDED, UNDETERMINED = "detected", "excluded", "undetermined"
@@ -71,11 +71,9 @@ class Profile(Mapping[str, dict[int, Verdict]]):
         return list(dict.fromkeys(v.condition for v in self.verdicts))
 
     def __getitem__(self, condition: str) -> dict[int, Verdict]:
-        """One condition's verdicts by definition; raises UserError for a condition that was not profiled."""
-        verdicts = {v.definition: v for v in self.verdicts if v.condition == condition}
-        if not verdicts:
-            raise UserError(f"{condition} was not profiled: choose from {', '.join(self.conditions)}.")
-        return verdicts
+        """One condition's verdicts by definition, by its long or short name; raises UserError for another name."""
+        name = resolved(condition, self.conditions)
+        return {v.definition: v for v in self.verdicts if v.condition == name}
 
     def __contains__(self, condition: object) -> bool:
         return condition in self.conditions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import nullcontext
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +17,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+
+
+KINDS = {"1": "black and white", "L": "grey", "P": "palette", "RGB": "colour", "I;16": "16-bit grey",
+         "I;16B": "16-bit grey", "I": "16-bit grey", "RGBA": "transparent", "LA": "transparent"}  # fmt: skip
 
 
 class Broken(Exception):
@@ -31,8 +35,20 @@ class TooSmall(Exception):
         self.width, self.height = width, height
 
 
+class Changes(NamedTuple):
+    """What decoding changed besides the size: `mode`, the kind of pixels that were converted, or None; `cropped`."""
+
+    mode: str | None
+    cropped: bool
+
+
 def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
-    """The image in `data` as uint8 (channels, size, size).
+    """The image in `data` as uint8 (channels, size, size); see `examined`."""
+    return examined(data, name, size, channels)[0]
+
+
+def examined(data: bytes, name: str, size: int, channels: int) -> tuple[np.ndarray, Changes]:
+    """The image in `data` as uint8 (channels, size, size), and what was changed.
 
     First frame; turned upright by its EXIF entry; transparency composited on white; 16-bit grey divided by 257, not
     clipped; colour to grey by ITU-R 601 luma; embedded colour profiles not applied. The centre square is reduced by
@@ -45,8 +61,12 @@ def decode(data: bytes, name: str, size: int, channels: int) -> np.ndarray:
             raise TooSmall(*image.size)
         with _ALONE if image.width * image.height > LARGE else nullcontext():
             image.load()
-            image = _plain(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
-            return _square(image, size, channels)
+            mode = "RGB" if channels == 3 else "L"
+            transparent = "transparency" in image.info
+            kind = None if image.mode == mode and not transparent else KINDS.get(image.mode, image.mode)
+            changes = Changes("transparent" if transparent else kind, image.width != image.height)
+            image = _plain(ImageOps.exif_transpose(image), mode)
+            return _square(image, size, channels), changes
     except (UserError, Broken, TooSmall, MemoryError):
         raise
     except Exception as e:  # Pillow's decoders raise almost any exception on damaged data

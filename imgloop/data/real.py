@@ -14,6 +14,7 @@ from imgloop.errors import UserError
 from imgloop.pool import Pool
 from imgloop.store import array_hash, seed_of
 
+MANY_CLASSES = 12  # from here on, a line does not name each class
 TAIL_IMAGES = 250  # held-out images: 200 for the thresholds of tail scores, 50 to measure distances to
 HELDOUT_SHARE, HELDOUT_MOST = 0.2, 2000  # the default: enough for thresholds, cheap enough for distances of all pairs
 
@@ -29,7 +30,8 @@ class Facts:
     class. warning: a sentence for the user. near_duplicates, exact_duplicates: held-out images with a training image
     within near_duplicate_rms grey levels (root mean square), or equal to one. ignored: files of other kinds by
     extension. unused: images of further test parts by folder. skipped, skipped_first: number and first names of broken
-    files. flipped: whether the images are `RealData.mirrored`. reference, split: the images that `python -m
+    files. read, converted, cropped: files that were read, how many of them had other pixels (by kind) or were no
+    squares. flipped: whether the images are `RealData.mirrored`. reference, split: the images that `python -m
     imgloop.metrics` compares with, and whether it split them off.
     extra: facts of a user's own source.
     """
@@ -56,6 +58,9 @@ class Facts:
     unused: dict[str, int] | None = None
     skipped: int | None = None
     skipped_first: list[str] | None = None
+    read: int | None = None
+    converted: dict[str, int] | None = None
+    cropped: int | None = None
     flipped: bool | None = None
     reference: str | None = None
     split: bool | None = None
@@ -98,6 +103,25 @@ class RealData:
     classes: tuple[str, ...] | None
     facts: Facts
 
+    def lines(self) -> list[str]:
+        """What is known of the images, in a few lines: numbers, classes with training images, and files."""
+        facts, pairs = self.facts, ""
+        if facts.near_duplicates is not None and facts.available:  # of drawn data, plain backgrounds are alike
+            pairs = f"; {facts.near_duplicates:,} held-out nearly equal to a training image"
+        source = f" of {facts.available:,}" if facts.available else ""
+        lines = [f"{facts.label}: {len(self.train):,} training images, {len(self.heldout):,} held out{source}{pairs}"]
+        if self.classes is not None and facts.class_counts:
+            lines.append(class_line(self.classes, facts.class_counts))
+        parts = [] if facts.read is None else [f"{facts.read:,} read"]
+        parts += [f"{facts.skipped:,} skipped ({_some(facts.skipped_first or [])})"] if facts.skipped else []
+        parts += [f"{sum(facts.ignored.values()):,} ignored ({_counted(facts.ignored)})"] if facts.ignored else []
+        parts += [f"{count:,} in {part}/ not used" for part, count in (facts.unused or {}).items()]
+        if facts.converted:
+            kind = "colour" if self.train.x.shape[1] == 3 else "grey"
+            parts.append(f"{sum(facts.converted.values()):,} converted to {kind} ({_counted(facts.converted)})")
+        parts += [f"{facts.cropped:,} cropped to a square"] if facts.cropped else []
+        return lines + ([f"files: {', '.join(parts)}"] if parts else [])
+
     def mirrored(self) -> RealData:
         """The real data that a generator trained with `train.flip=true` is compared with.
 
@@ -132,6 +156,25 @@ class RealData:
                 "classes with data.classes.",
                 "model.conditional",
             )
+
+
+def class_line(classes: Sequence[str], counts: Sequence[int]) -> str:
+    """Classes with their numbers of training images; of many the range, and small ones, below half of the mean."""
+    by_size = sorted(zip(counts, classes), key=lambda item: item[0])
+    if len(classes) <= MANY_CLASSES:
+        line = f"{len(classes)} classes: {', '.join(f'{name}: {count:,}' for name, count in zip(classes, counts))}"
+    else:
+        line = f"{len(classes)} classes of {by_size[0][0]:,} to {by_size[-1][0]:,} training images"
+    small = [f"{name}: {count:,}" for count, name in by_size if 2 * count * len(counts) < sum(counts)]
+    return f"{line}; small: {_some(small)}" if small else line
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return _some([f"{kind} {count:,}" for kind, count in counts.items()])
+
+
+def _some(items: Sequence[str], most: int = 5) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def order(count: int, seed: int) -> np.ndarray:

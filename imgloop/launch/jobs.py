@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.conditions import short_names
 from imgloop.config.compose import CONF
 from imgloop.config.settings import Settings, checked
 from imgloop.errors import UserError
 from imgloop.launch.outcome import Outcome, outcome_path
+from imgloop.study.progress import planned
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,17 @@ def job_of(sweep_config: Any, number: int) -> Job:
     settings = checked(sweep_config, hydra.runtime.choices, overrides)
     folders = [a for folder in settings.config_dirs for a in ("--config-dir", str(folder))]
     return Job(number, settings, (*folders, *overrides), outcome_path(hydra.sweep.dir, number))
+
+
+def labels(chains: Sequence[Path]) -> dict[Path, str]:
+    """CONDITION/seedK of planned chains, without the settings that all planned conditions of their study share."""
+    found = {}
+    for study in dict.fromkeys(c.parents[1] for c in chains):
+        mine = [c for c in chains if c.parents[1] == study]
+        conditions = [name.rsplit("/", 1)[0] for name in planned(study)] + [c.parent.name for c in mine]
+        names, _ = short_names(list(dict.fromkeys(conditions)))
+        found |= {c: f"{names[c.parent.name]}/{c.name}" for c in mine}
+    return found
 
 
 def command(arguments: Sequence[str]) -> str:

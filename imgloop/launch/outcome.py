@@ -23,6 +23,7 @@ class Outcome:
     def write(self, path: Path, arguments: Sequence[str], chain: Path | None) -> None:
         """Record the outcome of a job that `python -m imgloop ARGUMENTS` runs alone. chain: its folder, where known."""
         content = {"arguments": list(arguments), "study": None if chain is None else str(chain.parents[1])}
+        content["chain"] = None if chain is None else str(chain)
         store.write_json(path, {**content, "failed": self.failed, "notes": list(self.notes)})
         if chain is not None:
             note_failure(chain, self.failed)

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from imgloop import store
 from imgloop.display import duration
 from imgloop.errors import Stopped, printable
-from imgloop.launch.jobs import Job
+from imgloop.launch.jobs import Job, labels
 from imgloop.launch.outcome import Outcome
-from imgloop.report.text import short_names
 from imgloop.study.progress import RUNNING, write_running
 
 POLL = 0.2  # seconds between looks at running jobs
@@ -57,7 +56,8 @@ class Sweep:
         self.made: set[str] = set()  # groups that have their generation 0
         self.began, self.counted = time.monotonic(), 0.0
         self.left = self.before = sum(map(remaining, self.jobs))
-        self.labels = labels(self.jobs)
+        names = labels([j.settings.folder for j in self.jobs])
+        self.labels = {j.number: names[j.settings.folder] for j in self.jobs}
         self.console, self.bar = terminal()
 
     def run(self) -> list[Outcome]:
@@ -98,8 +98,8 @@ class Sweep:
             self.outcomes[job.number] = outcome
             for note in outcome.notes:
                 self.say(f"{self.labels[job.number]}: {note}")
-            if outcome.failed:
-                self.say(f"{self.labels[job.number]}: failed: {outcome.failed}")
+            if lost is not None:  # other jobs have printed it
+                self.say(f"{self.labels[job.number]}: failed: {lost}")
         if ended:
             self.count()
             self.say(self.line())
@@ -159,12 +159,6 @@ class Sweep:
     def print_output(self) -> None:
         for job, text in self.engine.output():
             self.say(f"{self.labels[job.number]}: {text}")
-
-
-def labels(jobs: Sequence[Job]) -> dict[int, str]:
-    """CONDITION/seedK of each job, without the settings that all conditions share."""
-    names, _ = short_names(list(dict.fromkeys(j.settings.condition for j in jobs)))
-    return {j.number: f"{names[j.settings.condition]}/seed{j.settings.config['seed']}" for j in jobs}
 
 
 def remaining(job: Job) -> int:

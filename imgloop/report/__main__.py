@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--generation", type=int, help="the last generation to judge (where most chains end)")
     p.add_argument("--protocol", help="the protocol of the scores to show (a file name in scores/)")
+    p.add_argument(
+        "--measures",
+        type=lambda text: text.split(","),
+        default=(),
+        metavar="A,B,...",
+        help="the curves to show first, and together in comparison.pdf (fd,risk,variance_ratio,recall)",
+    )
     p.add_argument("--seed", type=int, help="the seed whose images are shown (the smallest that most conditions have)")
     p.add_argument("--every", type=float, default=EVERY, help=f"seconds between checks of --watch ({EVERY})")
     return p
@@ -120,7 +127,7 @@ def _read(a: argparse.Namespace):
     from imgloop.report.profiles import Question
 
     question = Question(a.control, a.quarter, a.risk, a.generation, subjects(a.subject))
-    return page.report(a.study, question, a.protocol, a.seed)
+    return page.report(a.study, question, a.protocol, a.seed, a.measures)
 
 
 def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -43,7 +43,7 @@ def write(r: Report, out: Path | None = None, refresh: int | None = None, whole:
             store.write_text(beside / "profile.csv", csv_text(r.profile.to_frame()))
             store.write_text(beside / "profile.tex", latex(r.profile, r.names, r.incomplete))
         bars = [(r.names[c], b) for c, b in page.shares(r.study, r.names)]
-        figures = dict(pdf.figures(r.panels, r.evolution, bars))
+        figures = dict(pdf.figures(r.panels, r.key, r.evolution, bars))
         for name, data in figures.items():
             store.write_bytes(beside / "figures" / name, data)
         store.remove(*(p for p in (beside / "figures").glob("*.pdf") if p.name not in figures))

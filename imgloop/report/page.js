@@ -1,5 +1,11 @@
 "use strict";
 // Without this script, the sheets of all generations are shown one below the other.
+const reveal = () => {  // browsers that do not open the <details> around the target of a link
+  const target = location.hash && document.getElementById(location.hash.slice(1)), around = target && target.closest("details");
+  if (around && !around.open) { around.open = true; target.scrollIntoView(); }
+};
+addEventListener("hashchange", reveal);
+addEventListener("DOMContentLoaded", reveal);
 addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((d) => { d.open = true; }));
 (() => {
   const evolution = document.getElementById("evolution"), slider = document.getElementById("generation");

@@ -7,7 +7,7 @@ import hashlib
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from markupsafe import Markup
 from imgloop import store
 from imgloop.collapse.definitions import FARTHEST, SHORT, TITLES, rules
 from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
+from imgloop.conditions import short_names
 from imgloop.errors import UserError, printable_lines
+from imgloop.figures import looks
 from imgloop.report import bibliography, reproduce, sizes, svg
-from imgloop.report.panels import Panel, panels, split
+from imgloop.report.panels import Panel, first, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
 from imgloop.report.progress import waiting
 from imgloop.report.sheets import Evolution, evolution
-from imgloop.report.text import TIMES, figure, plural, ranges, short_names, spread
+from imgloop.report.text import TIMES, figure, plural, ranges, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.study import tables
 from imgloop.study.progress import Progress, incomplete, progress
@@ -46,6 +48,7 @@ class Report:
     profile: Profile | None
     reason: str  # why there is no profile, or ""
     panels: tuple[Panel, ...]
+    key: tuple[Panel, ...]  # those of `panels` that are shown first
     evolution: Evolution | str
     chains: tuple[Progress, ...]
     times: tuple[Timescale, ...]
@@ -62,7 +65,7 @@ class Report:
     @property
     def incomplete(self) -> str:
         """Which planned chains are missing from the statistics, in a sentence; "" if none is."""
-        return incomplete(self.chains, self.names)
+        return incomplete(self.chains)
 
     @property
     def unjudged(self) -> bool:
@@ -86,14 +89,21 @@ class Report:
 
 
 def report(
-    path: str | Path, question: Question | None = None, protocol: str | None = None, seed: int | None = None
+    path: str | Path,
+    question: Question | None = None,
+    protocol: str | None = None,
+    seed: int | None = None,
+    measures: Sequence[str] = (),
 ) -> Report:
-    """Read a study, one chain or a CSV table; raises UserError if nothing of it can be read."""
+    """Read a study, one chain or a CSV table; `measures` are those whose curves come first.
+
+    Raises UserError if nothing of it can be read, or if it has no curve of one of the measures.
+    """
     study, question = Study(path, protocol, tolerant=True), question or Question()
     names, common = short_names(study.conditions)
     chains = () if study.is_csv else tuple(progress(study.root))
     chains = tuple(p for p in chains if p.chain in study.chains) if study.single else chains
-    profile, reason = profiled(study, question, incomplete(chains, names))
+    profile, reason = profiled(study, question, incomplete(chains))
     times = tuple(timescales(study, names))
     reference = None if study.is_csv or study.solvable else tables.reference(study.root, study.table)
     try:
@@ -104,13 +114,15 @@ def report(
         images = str(e)
     control = next((c for c in names if question.control in (c, c.split(",")[0])), None)
     tested = profile is not None and any(np.isfinite(v.p) for v in profile.verdicts)
+    drawn = split(panels(study, names, reference), control)
     return Report(
         study,
         names,
         tuple(common),
         profile,
         reason,
-        tuple(split(panels(study, names, reference), control)),
+        tuple(drawn),
+        tuple(first(drawn, measures)),
         images,
         chains,
         times,
@@ -138,7 +150,7 @@ def html(r: Report, refresh: int | None = None) -> str:
     environment.filters |= {"figure": figure, "spread": spread, "plural": plural}
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    profile = r.profile
+    profile, others = r.profile, [p for p in r.panels if p not in r.key]
     return environment.get_template("page.html.j2").render(
         r=r,
         name=r.study.name,
@@ -147,8 +159,9 @@ def html(r: Report, refresh: int | None = None) -> str:
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         refresh=refresh,
-        keys=[(svg.key(i), r.names[c]) for i, c in enumerate(r.names)],
-        panels=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.panels)],
+        keys=[(svg.key(look), r.names[c]) for c, look in looks(list(r.names)).items()],
+        first=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.key)],
+        further=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(others, len(r.key))],
         waiting=waiting(r.chains),
         incomplete=r.incomplete,
         matrix=matrix(r),

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from imgloop.errors import UserError
+from imgloop.figures import Look, looks
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.report import sizes
 from imgloop.report.text import figure, spread
@@ -16,6 +18,8 @@ from imgloop.study.study import Study
 
 PER_PANEL = 8  # conditions in one panel: more lines cannot be distinguished; the rest go to further panels
 SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
+KEY = ("fd", "risk", "variance_ratio", "recall")  # the curves that a page shows first, where it has them
+FIRST = 4  # curves that it shows first
 ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
 
 
@@ -23,13 +27,13 @@ ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
 class Line:
     """One condition in a panel, arrays (G,): mean over seeds and the band's edges (NaN where there is none).
 
-    index: of the condition in the study; selects colour, dash and marker. theory: drawn as the line, with the means as
+    look: colour, dash and marker of the condition. theory: drawn as the line, with the means as
     points. median: drawn as hollow points.
     """
 
     condition: str
     name: str
-    index: int
+    look: Look
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
@@ -127,6 +131,20 @@ def split(whole: Sequence[Panel], control: str | None = None) -> list[Panel]:
     return parts
 
 
+def first(whole: Sequence[Panel], measures: Sequence[str] = ()) -> list[Panel]:
+    """The panels to show first, in this order: those of `measures`, by default of KEY, and further ones up to FIRST.
+
+    Raises UserError for a measure without a panel.
+    """
+    have = list(dict.fromkeys(p.info.name for p in whole))
+    if missing := [m for m in measures if m not in have]:
+        raise UserError(
+            f"--measures {','.join(missing)}: the study has no such curve; choose from {', '.join(have)}.", "measures"
+        )
+    names = list(measures) or [*(m for m in KEY if m in have), *(m for m in have if m not in KEY)][:FIRST]
+    return [p for m in dict.fromkeys(names) for p in whole if p.info.name == m]
+
+
 def displayed(study: Study) -> list[MeasureInfo]:
     """The measures of a study that have a panel, in the order of the page; users' measures included."""
     frame: Any = study.table
@@ -151,7 +169,7 @@ def panels(study: Study, names: Mapping[str, str], reference: Mapping[str, float
 
 
 def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, float]) -> list[Panel]:
-    frame, found = sizes.largest(study.table), []
+    frame, styles, found = sizes.largest(study.table), looks(list(names)), []
     several = frame.groupby("condition")["seed"].nunique().max() > 1
     band = "mean over seeds, band of one standard deviation" if several else "one seed, no band"
     band = "; ".join(filter(None, (band, sizes.note(study.table, names))))
@@ -160,13 +178,13 @@ def _trained(study: Study, names: Mapping[str, str], reference: Mapping[str, flo
         if study.is_csv:  # another program's column: its name says all that is known of it
             info = replace(info, label=info.label.removesuffix(" to held-out images"), unit=f"column {measure}")
         lines = []
-        for i, condition in enumerate(names):
+        for condition, name in names.items():
             part = frame[(frame["condition"] == condition) & frame[measure].notna()]
             by = part.groupby("generation")[measure]
             mean, sd = by.mean().to_numpy(float), by.std(ddof=1).to_numpy(float)
             if len(mean):
                 x, n = np.array(sorted(by.groups), float), by.size().to_numpy()
-                lines.append(Line(condition, names[condition], i, x, mean, mean - sd, mean + sd, n))
+                lines.append(Line(condition, name, styles[condition], x, mean, mean - sd, mean + sd, n))
         level = reference.get(measure) if info.kind == "score" else None
         mark = ("real against real", float(level)) if isinstance(level, int | float) else None
         found.append(Panel(info, tuple(lines), band, reference=mark))
@@ -179,10 +197,10 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
         quantities |= solved.record(chain)["quantities"]
     whole = not (study.single or study.damaged)
     frame: Any = solved.pooled(solved.carried(study.table, study.chains) if whole else study.table)
-    found = []
+    styles, found = looks(list(names)), []
     for measure, q in quantities.items():
         bound, lines = q["kind"] == "bound", []
-        for i, condition in enumerate(names):
+        for condition, name in names.items():
             part = frame[(frame["condition"] == condition)]
             if measure not in part or not part[measure].notna().any():
                 continue
@@ -193,7 +211,7 @@ def _solvable(study: Study, names: Mapping[str, str]) -> list[Panel]:
             median = part[f"{measure}_median"].to_numpy(float) if q["skewed"] else None
             x, n = part["generation"].to_numpy(float), part["seeds"].to_numpy()
             low, high = mean - 2 * sem, mean + 2 * sem
-            lines.append(Line(condition, names[condition], i, x, mean, low, high, n, theory, median))
+            lines.append(Line(condition, name, styles[condition], x, mean, low, high, n, theory, median))
         band = "points: mean over replicates with two standard errors; line: theory"
         band += "; hollow: median" * bool(q["skewed"]) + "; dotted: upper bound" * bound
         info = MEASURES.get(measure) or MeasureInfo(measure, "", low=None if measure in SIGNED else 0.0)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from imgloop.figures import INK, MUTED, PAPER, look
+from imgloop.figures import INK, MUTED, PAPER, REFERENCE, drawn, handles
 from imgloop.report.panels import Line, Panel
 from imgloop.report.sheets import Evolution
 
+COLUMN, TEXT = 3.4, 7.0  # inches: the width of a column, and of a page with two
+SMALL = 6.5  # points: the smallest type
 RC: Any = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 # Without dates, equal figures are equal files.
 METADATA = {"Creator": "imgloop", "Producer": None, "CreationDate": None}
 
 
 def figures(
-    panels: Sequence[Panel], evolution: Evolution | str, bars: Sequence[tuple[str, list]]
+    panels: Sequence[Panel], key: Sequence[Panel], evolution: Evolution | str, bars: Sequence[tuple[str, list]]
 ) -> Iterator[tuple[str, bytes]]:
-    """(file name, PDF) of each panel, the training sets, and samples of the first, middle and last generation."""
+    """(file name, PDF) of each panel, of the `key` ones together, of the training sets, and of samples of the first,
+    middle and last generation."""
     import matplotlib
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # logs each table of each font
@@ -33,6 +37,8 @@ def figures(
             counts[name] = counts.get(name, 0) + 1
             stem = name if counts[name] == 1 else f"{name}-{counts[name]}"
             yield f"{stem}.pdf", curve(p)
+        if key:
+            yield "comparison.pdf", comparison(key)
         if bars:
             yield "training.pdf", training(bars)
         if not isinstance(evolution, str):
@@ -58,37 +64,58 @@ def _saved(figure) -> bytes:
 
 def curve(p: Panel) -> bytes:
     """One panel, a column wide, with its legend below."""
-    from matplotlib.ticker import MaxNLocator
-
-    figure = _page(3.4, 2.5 + 0.16 * (len(p.lines) > 1) * -(-len(p.lines) // 2))
+    rows = len(p.lines) + bool(p.reference)
+    figure = _page(COLUMN, 2.5 + 0.16 * (rows > 1) * -(-rows // 2))
     axis = figure.subplots()
-    for line in p.lines:
-        _draw(axis, line, p)
-    if p.reference:
-        axis.axhline(p.reference[1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        place: Any = {
-            "xycoords": ("axes fraction", "data"),
-            "ha": "right",
-            "va": "bottom",
-            "fontsize": 6,
-            "color": MUTED,
-        }
-        axis.annotate(plain(p.reference[0]), (1, p.reference[1]), **place)
-    if p.log:
-        axis.set_yscale("log")
-    axis.set_ylim(*p.limits)
+    _panel(axis, p)
     axis.set_title(plain(p.info.label), fontsize=8, loc="left", pad=13)
-    above: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": 6.5, "color": MUTED}
+    above: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": SMALL, "color": MUTED}
     axis.annotate(plain(p.info.unit), (0, 1), (0, 4), **above)
     axis.set_xlabel("generation")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(p.lines) > 1:
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=6.5)
+    _legend(figure)
     return _saved(figure)
 
 
+def comparison(panels: Sequence[Panel]) -> bytes:
+    """Several panels in one figure a column wide, two in a row, with one legend below."""
+    rows = -(-len(panels) // 2)
+    names = {line.name for p in panels for line in p.lines} | {p.reference[0] for p in panels if p.reference}
+    figure = _page(COLUMN, 1.55 * rows + 0.16 * (len(names) > 1) * -(-len(names) // 2))
+    axes = np.atleast_1d(figure.subplots(rows, min(len(panels), 2), squeeze=False)).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for i, (axis, p) in enumerate(zip(axes, panels)):
+        _panel(axis, p)
+        axis.set_title(plain(textwrap.fill(p.info.label, 26, break_on_hyphens=False)), fontsize=7, loc="left")
+        axis.tick_params(labelsize=SMALL)
+        if i >= len(panels) - 2:
+            axis.set_xlabel("generation", fontsize=7)
+    _legend(figure)
+    return _saved(figure)
+
+
+def _panel(axis, p: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for line in p.lines:
+        _draw(axis, line, p)
+    if p.reference:
+        axis.axhline(p.reference[1], **REFERENCE, label=plain(p.reference[0]))
+    if p.log:
+        axis.set_yscale("log")
+    axis.set_ylim(*p.limits)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend(figure) -> None:
+    lines, labels = handles(figure)
+    if len(labels) > 1:
+        columns = 1 if max(map(len, labels)) > 30 else 2
+        figure.legend(lines, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=SMALL)
+
+
 def _draw(axis, line: Line, p: Panel) -> None:
-    style = look(line.index)
+    style = drawn(line.look)
     name = plain(line.name)
     if line.theory is None:
         axis.plot(line.x, line.mean, **style, markersize=3, linewidth=1.2, label=name)
@@ -106,8 +133,9 @@ def _draw(axis, line: Line, p: Panel) -> None:
 
 def training(bars: Sequence[tuple[str, list[tuple[int, int, Mapping[str, float]]]]]) -> bytes:
     """Stacked shares of each condition's training sets by origin."""
-    figure = _page(min(2.3 * len(bars), 9.2), 2.2 * -(-len(bars) // 4))
-    axes = np.atleast_1d(figure.subplots(-(-len(bars) // 4), min(len(bars), 4), squeeze=False)).ravel()
+    across = min(len(bars), 2 if len(bars) <= 4 else 4)
+    figure = _page(COLUMN if across <= 2 else TEXT, 1.7 * -(-len(bars) // across))
+    axes = np.atleast_1d(figure.subplots(-(-len(bars) // across), across, squeeze=False)).ravel()
     for axis in axes[len(bars) :]:
         axis.set_visible(False)
     for axis, (name, rows) in zip(axes, bars):
@@ -121,9 +149,10 @@ def training(bars: Sequence[tuple[str, list[tuple[int, int, Mapping[str, float]]
                 if part > 0.12 and len(rows) <= 8:
                     dark = origin == "real" or tone > 0.6
                     centre = 100 * (base + part / 2)
-                    axis.text(t, centre, origin, ha="center", va="center", fontsize=6, color=PAPER if dark else INK)
+                    axis.text(t, centre, origin, ha="center", va="center", fontsize=SMALL, color=PAPER if dark else INK)
                 base += part
-        axis.set_title(plain(name), fontsize=7, loc="left")
+        axis.set_title(plain(textwrap.fill(name, 28)), fontsize=7, loc="left")
+        axis.tick_params(labelsize=SMALL)
         axis.set_xlabel("generation", fontsize=7)
         axis.set_ylabel("rows by origin, %", fontsize=7)
         axis.set_xticks([rows[0][0], rows[-1][0]] if len(rows) > 10 else [t for t, _, _ in rows])
@@ -137,7 +166,8 @@ def samples(evolution: Evolution) -> bytes:
     last = len(evolution.generations) - 1
     shown = [evolution.generations[i] for i in sorted({0, last // 2, last})]
     columns = len(shown[0][1]) + bool(evolution.real)
-    figure = _page(1.35 * columns, 1.5 * len(shown))
+    width = COLUMN if columns <= 3 else TEXT
+    figure = _page(width, (min(width / columns, 1.4) + 0.3) * len(shown))
     axes = figure.subplots(len(shown), columns, squeeze=False)
     for i, (row, (t, sheets)) in enumerate(zip(axes, shown)):
         real = [("real, held out", evolution.real[-1] if i == 0 else None)] if evolution.real else []
@@ -146,6 +176,6 @@ def samples(evolution: Evolution) -> bytes:
             if sheet is not None:
                 picture = Image.open(io.BytesIO(base64.b64decode(sheet.uri.split(",", 1)[1])))
                 axis.imshow(np.asarray(picture.convert("RGBA")), interpolation="none")
-                title = name if name.startswith("real, held") else f"{name}, generation {t}"
-                axis.set_title(plain(title), fontsize=5)
+                title = name if name.startswith("real, held") else f"{name}\ngeneration {t}"
+                axis.set_title(plain(title), fontsize=SMALL)
     return _saved(figure)

@@ -10,6 +10,7 @@ from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
+from imgloop.conditions import short_names
 from imgloop.errors import UserError
 from imgloop.report.panels import displayed
 from imgloop.report.text import listed, plural
@@ -51,6 +52,13 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
         )
         return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
+        if e.setting == "control":
+            names, _ = short_names(study.conditions)
+            return None, (
+                f"No control, so no profile: no condition is {question.control} (the study has "
+                f"{listed(list(names.values()), 6)}). Run the same command with paradigm=real_only, or name another "
+                "control with --control CONDITION."
+            )
         one_seed = len(study.seeds()) == 1 and not study.solvable
         return None, "1 seed: no verdicts. " * one_seed + str(e)
 
@@ -108,7 +116,7 @@ def unknown(
             f"{p.chain.parent.name}/{p.chain.name} ({p.done} of {p.planned or '?'}, {p.state})" for p in unfinished
         ]
         lines.append(f"Not finished: {listed(states, 8)}.")
-    lines += [f"No profile: {reason}"] if profile is None else _verdicts(profile, names)
+    lines += [reason] if profile is None else _verdicts(profile, names)
     seeds = {c: study.seeds(c) for c in names}
     if len({tuple(s) for s in seeds.values()}) > 1:
         counts = ", ".join(f"{names[c]} {len(s)}" for c, s in seeds.items())
@@ -154,7 +162,8 @@ def _verdicts(profile: Profile, names: Mapping[str, str]) -> list[str]:
 
 def _scores(study: Study) -> list[str]:
     """What the scores lack, as the evaluator noted it."""
-    notes, name = {}, f"{study.shown_protocol}.json"
+    notes: dict[str, dict[str, int]] = {}  # by text, the measures and in how many generations
+    name = f"{study.shown_protocol}.json"
     for chain in study.chains:
         for folder in tables.generations(chain):
             if (folder / "scores" / name).exists():
@@ -162,8 +171,12 @@ def _scores(study: Study) -> list[str]:
                 values = scores.get("notes") if isinstance(scores, Mapping) else None
                 for key, value in (values if isinstance(values, Mapping) else {}).items():
                     if isinstance(value, str):
-                        notes.setdefault(f"{key}: {value}", None)
-    lines = list(notes)[:20]
+                        counts = notes.setdefault(value, {})
+                        counts[key] = counts.get(key, 0) + 1
+    lines = [
+        f"{', '.join(counts)}: {note.rstrip('.')} ({plural(max(counts.values()), 'generation')})."
+        for note, counts in list(notes.items())[:20]
+    ]
     if "fd" in study.table and not str(study.shown_protocol).startswith("inception"):
         lines.append(
             "The Frechet distance uses other features than Inception's: it is not FID and cannot be compared with FID. "

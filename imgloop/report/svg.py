@@ -10,14 +10,14 @@ from markupsafe import Markup
 from markupsafe import escape as escaped
 
 from imgloop.errors import printable
+from imgloop.figures import Look
 from imgloop.report.panels import Line, Panel
 from imgloop.report.text import figure
 
 WIDTH, HEIGHT = 360, 244
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 22, 38
-DASHES = ("", "7 3", "8 3 2 3", "2 3")  # of conditions in turn, in addition to colours and markers
-COLOURS = 8
-MARKERS = (  # after the circle: outlines or strokes, in units of its radius
+DASHES = ("", "7 3", "8 3 2 3", "2 3")  # in the order of figures.STYLES
+MARKERS = (  # in the order of figures.MARKERS, after the circle: outlines or strokes, in units of its radius
     [[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]],
     [[(0, -1.2), (1.1, 0.8), (-1.1, 0.8)]],
     [[(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)]],
@@ -43,9 +43,9 @@ def marker(shape: int, x: float, y: float, r: float = 3.2) -> str:
     return "".join("M" + "L".join(f"{x + r * h:.1f} {y + r * v:.1f}" for h, v in part) + ends for part in parts)
 
 
-def look(index: int) -> tuple[str, str, int]:
-    """CSS class, dash pattern and marker of a condition, as figures.look."""
-    return f"c{index % COLOURS}", DASHES[index % len(DASHES)], (index + index // COLOURS) % 8
+def look(of: Look) -> tuple[str, str, int]:
+    """CSS classes, dash pattern and marker of a condition."""
+    return f"c{of.colour}" + f" s{of.shade}" * (of.shade > 0), DASHES[of.style], of.marker
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -97,16 +97,15 @@ def panel(p: Panel, number: int) -> Markup:
             f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{int(x)}</text>'
         )
     out.append(f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    out.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">generation</text>')
+    out.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">generation</text>')
     unit = p.info.unit + (" (log)" if p.log else "")
     out.append(f'<text class="label" x="2" y="10">{escape(unit)}</text>')
     if p.reference and drawable(p.reference[1]):
         at = down(p.reference[1])
         out.append(f'<path class="reference" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        out.append(
-            f'<text class="note" x="{WIDTH - RIGHT - 2}" y="{at - 4:.1f}" text-anchor="end">'
-            f"{escape(p.reference[0])}</text>"
+        out.append(  # its name stands below the axis, where no curve is
+            f'<path class="reference" d="M2 {HEIGHT - 9.5}H20"/>'
+            f'<text class="note" x="24" y="{HEIGHT - 6}">{escape(p.reference[0])}</text>'
         )
     for line in p.lines:
         out += _line(line, across, down, drawable, p)
@@ -114,7 +113,7 @@ def panel(p: Panel, number: int) -> Markup:
 
 
 def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
-    name, dash, shape = look(line.index)
+    name, dash, shape = look(line.look)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     out = [f'<g class="{name}">']
     known = [i for i in range(len(line.x)) if drawable(line.mean[i])]
@@ -139,9 +138,9 @@ def _line(line: Line, across, down, drawable, p: Panel) -> list[str]:
     return [*out, "</g>"]
 
 
-def key(index: int) -> Markup:
+def key(of: Look) -> Markup:
     """A condition's line and marker, for the legend."""
-    name, dash, shape = look(index)
+    name, dash, shape = look(of)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return Markup(
         f'<svg class="key" viewBox="0 0 40 12" aria-hidden="true"><g class="{name}"><path class="line" d="M1 6H39"'

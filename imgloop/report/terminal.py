@@ -10,17 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from imgloop.collapse.definitions import SHORT
+from imgloop.conditions import short_names
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES
 from imgloop.report.page import MARKS, Report
 from imgloop.report.progress import readable, size
-from imgloop.report.text import figure, plural, short_names
+from imgloop.report.text import figure, plural
 from imgloop.study import tables
 from imgloop.study.progress import Progress, ago, progress, write_states
 
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 STATES = {"damaged": "bold red", "failed": "bold red", "running": "bold"}
-ACROSS = 4  # conditions side by side
+ACROSS, WIDTH = 4, 22  # conditions side by side, and characters that each needs at least
 
 
 def profile(r: Report, console: Console) -> None:
@@ -34,8 +35,11 @@ def profile(r: Report, console: Console) -> None:
         console.print(Text(r.incomplete, "yellow"))
     if r.unjudged:
         console.print("1 seed: no verdicts")
-    for first in range(0, len(r.profile.conditions), ACROSS):
-        shown = r.profile.conditions[first : first + ACROSS]
+    if r.common:
+        console.print(Text(f"All conditions have {'; '.join(r.common)}."))
+    across = min(max(1, (console.width - WIDTH) // WIDTH), ACROSS)
+    for first in range(0, len(r.profile.conditions), across):
+        shown = r.profile.conditions[first : first + across]
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
         table.add_column(f"over {r.profile.control}")
         for condition in shown:

@@ -1,8 +1,7 @@
-"""Numbers and names for readers: three significant digits, condition names without what all conditions share."""
+"""Numbers and lists for readers, with three significant digits."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -40,21 +39,6 @@ def spread(mean: float, deviation: float | None) -> str:
     """A mean with its deviation, where that is known."""
     known = deviation is not None and np.isfinite(deviation)
     return f"{figure(float(mean))} ± {figure(float(f'{deviation:.2g}'))}" if known else figure(float(mean))
-
-
-def short_names(conditions: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Names to print for conditions, without the settings that all of them share; and those settings."""
-    parts = {c: settings(c) for c in conditions}
-    common = [p for p in next(iter(parts.values()), [])[1:] if all(p in others for others in parts.values())]
-    if len(conditions) < 2:
-        return {c: c for c in conditions}, []
-    names = {c: ",".join(p for i, p in enumerate(ps) if i == 0 or p not in common) for c, ps in parts.items()}
-    return (names, common) if len(set(names.values())) == len(names) else ({c: c for c in conditions}, [])
-
-
-def settings(condition: str) -> list[str]:
-    """A condition's name in parts, paradigm first; lists such as model.widths=8,16 stay whole."""
-    return re.split(r",(?=[^,=]*=)", condition)
 
 
 def listed(items: Sequence[object], most: int = 12) -> str:

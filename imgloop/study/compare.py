@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from imgloop import figures, store
+from imgloop.conditions import short_names
 from imgloop.measures import MEASURES
 from imgloop.study import derived, solved, tables, trained
 from imgloop.study.progress import incomplete, missing, progress
@@ -53,7 +54,7 @@ def _compare_trained(study: Path, folders: Sequence[Path], protocol: str | None)
     unfinished, note = _unfinished(study, result)
     seeds = int(frame.groupby("condition")["seed"].nunique().max())
     band = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
-    title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame), note)))
+    title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame), note, shared(frame))))
     levels = tables.reference(study, frame)
     return {
         "comparison.csv": tables.csv_text(unfinished).encode,
@@ -67,7 +68,7 @@ def _compare_solved(study: Path, folders: Sequence[Path]) -> dict[str, Callable[
     frame = solved.pooled(solved.carried(tables.load_study(study), folders))
     frame, note = _unfinished(study, frame)
     title = f"{study.name}: points are simulations with two standard errors, lines are theory"
-    title = f"{title}; {note}" if note else title
+    title = "; ".join(filter(None, (title, note, shared(frame))))
     files: dict[str, Callable[[], bytes]] = {
         "comparison.csv": tables.csv_text(frame).encode,
         "comparison.png": lambda: solved.curves(frame, title, solved.quantities(folders)),
@@ -94,6 +95,12 @@ def _unfinished(study: Path, frame: DataFrame) -> tuple[DataFrame, str]:
     return frame.assign(missing=lacking), f"incomplete: {count} chain{'s' * (count != 1)} missing"
 
 
+def shared(frame: DataFrame) -> str:
+    """The settings that all conditions share, which their short names leave out; "" if there are none."""
+    _, common = short_names(list(dict.fromkeys(frame["condition"])))
+    return f"all with {', '.join(common)}" if common else ""
+
+
 def sizes_differ(frame: DataFrame) -> str:
     """A warning if scores of different numbers of samples are compared, else empty: Frechet distance and coverage
     depend on that number."""
@@ -116,17 +123,22 @@ def comparison_lines(study: str | Path) -> list[str]:
 
     folders = tables.chains(Path(study))
     frame = cast(DataFrame, pd.read_csv(Path(study) / "comparison.csv"))
+    names, _ = short_names(list(dict.fromkeys(frame["condition"])))
     note = incomplete(progress(Path(study)))
     if any(map(tables.is_solved, folders)):
-        lines = solved.lines(solved.summary(frame, solved.quantities(folders)))
-        return [*lines, note] if note else lines
+        rows = solved.summary(frame, solved.quantities(folders))
+        lines = solved.lines([{**r, "condition": names[r["condition"]]} for r in rows])
+        return [*lines, *filter(None, [shared(frame), note])]
     known = tables.measures(folders, tables.common_protocol(folders))
     shown = [name for name, info in known.items() if info.headline and name in frame]
-    width = max(len(c) for c in frame["condition"])
+    width = max(map(len, ["condition", *names.values()]))
     lines = [f"{'condition':<{width}}  gen  seeds  " + "  ".join(f"{c:>15}" for c in shown)]
     for condition, part in frame.groupby("condition"):
         last = part.iloc[-1].to_dict()
-        cells = [f"{last[c]:.3g}" + (f" ± {last[c + '_sd']:.2g}" if pd.notna(last[f"{c}_sd"]) else "") for c in shown]
-        head = f"{condition:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
+        cells = [
+            "-" if pd.isna(last[c]) else f"{last[c]:.3g}" + f" ± {last[sd]:.2g}" * pd.notna(last[sd])
+            for c, sd in ((c, f"{c}_sd") for c in shown)
+        ]
+        head = f"{names[str(condition)]:<{width}}  {int(last['generation']):>3}  {int(last['seeds']):>5}  "
         lines.append(head + "  ".join(f"{c:>15}" for c in cells))
-    return [*lines, *filter(None, [sizes_differ(frame), note])]
+    return [*lines, *filter(None, [sizes_differ(frame), shared(frame), note])]

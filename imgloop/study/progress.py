@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.conditions import short_names
 from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.study import solved, tables
@@ -167,13 +168,14 @@ def missing(chains: Sequence[Progress]) -> dict[str, dict[str, int]]:
     return found
 
 
-def incomplete(chains: Sequence[Progress], names: Mapping[str, str] | None = None) -> str:
+def incomplete(chains: Sequence[Progress]) -> str:
     """Which chains of a study are missing from its statistics, in a sentence; "" if none is."""
     unfinished = [p for p in chains if not p.ended]
     if not unfinished:
         return ""
+    names, _ = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))
     listed = [
-        f"{(names or {}).get(p.chain.parent.name, p.chain.parent.name)}/{p.chain.name} "
+        f"{names[p.chain.parent.name]}/{p.chain.name} "
         f"({p.state}, {p.done} of {p.planned if p.planned is not None else '?'} generations)"
         for p in unfinished[:MOST]
     ]

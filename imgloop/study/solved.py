@@ -11,6 +11,7 @@ import numpy as np
 
 from imgloop import figures, store
 from imgloop.analytic.system import Quantity
+from imgloop.conditions import short_names
 from imgloop.study import derived
 
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
@@ -203,12 +204,12 @@ def summary(frame: DataFrame, quantities: Mapping[str, Mapping[str, Any]]) -> li
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The summary as lines to print, with three significant digits."""
-    width, broad = (max(len(r[k]) for r in rows) for k in ("condition", "quantity"))
+    width, broad = (max(len(k), *(len(r[k]) for r in rows)) for k in ("condition", "quantity"))
     printed = [f"{'condition':<{width}}  {'quantity':<{broad}}   gen  {'simulated':>20}  {'theory':>10}  largest z"]
     for r in rows:
-        simulated = f"{r['simulated']:.3g} ± {r['sem']:.2g}"
-        theory = "" if np.isnan(r["theory"]) else ("<= " if r["bound"] else "") + f"{r['theory']:.3g}"
-        z = "" if np.isnan(r["z"]) else f"{r['z']:+.1f}"
+        simulated = f"{r['simulated']:.3g}" + ("" if np.isnan(r["sem"]) else f" ± {r['sem']:.2g}")
+        theory = "-" if np.isnan(r["theory"]) else ("<= " if r["bound"] else "") + f"{r['theory']:.3g}"
+        z = "-" if np.isnan(r["z"]) else f"{r['z']:+.1f}"
         name = f"{r['condition']:<{width}}  {r['quantity']:<{broad}}  {r['generation']:>4}"
         printed.append(f"{name}  {simulated:>20}  {theory:>10}  {z:>9}")
     return printed
@@ -246,33 +247,34 @@ def curves(frame: DataFrame, title: str, quantities: Mapping[str, Mapping[str, A
     Hollow points are medians, for skewed distributions; a dotted line is an upper bound.
     """
     shown = [q for q in quantities if q in frame and frame[q].notna().any()]
-    conditions = list(dict.fromkeys(frame["condition"]))
-    figure, axes = figures.sheet(len(shown), title, conditions)
+    names, _ = short_names(list(dict.fromkeys(frame["condition"])))
+    styles = {c: figures.drawn(look) for c, look in figures.looks(list(names)).items()}
+    accumulated = any(c.startswith("accumulate") for c in names)
+    marks = {q: quantities[q]["mark"] for q in shown if quantities[q]["mark"] and accumulated}
+    figure, axes = figures.sheet(len(shown), title, [*names.values(), *{text for text, _ in marks.values()}])
     for axis, name in zip(axes, shown):
         skewed, bound = quantities[name]["skewed"], quantities[name]["kind"] == "bound"
-        for i, condition in enumerate(conditions):
+        for condition, style in styles.items():
             part = frame[(frame["condition"] == condition) & frame[name].notna()]
             few = part.iloc[:: max(1, len(part) // 20)]
-            style = figures.look(i)
-            point = {"color": style["color"], "marker": style["marker"], "linestyle": "none", "markersize": 4}
-            axis.errorbar(few["generation"], few[name], 2 * few[f"{name}_sem"], **point, elinewidth=1, label=condition)
+            point = {**style, "linestyle": "none", "markersize": 4}
+            error = 2 * few[f"{name}_sem"]
+            axis.errorbar(few["generation"], few[name], error, **point, elinewidth=1, label=names[condition])
             if skewed:
                 median = few[f"{name}_median"]
                 axis.plot(few["generation"], median, **point, markerfacecolor="none", markeredgewidth=0.8)
             exact = part.get(f"{name}_bound" if bound else f"{name}_theory")
             if exact is not None and exact.notna().any():
-                line = ":" if bound else "-"
+                line = ":" if bound else style["linestyle"]
                 axis.plot(part["generation"], exact, color=style["color"], linewidth=1.3, linestyle=line)
         if quantities[name]["log"]:
             axis.set_yscale("log")
-        if quantities[name]["mark"] and any(c.startswith("accumulate") for c in conditions):
-            text, level = quantities[name]["mark"]
-            axis.axhline(level, color=figures.MUTED, linewidth=1, linestyle=(0, (2, 2)))
-            place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 6), "textcoords": "offset points"}
-            axis.annotate(text, (1, level), **place, ha="right", va="bottom", fontsize=8)
+        if name in marks:
+            text, level = marks[name]
+            axis.axhline(level, **figures.REFERENCE, label=text)
         note = "hollow: median" if skewed else "dotted: upper bound" if bound else ""
         figures.dressed(axis, quantities[name]["label"], note)
-    return figures.finished(figure, conditions)
+    return figures.finished(figure)
 
 
 def timescale_figure(times: Sequence[Mapping[str, Any]]) -> bytes:
@@ -286,7 +288,7 @@ def timescale_figure(times: Sequence[Mapping[str, Any]]) -> bytes:
     labels = [f"D = {d} draws a generation" for d in sizes]
     figure, (left, right) = figures.sheet(2, "Discrete distribution, uniform start: timescales of collapse", labels)
     for i, (draws, label) in enumerate(zip(sizes, labels)):
-        rows, style = [row for row in uniform if row["draws"] == draws], figures.look(i)
+        rows, style = [row for row in uniform if row["draws"] == draws], figures.drawn(figures.Look(i % 8, 0, i))
         x, colour = [row["outcomes"] for row in rows], style["color"]
         simulated, error = [row["simulated"] for row in rows], [2 * (row["sem"] or 0) for row in rows]
         left.errorbar(x, simulated, error, color=colour, marker=style["marker"], linestyle="none", label=label)
@@ -300,9 +302,9 @@ def timescale_figure(times: Sequence[Mapping[str, Any]]) -> bytes:
     figures.dressed(left, "generations to total collapse", "line: diffusion; dashed: D ln N", "outcomes N")
     for i, row in enumerate(row for row in uniform if row["draws"] == sizes[-1]):
         entropy = replicates(row["path"])["entropy"].mean(1)
-        style = figures.look(i)
+        style = figures.drawn(figures.Look(i % 8, 0, i))
         x = np.arange(len(entropy) + 1) / row["draws"]
         right.plot(x, [1, *entropy], style["linestyle"], color=style["color"], linewidth=1.3, label=row["outcomes"])
     right.legend(title="outcomes N", fontsize=7, title_fontsize=7, frameon=False)
     figures.dressed(right, f"entropy over true entropy, D = {sizes[-1]}", "mean over replicates", "generations / D")
-    return figures.finished(figure, labels)
+    return figures.finished(figure)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgloop import store
+from imgloop.conditions import resolved, short_names
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
@@ -99,7 +100,9 @@ class Study:
 
     def seeds(self, condition: str | None = None) -> list[int]:
         """The seeds of a condition, or of all."""
-        frame = self.table if condition is None else self.table[self.table["condition"] == condition]
+        frame: Any = self.table
+        if condition is not None:
+            frame = frame[frame["condition"] == resolved(condition, self.conditions)]
         return sorted({int(s) for s in frame["seed"]})
 
     # -- Contents -----------------------------------------------------------------------------------------------------
@@ -127,9 +130,11 @@ class Study:
         return self.protocol or tables.common_protocol(self.chains)
 
     def chain(self, condition: str, seed: int) -> Path:
-        """A chain's folder; raises UserError if the study has no such chain."""
+        """A chain's folder; the condition's short name will do. Raises UserError if the study has no such chain."""
+        folders = dict.fromkeys(c.parent.name for c in self.chains)
+        names = {short: c for c, short in short_names(list(folders))[0].items()} | {c: c for c in folders}
         for chain in self.chains:
-            if (chain.parent.name, chain.name) == (condition, f"seed{seed}"):
+            if (chain.parent.name, chain.name) == (names.get(condition), f"seed{seed}"):
                 return chain
         raise UserError(f"{self.path} has no chain {condition}/seed{seed}; it has {_listed(self.chains)}.")
 
