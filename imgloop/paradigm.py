@@ -35,6 +35,7 @@ __all__ = [
     "Replace",
     "Schedule",
     "Sizes",
+    "Stratified",
     "concatenate",
     "knob",
     "random_subsets",
@@ -215,6 +216,29 @@ class AccumulateSubsample(Paradigm):
 
 
 @dataclass(frozen=True)
+class Stratified(Paradigm):
+    """`budget` // (t + 1) rows of R and of each pool so far (|R| // (t + 1) by default), uniform without replacement: the
+    training set keeps its size, and every generation has the same share of it (Shi et al. 2025, arXiv 2509.16499)."""
+
+    budget: Knob = knob(low=1)
+    keeps_all = True
+
+    def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
+        real = self.real(sizes, t, replicates)
+        budget = self.initial(sizes, 0) if self.budget is None else int(value_at(self.budget, t))
+        share, pools = budget // (t + 1), [real, *(rows_of(s, sizes[s], replicates) for s in range(t))]
+        smallest = min(map(len, pools))
+        if not 1 <= share <= smallest:
+            raise UserError(
+                f"paradigm=stratified takes {budget} // {t + 1} = {share} rows of each pool in generation {t}, and the "
+                f"smallest pool has {smallest}: give a budget from {t + 1} to {(smallest + 1) * (t + 1) - 1}, or change "
+                "n_samples.",
+                "budget",
+            )
+        return concatenate(*(subsample(pool, share, rng) for pool in pools))
+
+
+@dataclass(frozen=True)
 class Augment(Paradigm):
     """R, fixed, and `n_synthetic` rows of S (all by default): iterative retraining (Bertrand et al. 2023), the
     synthetic augmentation loop of Alemohammad et al. 2023."""
@@ -306,6 +330,7 @@ _BY_NAME: dict[str, type[Paradigm]] = {
     "replace": Replace,
     "accumulate": Accumulate,
     "accumulate_subsample": AccumulateSubsample,
+    "stratified": Stratified,
     "augment": Augment,
     "fresh": Fresh,
     "real_only": RealOnly,

@@ -268,6 +268,11 @@ TWINS = (
         "mean_part variance",
     ),
     Twin(
+        reused_indices,
+        "model=gaussian paradigm=stratified data.n=12 generations=6 model.replicates=8000",
+        "mean_part",
+    ),
+    Twin(
         real_dropped,
         "model=gaussian paradigm=augment data.n=10 generations=6 model.replicates=2000",
         "mean_part variance",

@@ -136,6 +136,7 @@ RULES = {
     "real_fraction": ("paradigm=replace", "real_fraction=0.4"),
     "accumulate": ("paradigm=accumulate",),
     "accumulate_subsample": ("paradigm=accumulate_subsample", "budget=8"),
+    "stratified": ("paradigm=stratified",),
     "augment": ("paradigm=augment", "n_synthetic=5"),
     "fresh": ("paradigm=fresh", "n_real=4", "n_synthetic=5"),
     "edit": ("paradigm=edit", "edit_fraction=0.4"),

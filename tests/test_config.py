@@ -26,6 +26,7 @@ PARADIGMS = {  # the settings of each, besides n_initial
     "replace": {"real_fraction": 0.5},
     "accumulate": {},
     "accumulate_subsample": {"budget": 100},
+    "stratified": {"budget": 100},
     "real_only": {},
     "augment": {"n_synthetic": 100},
     "fresh": {"n_real": 100, "n_synthetic": 100},

@@ -30,6 +30,8 @@ COURSES = {
     "accumulate": Course("accumulate", 12, FEW),
     "subsample": Course("accumulate_subsample", 12, FEW),
     "subsample_budget": Course("accumulate_subsample", 12, FEW, budget=(0, 20, 9, 31, 14, 24)),
+    "stratified": Course("stratified", 12, FEW),
+    "stratified_budget": Course("stratified", 12, FEW, budget=(0, 19, 9, 31, 44, 53)),
     "augment": Course("augment", 12, FEW),
     "augment_some": Course("augment", 12, FEW, n_synthetic=(0, 4, 15, 0, 17, 5)),
     "fresh": Course("fresh", 12, FEW),
@@ -97,6 +99,9 @@ def simulate(course, real, generate, rng):
                     data = np.concatenate([first, *pools])
                 case "accumulate_subsample":
                     data = pick(np.concatenate([first, *pools]), (course.budget or [len(first)] * 99)[t], rng)
+                case "stratified":
+                    share = (course.budget or [len(first)] * 99)[t] // (t + 1)
+                    data = np.concatenate([pick(pool, share, rng) for pool in (first, *pools)])
                 case "augment":
                     k = course.n_synthetic[t] if course.n_synthetic else len(newest)
                     data = np.concatenate([first, pick(newest, k, rng)])

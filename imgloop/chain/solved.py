@@ -22,7 +22,8 @@ from imgloop import contracts, figures, store
 from imgloop.analytic.course import PARADIGMS, Course
 from imgloop.analytic.system import Law, System
 from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
-from imgloop.chain.trained import LATENTS, sample_sizes
+from imgloop.chain.trained import sample_sizes
+from imgloop.chain.written import LATENTS
 from imgloop.config.settings import MIXING, Settings
 from imgloop.contracts import Curation, Paradigm
 from imgloop.curation import Everything, Random, Released

@@ -38,6 +38,7 @@ SETTINGS = {  # by (setting, value) of a configuration: key, use
     ("paradigm", "replace"): ("shumailov2024ai", "training on the newest samples"),
     ("paradigm", "accumulate"): ("gerstgrasser2024inevitable", "accumulating samples"),
     ("paradigm", "accumulate_subsample"): ("kazdan2024collapse", "accumulating under a budget"),
+    ("paradigm", "stratified"): ("shi2025closer", "equal shares of every generation"),
     ("paradigm", "fresh"): ("alemohammad2024self", "loops with fresh real data"),
     ("paradigm", "augment"): ("bertrand2024stability", "iterative retraining"),
     ("features", "inception"): ("szegedy2016rethinking", "Inception features"),
