@@ -294,7 +294,8 @@ def test_generation_0_is_r_under_every_rule(rule, case):
 @given(case=cases())
 def test_rules_are_pure(rule, case):
     sizes = {**case.sizes, REAL: case.sizes[REAL] * (case.t + 1)}  # enough for fresh
-    law_pure(rule(n_initial=case.sizes[REAL]), sizes, case.t, case.replicates)
+    more = {"budget": case.t + 1} if rule is Stratified else {}  # a row of each pool
+    law_pure(rule(n_initial=case.sizes[REAL], **more), sizes, case.t, case.replicates)
 
 
 @any_case

@@ -16,7 +16,8 @@ PARADIGMS = ("replace", "accumulate", "accumulate_subsample", "stratified", "aug
 
 @dataclass(frozen=True)
 class Course:
-    """A chain as the closed forms see it: mixing rule, size `n_initial` of R, and rows `drawn` by each generation."""
+    """A chain as the closed forms see it: mixing rule, size `n_initial` of R, and rows `drawn` by each generation, of
+    those that are released. verifier: bias and radius of curation=verifier."""
 
     paradigm: str
     n_initial: int
@@ -26,6 +27,8 @@ class Course:
     n_real: PerGeneration = None
     n_synthetic: PerGeneration = None
     edit_fraction: PerGeneration = None
+    real_weight: PerGeneration = None
+    verifier: tuple[float, float] | None = None
 
     @property
     def generations(self) -> int:

@@ -41,6 +41,7 @@ class Plan:
     sample_bytes: int
     real_bytes: int
     model_bytes: int = 0
+    weighted: bool = False  # whether a mix has weights
     train_rate: float = 1.0  # images a second
     sample_rate: float = 1.0
     measure_rate: float = 1.0
@@ -63,11 +64,13 @@ class Plan:
                     "(start=weights, or start=PATH for generation 0).",
                     "train.images",
                 )
-        sizes, mixes = dict(chain.sizes), []
+        sizes, mixes, weighted = dict(chain.sizes), [], False
         for t in range(first, generations):
-            mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
+            mix = paradigm(sizes, t, chain.rng(t, "mix"))
+            mixes.append(len(mix))
+            weighted = weighted or mix.weight is not None
             sizes[t] = curation.released(samples[t - first])
-        plan = replace(plan, trained_on=tuple(mixes))
+        plan = replace(plan, trained_on=tuple(mixes), weighted=weighted)
         if chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))
         return plan

@@ -29,6 +29,7 @@ MIXING = (  # settings of paradigms, on the top level
     "n_synthetic",
     "budget",
     "edit_fraction",
+    "real_weight",
 )
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 NO_IDENTITY = (

@@ -126,6 +126,7 @@ class GAN(contracts.Model):
     bias: float = setting(1.0, above=0)
 
     weighted = flips = True
+    has_risk = False
 
     def __post_init__(self):
         check_settings(self, "model")
