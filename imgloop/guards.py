@@ -46,8 +46,9 @@ def check_weighted(settings: Settings, model: Any, weighted: bool) -> None:
     """Raise UserError for a model that would ignore the weights of a mix; `weighted`: whether any mix has some."""
     if weighted and not model.weighted:
         raise UserError(
-            f"model={settings.choices['model']} does not use the weights that the paradigm gives: use a paradigm without "
-            "weights (real_weight=null), or another model; one of your own that uses them says so by weighted = True.",
+            f"model={settings.choices['model']} does not use the weights that the paradigm gives: use a paradigm "
+            "without weights (real_weight=null), or another model; one of your own that uses them says so by "
+            "weighted = True.",
             "real_weight" if settings.config["real_weight"] is not None else "model",
         )
 

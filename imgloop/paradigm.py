@@ -242,8 +242,9 @@ class AccumulateSubsample(Paradigm):
 
 @dataclass(frozen=True)
 class Stratified(Paradigm):
-    """`budget` // (t + 1) rows of R and of each pool so far (|R| // (t + 1) by default), uniform without replacement: the
-    training set keeps its size, and every generation has the same share of it (Shi et al. 2025, arXiv 2509.16499)."""
+    """`budget` // (t + 1) rows of R and of each pool so far (|R| // (t + 1) by default), uniform without replacement:
+    the training set keeps its size, and every generation has the same share of it (Shi et al. 2025, arXiv 2509.16499).
+    """
 
     budget: Knob = knob(low=1)
     keeps_all = True
@@ -256,8 +257,8 @@ class Stratified(Paradigm):
         if not 1 <= share <= smallest:
             raise UserError(
                 f"paradigm=stratified takes {budget} // {t + 1} = {share} rows of each pool in generation {t}, and the "
-                f"smallest pool has {smallest}: give a budget from {t + 1} to {(smallest + 1) * (t + 1) - 1}, or change "
-                "n_samples.",
+                f"smallest pool has {smallest}: give a budget from {t + 1} to {(smallest + 1) * (t + 1) - 1}, or "
+                "change n_samples.",
                 "budget",
             )
         return concatenate(*(subsample(pool, share, rng) for pool in pools))

@@ -261,6 +261,23 @@ def test_augment_is_r_and_some_of_the_newest_pool(case, data):
 
 
 @any_case
+@given(cases(), st.sampled_from([Accumulate, AccumulateSubsample, Augment]), st.floats(0.1, 9))
+def test_real_rows_have_their_weight_and_the_same_rows(case, rule, weight):
+    plain, mix = (case.mix(rule(n_initial=case.n_initial, real_weight=w)) for w in (None, weight))
+    assert np.array_equal(mix.row, plain.row) and np.array_equal(mix.origin, plain.origin) and plain.weight is None
+    expected = np.where(mix.origin == REAL, weight, 1.0)
+    assert weight == 1 or np.array_equal(mix.weight, expected)
+    assert rule(real_weight=weight)({REAL: 9}, 0, rng()).weight is None  # generation 0 is shared
+
+
+def test_the_weight_of_real_rows_follows_a_schedule_and_multiplies_others():
+    rule = Augment(real_weight=[1, 1, 3])
+    assert [rule({REAL: 2, 0: 1, 1: 1}, t, rng()).weight is None for t in range(3)] == [True, True, False]
+    mix = Window(decay=0.5, real_weight=4)({REAL: 1, 0: 1, 1: 1}, 2, rng())
+    assert mix.weight is not None and mix.weight[0, 0] == 4
+
+
+@any_case
 @given(cases())
 def test_real_only_is_r(case):
     mix = case.mix(RealOnly(n_initial=case.n_initial))

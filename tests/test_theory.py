@@ -15,10 +15,12 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pytest
 from conftest import thinned
+from scipy.optimize import minimize_scalar
 from scipy.special import digamma
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course, edit_windows
+from imgloop.analytic.location import weighted_mean_square
 from imgloop.errors import UserError
 
 REPLICATES = 6000
@@ -793,3 +795,31 @@ def test_wrong_sizes(wrong, named):
     with pytest.raises(UserError, match=named) as error:
         wrong()
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+# A Gaussian mean of weighted real rows
+
+
+@pytest.mark.parametrize(
+    "paradigm, generation, best", [("fresh", 1, 2 / 3), ("fresh", 60, (5**0.5 - 1) / 2), ("augment", 60, 1.0)]
+)
+def test_the_best_weight_of_real_rows(paradigm, generation, best):
+    """The share of the weight on n real rows beside n synthetic ones that minimises the risk: 2/3 in the first refit and
+    .618 in the long run for new real rows, all of it for the same ones."""
+
+    def risk(share):
+        weight = (share / (1 - share),) * (generation + 1)
+        square = weighted_mean_square(Course(paradigm, 20, (20,) * (generation + 1), real_weight=weight))
+        assert square is not None
+        return square[generation]
+
+    found = minimize_scalar(risk, bounds=(0.01, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).x
+    assert found == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("course", [c for c in COURSES.values() if c.paradigm in ("augment", "fresh", "replace")])
+def test_weights_of_1_are_no_weights(course):
+    plain, weighted = (
+        weighted_mean_square(replace(course, real_weight=w)) for w in (None, (1.0,) * course.generations)
+    )
+    assert plain == pytest.approx(weighted, rel=1e-9)

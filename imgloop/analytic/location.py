@@ -1,4 +1,4 @@
-"""A Gaussian of known variance whose mean is refitted, with weights: the effect of weighting and of a verifier's bias."""
+"""A Gaussian of known variance whose mean is refitted, with weights: what weighting and a verifier's bias do."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Curations: which of the drawn samples later generations may train on. The generator is measured on all of them.
 
-Here are the controls, what curations share, and the way from drawn samples to the pool; each kind of selection has a file.
+Here are the controls, what curations share, and the way from drawn samples to the pool; each kind of selection has a
+file.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def check_classifier(option: str, given: Given) -> None:
 
 def no_classifier(option: str) -> UserError:
     return UserError(
-        f"curation={option} needs a classifier: use labelled images with features=classifier, or another curation, such "
-        "as curation=random.",
+        f"curation={option} needs a classifier: use labelled images with features=classifier, or another curation, "
+        "such as curation=random.",
         "curation",
     )
 

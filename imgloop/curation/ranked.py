@@ -16,8 +16,8 @@ from imgloop.pool import Pool
 
 @dataclass(frozen=True)
 class Nearest(Fraction):
-    """Releases the samples whose nearest real training sample is nearest in feature space. It also favours copies: read it
-    beside `authenticity`."""
+    """Releases the samples whose nearest real training sample is nearest in feature space. It also favours copies:
+    read it beside `authenticity`."""
 
     looks_at: ClassVar[str] = "distances to real training samples in feature space"
 
@@ -34,7 +34,7 @@ class Nearest(Fraction):
 class Loss(Fraction):
     """Releases the samples on which the generator that drew them has the lowest (`keep=low`) or highest loss.
 
-    For diffusion models the denoising loss, a bound of the negative log-likelihood up to its weighting (Ho et al. 2020).
+    The denoising loss of diffusion models bounds the negative log-likelihood up to its weighting (Ho et al. 2020).
     Raises UserError for models without a loss.
     """
 

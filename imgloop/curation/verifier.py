@@ -24,15 +24,15 @@ class Verifier(Fraction):
     rows. `bias` displaces all references by `bias` s, along the first principal direction of the real features, or
     equally in every coordinate of a solvable system. `error` is the rate at which verdicts are reversed: a sample is
     accepted with probability p + error (1 - 2 p). Raises UserError if too few samples are accepted.
-    Source: the verifier of Yi et al. 2025 (arXiv 2510.16657), whose bias the loop converges to, with a smooth acceptance
-    in place of a ball.
+    Source: the verifier of Yi et al. 2025 (arXiv 2510.16657), whose bias the loop converges to, with a smooth
+    acceptance in place of a ball.
     """
 
     looks_at: ClassVar[str] = "distances to real class centroids in feature space"
 
     fraction: float = setting(0.25, above=0, high=1)
-    radius: float = setting(1.0, above=0)
-    bias: float = setting(0.0)
+    radius: float = setting(1.5, above=0)
+    bias: float = setting(0.0, low=-1000, high=1000)
     error: float = setting(0.0, low=0, below=0.5, why="since a verifier that errs half of the time decides nothing")
 
     def check(self, given: Given) -> None:
