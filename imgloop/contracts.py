@@ -189,6 +189,8 @@ class Measure(Protocol):
 
 
 class Evaluator(Protocol):
-    """Scores a pool of samples, and the generator that drew it."""
+    """Scores a pool of samples, and the generator that drew it, given what it was trained on."""
 
-    def __call__(self, pool: Pool, generator: Generator | None = None) -> Scores: ...
+    def __call__(
+        self, pool: Pool, generator: Generator | None = None, *, training: TrainingSet | None = None
+    ) -> Scores: ...

@@ -110,7 +110,7 @@ class Plan:
             pool = generator.sample(min(256, self.samples[0]), seed=0)
             sample_rate = 256 / (time.perf_counter() - started)  # samples are drawn 256 at a time
             started = time.perf_counter()
-            evaluator(pool, generator)
+            evaluator(pool, generator, training=data)
             measure_rate = 1 / (time.perf_counter() - started)
         rates = {"train_rate": train_rate, "sample_rate": sample_rate, "measure_rate": measure_rate}
         return replace(self, **rates, model_bytes=model_bytes, device=generator.device)

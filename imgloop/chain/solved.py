@@ -154,7 +154,7 @@ class SolvedChain(ChainFolder):
         if pool.x.dtype.kind == "f" and not np.isfinite(pool.x).all():
             raise part.error(f"returned NaN or infinity from {method}; expected finite numbers.")
 
-    def measured(self, pool: Pool, fit: Any) -> dict[str, np.ndarray]:
+    def measured(self, pool: Pool, fit: Any, training: TrainingSet | None = None) -> dict[str, np.ndarray]:
         """The system's quantities of a fit, float (R,) each."""
         part = self.settings.part("model")
         values = call(part, "measuring", self.system.measure, fit)

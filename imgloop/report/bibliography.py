@@ -21,6 +21,7 @@ MEASURES = {  # by column: key, use
     "precision": ("kynkaanniemi2019improved", "precision and recall"),
     "density": ("naeem2020reliable", "density and coverage"),
     "authenticity": ("alaa2022faithful", "authenticity"),
+    "generalisation": ("shi2025closer", "generalisation score and entropy of training sets"),
     "vendi": ("friedman2023vendi", "Vendi score"),
 }
 SETTINGS = {  # by (setting, value) of a configuration: key, use
