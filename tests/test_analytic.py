@@ -143,6 +143,7 @@ RULES = {
     "real_only": ("paradigm=real_only",),
 }
 SETTINGS = {  # settings, what has a closed form under every rule, what has one under replace alone, what has none
+    "gaussian_mean": (("model=gaussian_mean",), {"mean", "square"}, set(), set()),
     "gaussian": (
         ("model=gaussian",),
         {"variance", "mean_part"},
