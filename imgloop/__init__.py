@@ -25,6 +25,7 @@ _PUBLIC = {
     "Measure": "imgloop.contracts",
     "MeasureInfo": "imgloop.measures",
     "Context": "imgloop.contracts",
+    "Given": "imgloop.contracts",
     "Release": "imgloop.contracts",
     "RealData": "imgloop.data.real",
     "Facts": "imgloop.data.real",

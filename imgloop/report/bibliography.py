@@ -42,6 +42,11 @@ SETTINGS = {  # by (setting, value) of a configuration: key, use
     ("paradigm", "stratified"): ("shi2025closer", "equal shares of every generation"),
     ("paradigm", "fresh"): ("alemohammad2024self", "loops with fresh real data"),
     ("paradigm", "augment"): ("bertrand2024stability", "iterative retraining"),
+    ("curation", "farthest"): ("shi2025closer", "greedy selection"),
+    ("curation", "threshold"): ("shi2025closer", "threshold decay filter"),
+    ("curation", "choice"): ("ferbach2024self", "choice by a reward"),
+    ("curation", "verifier"): ("yi2025escaping", "selection by a verifier"),
+    ("correction", "centroid"): ("gillman2024self", "correction towards real classes"),
     ("features", "inception"): ("szegedy2016rethinking", "Inception features"),
     ("features", "dinov2"): ("oquab2024dinov2", "DINOv2 features"),
 }
