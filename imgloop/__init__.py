@@ -26,6 +26,7 @@ _PUBLIC = {
     "Measure": "imgloop.contracts",
     "MeasureInfo": "imgloop.measures",
     "Context": "imgloop.contracts",
+    "Given": "imgloop.contracts",
     "Release": "imgloop.contracts",
     "RealData": "imgloop.data.real",
     "Facts": "imgloop.data.real",

@@ -7,7 +7,7 @@ without subclassing. imgloop checks a part against its contract when it is built
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -96,11 +96,13 @@ class Model(Protocol):
     `check` raises UserError for data that it cannot be fitted to, `images` being the training images that the
     generations to come see. `weighted`: whether `fit` uses the weights of the mix, `data.mix.weight`; if not, a mix
     with weights is refused. `flips`: whether `fit` mirrors images where `task.flip` asks for it (`train.flip=true`); if
-    not, that is refused. `fit` is given the fitted generator before it where `start` asks for it, else None.
+    not, that is refused. `has_risk`: whether its generators may have a loss, `Generator.risk`. `fit` is given the
+    fitted generator before it where `start` asks for it, else None.
     """
 
     weighted: bool = False
     flips: bool = False
+    has_risk: bool = True
 
     def fit(self, data: TrainingSet, task: Task, previous: Any) -> Any: ...
 
@@ -123,29 +125,55 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a chain offers to curation and correction, known before anything is trained.
+
+    model: its option. features: the option of the features, None for solvable systems, which have none. classes: their
+    number, None for data without labels. logits: whether the features classify. risk: whether generators may have a
+    loss. n_real: number of real training samples.
+    """
+
+    model: str
+    features: str | None
+    classes: int | None
+    logits: bool
+    risk: bool
+    n_real: int
+
+
+@dataclass(frozen=True)
 class Release:
     """Which drawn samples are released into the pool: `rows` int64 (n,), or (n, R) for each of R replicates; `weight`
-    float of the same shape, the loss weight of each, or None."""
+    float of the same shape, the loss weight of each, or None; `facts`: JSON-able, for record.json, such as what the
+    curation looked at."""
 
     rows: np.ndarray
     weight: np.ndarray | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Curation(Protocol):
     """Chooses which of the drawn samples later generations may train on.
 
-    `released(n)`: how many of n it releases, which is checked before anything is trained.
+    `released(n)`: how many of n it releases, which is checked before anything is trained. `check` raises UserError for
+    a chain that lacks what the curation needs.
     """
 
     def released(self, n: int) -> int: ...
+
+    def check(self, given: Given) -> None:
+        """Accept any chain by default."""
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release: ...
 
 
 @runtime_checkable
 class Correction(Protocol):
-    """Moves samples: returns an array of the same shape and dtype as x."""
+    """Moves samples: returns an array of the same shape and dtype as x. `check`: as of a curation."""
+
+    def check(self, given: Given) -> None:
+        """Accept any chain by default."""
 
     def __call__(self, x: np.ndarray, context: Context, rng: np.random.Generator) -> np.ndarray: ...
 
@@ -161,6 +189,8 @@ class Measure(Protocol):
 
 
 class Evaluator(Protocol):
-    """Scores a pool of samples, and the generator that drew it."""
+    """Scores a pool of samples, and the generator that drew it, given what it was trained on."""
 
-    def __call__(self, pool: Pool, generator: Generator | None = None) -> Scores: ...
+    def __call__(
+        self, pool: Pool, generator: Generator | None = None, *, training: TrainingSet | None = None
+    ) -> Scores: ...

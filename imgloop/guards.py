@@ -12,7 +12,7 @@ import numpy as np
 from imgloop import contracts
 from imgloop.config.parts import Part, check_contract
 from imgloop.config.settings import Settings
-from imgloop.contracts import Context, Generator, Release, Sizes
+from imgloop.contracts import Context, Generator, Given, Release, Sizes
 from imgloop.data.real import RealData
 from imgloop.errors import Stopped, UserError
 from imgloop.measures import MEASURES, MeasureInfo
@@ -39,6 +39,17 @@ def check_flips(settings: Settings, model: contracts.Model) -> None:
             f"train.flip=true has no effect on model={settings.choices['model']}: leave it out; a model of your own "
             "that mirrors images where task.flip is true says so by flips = True.",
             "train.flip",
+        )
+
+
+def check_weighted(settings: Settings, model: Any, weighted: bool) -> None:
+    """Raise UserError for a model that would ignore the weights of a mix; `weighted`: whether any mix has some."""
+    if weighted and not model.weighted:
+        raise UserError(
+            f"model={settings.choices['model']} does not use the weights that the paradigm gives: use a paradigm "
+            "without weights (real_weight=null), or another model; one of your own that uses them says so by "
+            "weighted = True.",
+            "real_weight" if settings.config["real_weight"] is not None else "model",
         )
 
 
@@ -134,6 +145,9 @@ class GuardedCuration:
     part: Part
     inner: contracts.Curation
 
+    def check(self, given: Given) -> None:
+        call(self.part, "asked what it needs", self.inner.check, given)
+
     def released(self, n: int) -> int:
         count = call(self.part, "asked how many samples it releases", self.inner.released, n)
         return count_of(self.part, count, n, "releases", "samples")
@@ -171,6 +185,9 @@ class GuardedCorrection:
 
     part: Part
     inner: contracts.Correction
+
+    def check(self, given: Given) -> None:
+        call(self.part, "asked what it needs", self.inner.check, given)
 
     def __call__(self, x: np.ndarray, context: Context, rng: np.random.Generator) -> np.ndarray:
         out = call(self.part, f"correcting generation {context.t}", self.inner, x, context, rng)
@@ -216,6 +233,10 @@ class GuardedModel:
     @property
     def flips(self) -> bool:
         return self.inner.flips
+
+    @property
+    def has_risk(self) -> bool:
+        return self.inner.has_risk
 
     def check(self, real: Any, images: tuple[int, ...]) -> None:
         self.shape = real.train.x.shape[1:]

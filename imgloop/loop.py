@@ -86,7 +86,7 @@ def advance(chain: ChainFolder, parts: Parts, generations: int) -> None:
         with chain.stage(t, "sample") as progress:
             drawn = fit.generator.sample(parts.n_drawn(t), seed=chain.seed(t, "sample"), progress=progress)
         with chain.stage(t, "measure"):
-            scores = parts.evaluator(drawn, fit.generator)
+            scores = parts.evaluator(drawn, fit.generator, training=data)
         released = chain.released(t, fit, drawn, parts)
         chain.commit(t, fit, data.mix, drawn, released, scores, parts)
         if parts.paradigm.closed and fit.generator.absorbed:  # a solvable system that cannot change any more

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.pool import Pool
+from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.study import compare, tables, trained
-from imgloop.study.generation import check_files, check_numbers, read_pool, read_record, read_scores
+from imgloop.study.generation import check_files, check_numbers, read_mix, read_pool, read_record, read_scores
 from imgloop.study.real import read_real, real_folder
 
 
@@ -74,7 +74,7 @@ def measure(
                 name = evaluator.protocol_name
                 if (folder / "scores" / f"{name}.json").exists() and not again:
                     continue
-                check_files(folder, record, ("pool.safetensors", "drawn.safetensors", "model"))
+                check_files(folder, record, ("pool.safetensors", "drawn.safetensors", "mix.safetensors", "model"))
                 scores = measured(folder, evaluator, device, settings.config_dirs)
                 values = " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None)
                 print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: {values}", flush=True)
@@ -93,7 +93,10 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
 
     drawn = read_pool(trained.drawn_path(folder))
     generator = load(folder / "model", device, config_dirs) if (folder / "model").is_dir() else None
-    scores = evaluator(Pool(drawn.x, drawn.y), generator)
+    mix = read_mix(folder / "mix.safetensors")
+    pools = {o: read_pool(folder.parent / f"gen{o:03d}" / "pool.safetensors") for o in mix.counts() if o != REAL}
+    training = TrainingSet({REAL: evaluator.real.train, **pools}, mix)
+    scores = evaluator(Pool(drawn.x, drawn.y), generator, training=training)
     if generator is None:  # the risk does not depend on the features, but the choice of rare images for tail_risk does
         earlier = [read_scores(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]
         risk = next((r for r in earlier if r is not None), None)

@@ -35,6 +35,7 @@ __all__ = [
     "Replace",
     "Schedule",
     "Sizes",
+    "Stratified",
     "concatenate",
     "knob",
     "random_subsets",
@@ -100,13 +101,15 @@ def _repeated(column: np.ndarray, replicates: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Paradigm:
-    """What all paradigms share: `n_initial`, the number of real training rows R (all of them by default).
+    """What all paradigms share: `n_initial`, the number of real training rows R (all of them by default), and
+    `real_weight`, the loss weight of real rows in mixes after generation 0, where a synthetic row has 1 (the default).
 
     `keeps_all`: mixes may use any pool, not only R and the newest. `closed`: no real row enters a mix after
     generation 0, so that a generator that can draw one thing only can never recover.
     """
 
     n_initial: Knob = knob(low=1)
+    real_weight: Knob = knob(low=0, whole=False, kw_only=True)
     keeps_all = False
 
     @property
@@ -121,11 +124,25 @@ class Paradigm:
         """The mix of generation t, (n, replicates); raises UserError where the pools have too few rows."""
         mix = self.real(sizes, 0, replicates) if t == 0 else self.later(sizes, t, rng, replicates)
         if len(mix) == 0:
-            names = " or ".join(f.name for f in fields(self))
+            names = " or ".join(f.name for f in fields(self) if f.name != "real_weight")
             raise UserError(
                 f"Generation {t} would have no training data: its mix takes no row of any pool; raise {names}."
             )
-        return mix
+        return mix if t == 0 else self.weighted(mix, t)
+
+    def weighted(self, mix: Mix, t: int) -> Mix:
+        """The mix with real rows of weight `real_weight`; raises UserError where all weights would be 0."""
+        factor = value_at(self.real_weight, t, 1)
+        if factor == 1:
+            return mix
+        weight = np.where(mix.origin == REAL, factor, 1.0)
+        if not weight.any():
+            raise UserError(
+                f"real_weight=0 would leave generation {t} without any weight, since all its training data are real: "
+                "give a weight above 0.",
+                "real_weight",
+            )
+        return Mix(mix.origin, mix.row, weight if mix.weight is None else weight * mix.weight)
 
     def real(self, sizes: Sizes, t: int, replicates: int) -> Mix:
         """R: the first n_initial rows of the real training data, the same for every paradigm."""
@@ -168,6 +185,15 @@ class Replace(Paradigm):
     def closed(self) -> bool:
         a = self.real_fraction
         return not isinstance(a, Schedule) or not any(a.values or (a.start,))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.closed and self.real_weight is not None:
+            raise UserError(
+                "real_weight has no effect under paradigm=replace without real data: set real_fraction above 0, or "
+                "leave it out.",
+                "real_weight",
+            )
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         newest = self.newest(sizes, t, replicates)
@@ -212,6 +238,30 @@ class AccumulateSubsample(Paradigm):
                 "budget",
             )
         return subsample(everything, budget, rng)
+
+
+@dataclass(frozen=True)
+class Stratified(Paradigm):
+    """`budget` // (t + 1) rows of R and of each pool so far (|R| // (t + 1) by default), uniform without replacement:
+    the training set keeps its size, and every generation has the same share of it (Shi et al. 2025, arXiv 2509.16499).
+    """
+
+    budget: Knob = knob(low=1)
+    keeps_all = True
+
+    def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
+        real = self.real(sizes, t, replicates)
+        budget = self.initial(sizes, 0) if self.budget is None else int(value_at(self.budget, t))
+        share, pools = budget // (t + 1), [real, *(rows_of(s, sizes[s], replicates) for s in range(t))]
+        smallest = min(map(len, pools))
+        if not 1 <= share <= smallest:
+            raise UserError(
+                f"paradigm=stratified takes {budget} // {t + 1} = {share} rows of each pool in generation {t}, and the "
+                f"smallest pool has {smallest}: give a budget from {t + 1} to {(smallest + 1) * (t + 1) - 1}, or "
+                "change n_samples.",
+                "budget",
+            )
+        return concatenate(*(subsample(pool, share, rng) for pool in pools))
 
 
 @dataclass(frozen=True)
@@ -306,6 +356,7 @@ _BY_NAME: dict[str, type[Paradigm]] = {
     "replace": Replace,
     "accumulate": Accumulate,
     "accumulate_subsample": AccumulateSubsample,
+    "stratified": Stratified,
     "augment": Augment,
     "fresh": Fresh,
     "real_only": RealOnly,

@@ -19,6 +19,7 @@ from imgloop.analytic.discrete import Discrete
 from imgloop.analytic.gaussian import Gaussian
 from imgloop.analytic.poisson import Poisson
 from imgloop.chain.base import ChainFolder
+from imgloop.curation.verifier import Verifier
 from imgloop.paradigm import Edit, Paradigm, RealOnly, concatenate, rows_of
 from imgloop.pool import REAL, Mix, Pool
 
@@ -77,6 +78,17 @@ def with_replacement():
 def first_rows():
     """The first rows are used instead of random rows."""
     return drawing(lambda total, n, replicates, rng: np.arange(n)[:, None])
+
+
+def weights_dropped():
+    """Real rows have the weight of others."""
+    return patch.object(Paradigm, "weighted", lambda rule, mix, t: mix)
+
+
+def verifier_unbiased():
+    """The verifier takes the real mean for its reference, whatever its bias."""
+    judge = Verifier.__call__
+    return patch.object(Verifier, "__call__", lambda v, *arguments: judge(replace(v, bias=0.0), *arguments))
 
 
 def shared_rows():
@@ -268,6 +280,11 @@ TWINS = (
         "mean_part variance",
     ),
     Twin(
+        reused_indices,
+        "model=gaussian paradigm=stratified data.n=12 generations=6 model.replicates=8000",
+        "mean_part",
+    ),
+    Twin(
         real_dropped,
         "model=gaussian paradigm=augment data.n=10 generations=6 model.replicates=2000",
         "mean_part variance",
@@ -301,6 +318,23 @@ TWINS = (
         real_dropped,
         "model=gaussian data=digits paradigm=augment n_initial=30 generations=6 model.replicates=100",
         "mean_part variance",
+    ),
+    Twin(
+        weights_dropped,
+        "model=gaussian_mean paradigm=fresh real_weight=4 n_initial=10 data.n=60 generations=6 model.replicates=8000",
+        "square",
+    ),
+    Twin(
+        weights_dropped,
+        "model=gaussian_mean paradigm=replace real_fraction=0.5 real_weight=4 data.n=10 generations=6 "
+        "model.replicates=8000",
+        "square",
+    ),
+    Twin(
+        verifier_unbiased,
+        "model=gaussian_mean paradigm=replace curation=verifier curation.bias=0.5 data.n=20 n_samples=100 "
+        "generations=5 model.replicates=1000",
+        "mean square",
     ),
     Twin(
         reused_latents,

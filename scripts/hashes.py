@@ -49,7 +49,7 @@ GROUPS = {
     | gaussian-accumulate: paradigm=accumulate | gaussian-augment: paradigm=augment model.bias=0.8
     | gaussian-subsample: paradigm=accumulate_subsample budget=15 model.unbiased=true
     | gaussian-fresh: paradigm=fresh n_initial=4 | gaussian-edit: paradigm=edit edit_fraction=0.4
-    | gaussian-real_only: paradigm=real_only""",
+    | gaussian-real_only: paradigm=real_only | gaussian-stratified: paradigm=stratified""",
     GAUSSIAN: "gaussian-digits: data=digits model.replicates=3 n_initial=100 paradigm=accumulate generations=3",
     f"{SOLVED} data=law data.n=20": """discrete: model=discrete model.outcomes=5 paradigm=replace generations=200
     | poisson: model=poisson paradigm=accumulate_subsample | bernoulli: model=bernoulli model.p=0.3 paradigm=augment

@@ -136,12 +136,14 @@ RULES = {
     "real_fraction": ("paradigm=replace", "real_fraction=0.4"),
     "accumulate": ("paradigm=accumulate",),
     "accumulate_subsample": ("paradigm=accumulate_subsample", "budget=8"),
+    "stratified": ("paradigm=stratified",),
     "augment": ("paradigm=augment", "n_synthetic=5"),
     "fresh": ("paradigm=fresh", "n_real=4", "n_synthetic=5"),
     "edit": ("paradigm=edit", "edit_fraction=0.4"),
     "real_only": ("paradigm=real_only",),
 }
 SETTINGS = {  # settings, what has a closed form under every rule, what has one under replace alone, what has none
+    "gaussian_mean": (("model=gaussian_mean",), {"mean", "square"}, set(), set()),
     "gaussian": (
         ("model=gaussian",),
         {"variance", "mean_part"},

@@ -23,13 +23,14 @@ from imgloop.errors import UserError
 
 GROUPS = {group: sorted(options(group)) for group in ALL_GROUPS if options(group)}  # measure has users' options alone
 PARADIGMS = {  # the settings of each, besides n_initial
-    "replace": {"real_fraction": 0.5},
-    "accumulate": {},
-    "accumulate_subsample": {"budget": 100},
+    "replace": {"real_fraction": 0.5, "real_weight": 3},
+    "accumulate": {"real_weight": 3},
+    "accumulate_subsample": {"budget": 100, "real_weight": 3},
+    "stratified": {"budget": 100, "real_weight": 3},
     "real_only": {},
-    "augment": {"n_synthetic": 100},
-    "fresh": {"n_real": 100, "n_synthetic": 100},
-    "edit": {"edit_fraction": 0.25},
+    "augment": {"n_synthetic": 100, "real_weight": 3},
+    "fresh": {"n_real": 100, "n_synthetic": 100, "real_weight": 3},
+    "edit": {"edit_fraction": 0.25, "real_weight": 3},
 }
 
 LONGEST = 120  # characters of a condition's name; file systems take 255 bytes
@@ -104,6 +105,7 @@ def test_a_setting_reaches_the_part_that_uses_it():
         "n_initial": 50,
         "n_real": [0, 10, 20],
         "n_synthetic": None,
+        "real_weight": None,
     }
     assert [s.images(t) for t in range(4)] == [100, 200, 300, 300]
     assert (

@@ -5,15 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm, ttest_ind
 
 import imgloop
 from imgloop import store
 from imgloop.config.parts import Part
 from imgloop.config.settings import parsed
-from imgloop.contracts import Context, Release
-from imgloop.correction import Nothing
-from imgloop.curation import Confident, Everything, Random, log_probability, release
+from imgloop.contracts import Context, Given, Release
+from imgloop.correction import Centroid, Nothing
+from imgloop.curation import Confident, Everything, Random, log_probabilities, release
+from imgloop.curation.choice import Choice
+from imgloop.curation.ranked import Loss, Nearest
+from imgloop.curation.spread import Farthest, Threshold
+from imgloop.curation.verifier import Verifier
 from imgloop.errors import UserError
 from imgloop.guards import GuardedCuration
 from imgloop.metrics.features import Features
@@ -69,9 +75,9 @@ def test_confident_curation_releases_the_samples_with_the_surest_class():
     best = np.exp(logits - logits.max(1, keepdims=True))
     best = (best / best.sum(1, keepdims=True)).max(1)
     assert set(released.rows.tolist()) == set(np.argsort(-best)[:10].tolist())
-    assert np.allclose(np.exp(log_probability(logits)), best, rtol=1e-6)
+    assert np.allclose(np.exp(log_probabilities(logits)), best, rtol=1e-6)
     parts = np.stack([logits, logits[::-1]], 1)  # of stacked digits, probabilities multiply
-    assert np.allclose(np.exp(log_probability(parts)), best * best[::-1], rtol=1e-6)
+    assert np.allclose(np.exp(log_probabilities(parts)), best * best[::-1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("features", [None, lambda x: Features(np.zeros((40, 1)))])
@@ -137,6 +143,193 @@ def test_weights_that_a_solvable_system_would_drop_are_refused():
     x = np.zeros((3, 2, 1))
     with pytest.raises(UserError, match="weights"):
         TrainingSet({REAL: Pool(x)}, Mix(np.full((3, 2), REAL), np.zeros((3, 2), int), np.ones((3, 2)))).samples()
+
+
+# -- selections in feature space, by loss, by reward and by a verifier ------------------------------------------------
+
+PLANE = np.random.default_rng(7).standard_normal((40, 2))  # features of IMAGES
+
+
+def seen(x):
+    """Features by the images' rows in IMAGES: the first pixel tells them apart."""
+    rows = [int(np.flatnonzero((IMAGES.x == image).all((1, 2, 3)))[0]) for image in x]
+    return Features(PLANE[rows])
+
+
+def rows_of(curation, features=seen, drawn=IMAGES, **more):
+    chosen = curation(drawn, Context(1, more.get("generator"), more.get("real", IMAGES), features), rng())
+    assert chosen.facts["looked_at"]
+    return chosen.rows
+
+
+SELECTIONS = [Farthest, Threshold, Nearest, Verifier]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(SELECTIONS), st.floats(0.03, 0.5))
+def test_a_selection_releases_its_share_without_repeats(kind, fraction):
+    curation = kind(fraction, radius=50.0) if kind is Verifier else kind(fraction)
+    rows = rows_of(curation)
+    assert len(set(rows.tolist())) == len(rows) == curation.released(40) and (np.diff(rows) > 0).all()
+
+
+@pytest.mark.parametrize("kind", [Farthest, Threshold])
+def test_spread_samples_are_farther_apart_than_random_ones(kind):
+    def least(rows):
+        apart = np.linalg.norm(PLANE[rows][:, None] - PLANE[rows], axis=2)
+        return np.sort(apart + 99 * np.eye(len(rows)), axis=1)[:, 0].min()
+
+    spread = least(rows_of(kind(0.25)))
+    assert spread > 1.5 * max(least(rng("x" * i).permutation(40)[:10]) for i in range(20))
+
+
+def test_farthest_is_within_twice_the_best_covering_radius():
+    """Gonzalez 1985: no ten points cover the others within less than half of the radius that greedy selection needs."""
+    line = np.array([0.0, 1.0, 10.0, 11.0, 20.0, 21.0])[:, None]
+    chosen = Farthest(0.5)(Pool(IMAGES.x[:6]), context(lambda x: Features(line)), rng()).rows
+    assert len({int(line[r, 0] // 10) for r in chosen}) == 3  # one of each pair
+
+
+@pytest.mark.parametrize("kind", [Farthest, Threshold])
+def test_copies_are_released_last_and_once(kind):
+    copies = Features(np.repeat([[0.0], [1.0], [5.0]], [6, 1, 1], 0))
+    rows = kind(0.5)(Pool(IMAGES.x[:8]), context(lambda x: copies), rng()).rows
+    assert len(set(rows.tolist())) == 4 and {6, 7} <= set(rows.tolist())
+
+
+def test_nearest_releases_the_samples_nearest_to_real_ones():
+    drawn = Pool(IMAGES.x[20:])
+    real = Pool(IMAGES.x[:20])
+    apart = np.linalg.norm(PLANE[20:, None] - PLANE[:20], axis=2).min(1)
+    assert set(rows_of(Nearest(0.25), drawn=drawn, real=real).tolist()) == set(np.argsort(apart)[:5].tolist())
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_loss_ranks_by_the_mean_over_noise_levels(keep):
+    losses = np.random.default_rng(8).random((40, 3))
+
+    class Model:
+        def risk(self, real, seed):
+            return losses
+
+    order = np.argsort(losses.mean(1) * (1 if keep == "low" else -1))
+    assert set(rows_of(Loss(0.25, keep), generator=Model()).tolist()) == set(order[:10].tolist())
+
+
+def test_choice_follows_the_softmax_of_the_reward():
+    """Of a pair with rewards a and b the first is chosen with probability 1 / (1 + exp(b - a))."""
+    logits = np.log(np.array([[0.9, 0.1], [0.4, 0.6]]))
+    pair = Pool(IMAGES.x[:2])
+    share = np.mean(
+        [
+            Choice(2, 3.0, 0)(pair, context(lambda x: Features(PLANE[:2], logits)), np.random.default_rng(i)).rows[0]
+            == 0
+            for i in range(4000)
+        ]
+    )
+    p = 1 / (1 + np.exp(3.0 * (0.4 - 0.9)))
+    assert abs(share - p) < 4 * np.sqrt(p * (1 - p) / 4000)
+
+
+@given(st.integers(0, 26))
+@settings(max_examples=10, deadline=None)
+def test_the_reward_of_a_class_of_several_parts_is_the_product_of_its_digits(c):
+    logits = np.random.default_rng(9).standard_normal((5, 3, 3))
+    p = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+    product = p[:, 0, c // 9] * p[:, 1, c // 3 % 3] * p[:, 2, c % 3]
+    assert np.allclose(np.exp(log_probabilities(logits, c)), product)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.2])
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_a_verifier_accepts_at_its_rate(error, bias):
+    """d² / s² of N(0, 1) samples from a reference at b: p is a Gaussian integral."""
+    real, drawn = (Pool(np.random.default_rng(i).standard_normal((n, 50, 1))) for i, n in ((0, 2000), (1, 4000)))
+    facts = Verifier(0.1, 1.0, bias, error)(drawn, Context(0, None, real), rng()).facts
+    p = np.sqrt(0.5) * np.exp(-(bias**2) / 4)
+    assert facts["accepted"] == pytest.approx(p + error * (1 - 2 * p), abs=0.01)
+
+
+def test_a_verifier_that_accepts_too_few_is_refused_in_one_sentence():
+    with pytest.raises(UserError, match=r"accepted \d+ of the 40 samples of generation 1.*lower it.*radius") as error:
+        rows_of(Verifier(0.9, radius=0.1))
+    assert error.value.setting == "curation.fraction"
+
+
+def test_a_verifier_without_a_reference_is_refused():
+    alike = Pool(np.zeros((5, 2, 1)))
+    with pytest.raises(UserError, match="no reference"):
+        Verifier()(Pool(np.ones((8, 2, 1))), Context(0, None, alike), rng())
+
+
+def test_a_correction_moves_images_to_the_nearest_class_centroid():
+    real = Pool(np.repeat(np.array([10, 200], np.uint8), 6).reshape(12, 1, 1, 1) + np.zeros((1, 1, 2, 2), np.uint8),
+                np.repeat([0, 1], 6))  # fmt: skip
+    x = np.array([20, 100, 120, 255], np.uint8).reshape(4, 1, 1, 1) + np.zeros((1, 1, 2, 2), np.uint8)
+    moved = Centroid(0.5)(x, Context(0, None, real), rng())
+    assert moved.dtype == np.uint8 and moved[:, 0, 0, 0].tolist() == [15, 55, 160, 228]
+
+
+GIVEN = Given("diffusion", "classifier", 10, logits=True, risk=True, n_real=100)
+SOLVABLE = Given("gaussian", None, None, logits=False, risk=False, n_real=100)
+UNLABELLED = Given("diffusion", "random", None, logits=False, risk=True, n_real=100)
+
+
+@pytest.mark.parametrize(
+    "stage, chain, words",
+    [
+        (Confident(), UNLABELLED, "curation=confident needs a classifier"),
+        (Choice(), UNLABELLED, "curation=choice needs a classifier"),
+        (Choice(of_class=10), GIVEN, "of_class=10: the data have 10 classes"),
+        (Farthest(), SOLVABLE, "curation=farthest looks at images, and model=gaussian is a solvable system"),
+        (Threshold(1.0), GIVEN, "fraction=1 releases every sample"),
+        (Verifier(1.0), SOLVABLE, "fraction=1 releases every sample"),
+        (Verifier(), Given("gaussian", None, None, False, False, 1), "there are 1"),
+        (Loss(), Given("gan", "classifier", 10, True, False, 100), "model=gan has none"),
+        (Centroid(), UNLABELLED, "these data have no labels"),
+        (Centroid(), SOLVABLE, "model=gaussian is a solvable system"),
+    ],
+)
+def test_what_a_chain_lacks_is_named_before_anything_is_trained(stage, chain, words):
+    with pytest.raises(UserError, match=words) as error:
+        stage.check(chain)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("stage", [Confident(), Choice(), Farthest(), Loss(), Verifier(), Centroid(), Random(1.0)])
+def test_a_chain_that_has_all_is_accepted(stage):
+    stage.check(GIVEN)
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["model=gan", "curation=loss"], "model=gan has none"),
+        (["features=random", "curation=choice"], "curation=choice needs a classifier"),
+        (["model=gaussian", "paradigm=augment", "real_weight=2"], "model=gaussian does not use the weights"),
+        (["paradigm=augment", "real_weight=-1"], "real_weight=-1"),
+        (["paradigm=augment", "real_weight=0", "n_synthetic=0"], "real_weight=0 would leave generation 1 without any"),
+        (["paradigm=replace", "real_weight=2"], "real_fraction"),
+        (["paradigm=real_only", "real_weight=2"], "real_weight has no effect under paradigm=real_only"),
+        (["curation=choice", "curation.k=99"], "curation.k=99 chooses one of 99 samples"),
+    ],
+)
+def test_a_chain_that_cannot_be_selected_from_is_refused_before_it_begins(tmp_path, overrides, words):
+    own = [o for o in QUICK if "gan" not in "".join(overrides) or not o.startswith("model.sampler")]
+    own = own if "model=gaussian" not in overrides else ["display=none", "generations=2"]
+    with pytest.raises(UserError, match=words):
+        imgloop.run([*own, *overrides, f"out={tmp_path}"])
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_a_selected_chain_records_what_it_looked_at(tmp_path):
+    result = imgloop.run([*QUICK, "paradigm=accumulate", "curation=farthest", "correction=centroid", f"out={tmp_path}"])
+    records = [store.read_json(result.folder / f"gen{t:03d}" / "record.json") for t in range(2)]
+    first = records[0]["selection"]
+    assert first["share"] == 0.5 and first["looked_at"] == Farthest.looks_at and first["least_distance"] > 0
+    assert records[0]["n_corrected"] > 0 and records[1]["real_share"] == pytest.approx(
+        records[0]["n_train"] / (records[0]["n_train"] + 24)
+    )
 
 
 # -- closed forms ----------------------------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ import functools
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from torch._dynamo.testing import CompileCounter
 
+import imgloop
+from imgloop import store
 from imgloop.errors import Stopped, UserError
 from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
@@ -271,3 +274,25 @@ def test_cuda_graphs_are_refused_where_they_have_no_use(tmp_path):
     object.__setattr__(settings, "compile", "graphs")
     with pytest.raises(UserError, match="model=diffusion"):
         GAN(batch=8).fit(training_set(), Task(0, 0, 8, "scratch", tmp_path, trainer=settings), None)
+
+
+def test_the_sampling_bias_is_that_of_the_generation(tmp_path):
+    result = imgloop.run(
+        [*TINY, "paradigm=replace", "generations=2", "model.bias={start:1,factor:0.25}", f"out={tmp_path}"]
+    )
+    plain = imgloop.run([*TINY, "paradigm=replace", "generations=2", f"out={tmp_path}"])
+    biases = [store.read_json(result.folder / f"gen{t:03d}" / "record.json")["sampling"]["bias"] for t in range(2)]
+    assert biases == [1.0, 0.25]
+    x = [
+        [store.open_arrays(r.folder / f"gen{t:03d}" / "pool.safetensors")["x"] for r in (result, plain)] for t in (0, 1)
+    ]
+    assert np.array_equal(*x[0]) and not np.array_equal(*x[1])
+
+
+@pytest.mark.parametrize(
+    "bias, words", [([1, 0.5], "lists 2 values"), ([1, 0], "model.bias=0"), ("{speed:1}", "schedule")]
+)
+def test_a_schedule_of_the_sampling_bias_is_checked_before_training(tmp_path, bias, words):
+    with pytest.raises(UserError, match=words):
+        imgloop.run([*TINY, "generations=3", f"model.bias={bias}", f"out={tmp_path}"])
+    assert not list(tmp_path.rglob("record.json"))

@@ -44,7 +44,7 @@ FACTORS = {
         "replace real_fraction=0.5",
         "accumulate",
         "accumulate_subsample budget=40",
-        "augment",
+        "augment real_weight=2",
         "fresh n_initial=30 n_real=20",
         "edit edit_fraction=0.03",
         "real_only",
@@ -269,6 +269,7 @@ NEEDS = {  # settings without which a setting has no effect
     "label_drop": ["model.conditional=true"],
 }
 SYSTEMS = {
+    "gaussian_mean": {"replicates": 5},
     "gaussian": {"replicates": 5, "dimension": 2, "unbiased": True, "bias": 0.9},
     "discrete": {"replicates": 5, "outcomes": 4, "p": [0.7, 0.2, 0.1]},
     "poisson": {"replicates": 5, "rate": 2.0},
@@ -284,6 +285,7 @@ MIXES = {
     "n_synthetic": 9,
     "budget": 11,
     "edit_fraction": 0.5,
+    "real_weight": 3.0,
 }
 
 
@@ -384,6 +386,7 @@ def test_every_setting_of_a_system_changes_its_table(option, key, tmp_path):
 )
 def test_every_setting_of_a_paradigm_changes_its_mix(option, key):
     start = {"n_initial": 20, "n_real": 10} if option == "fresh" else {}
+    start |= {"real_fraction": 0.25} if key == "real_weight" and option == "replace" else {}
 
     def mixes(**more):
         given = [f"{k}={v}" for k, v in (start | more).items()]
@@ -392,6 +395,6 @@ def test_every_setting_of_a_paradigm_changes_its_mix(option, key):
         for t in range(3):
             made.append(paradigm(sizes, t, np.random.default_rng(t)))
             sizes[t] = 80
-        return [(m.origin.tolist(), m.row.tolist()) for m in made]
+        return [(m.origin.tolist(), m.row.tolist(), m.weight is None or m.weight.tolist()) for m in made]
 
     assert mixes() == mixes() != mixes(**{key: MIXES[key]})

@@ -26,6 +26,7 @@ from imgloop.paradigm import (
     Paradigm,
     RealOnly,
     Replace,
+    Stratified,
     concatenate,
     random_subsets,
     rows_of,
@@ -35,7 +36,7 @@ from imgloop.paradigm import (
 from imgloop.pool import REAL, Mix
 
 any_case = settings(max_examples=60, deadline=None)
-RULES = (Replace, Accumulate, AccumulateSubsample, Augment, Fresh, RealOnly)
+RULES = (Replace, Accumulate, AccumulateSubsample, Stratified, Augment, Fresh, RealOnly)
 
 
 def rng(seed=0):
@@ -238,6 +239,18 @@ def test_accumulate_subsample_draws_its_budget_from_everything(case, data):
 
 @any_case
 @given(cases(), st.data())
+def test_stratified_takes_equally_many_rows_of_every_pool(case, data):
+    smallest = min([case.initial, *(n for s, n in case.sizes.items() if 0 <= s < case.t)])
+    budget = data.draw(st.integers(case.t + 1, (smallest + 1) * (case.t + 1) - 1))
+    mix = case.mix(Stratified(n_initial=case.n_initial, budget=budget))
+    law_shape(mix, case.sizes, case.replicates)
+    law_counts(mix, dict.fromkeys(range(REAL, case.t), budget // (case.t + 1)))
+    law_no_repeat(mix)
+    law_below(mix, REAL, case.initial)
+
+
+@any_case
+@given(cases(), st.data())
 def test_augment_is_r_and_some_of_the_newest_pool(case, data):
     n = data.draw(st.none() | st.integers(0, case.sizes[case.t - 1]))
     mix = case.mix(Augment(n_initial=case.n_initial, n_synthetic=n))
@@ -245,6 +258,23 @@ def test_augment_is_r_and_some_of_the_newest_pool(case, data):
     law_counts(mix, {REAL: case.initial, case.t - 1: case.sizes[case.t - 1] if n is None else n})
     law_no_repeat(mix)
     law_all(mix, REAL, 0, case.initial)
+
+
+@any_case
+@given(cases(), st.sampled_from([Accumulate, AccumulateSubsample, Augment]), st.floats(0.1, 9))
+def test_real_rows_have_their_weight_and_the_same_rows(case, rule, weight):
+    plain, mix = (case.mix(rule(n_initial=case.n_initial, real_weight=w)) for w in (None, weight))
+    assert np.array_equal(mix.row, plain.row) and np.array_equal(mix.origin, plain.origin) and plain.weight is None
+    expected = np.where(mix.origin == REAL, weight, 1.0)
+    assert weight == 1 or np.array_equal(mix.weight, expected)
+    assert rule(real_weight=weight)({REAL: 9}, 0, rng()).weight is None  # generation 0 is shared
+
+
+def test_the_weight_of_real_rows_follows_a_schedule_and_multiplies_others():
+    rule = Augment(real_weight=[1, 1, 3])
+    assert [rule({REAL: 2, 0: 1, 1: 1}, t, rng()).weight is None for t in range(3)] == [True, True, False]
+    mix = Window(decay=0.5, real_weight=4)({REAL: 1, 0: 1, 1: 1}, 2, rng())
+    assert mix.weight is not None and mix.weight[0, 0] == 4
 
 
 @any_case
@@ -281,7 +311,8 @@ def test_generation_0_is_r_under_every_rule(rule, case):
 @given(case=cases())
 def test_rules_are_pure(rule, case):
     sizes = {**case.sizes, REAL: case.sizes[REAL] * (case.t + 1)}  # enough for fresh
-    law_pure(rule(n_initial=case.sizes[REAL]), sizes, case.t, case.replicates)
+    more = {"budget": case.t + 1} if rule is Stratified else {}  # a row of each pool
+    law_pure(rule(n_initial=case.sizes[REAL], **more), sizes, case.t, case.replicates)
 
 
 @any_case
@@ -417,6 +448,8 @@ def test_accumulate_subsample_is_uniform_over_everything(replicate):
     [
         (Replace(n_initial=20, real_fraction=0.4), REAL, 10, 20),
         (Replace(n_initial=20, real_fraction=0.4), 1, 15, 25),
+        (Stratified(n_initial=20, budget=30), 0, 10, 15),
+        (Stratified(n_initial=20, budget=30), REAL, 10, 20),
         (Augment(n_initial=20, n_synthetic=9), 1, 9, 25),
         (Fresh(n_initial=10, n_real=5, n_synthetic=9), 1, 9, 25),
     ],
@@ -495,6 +528,8 @@ def test_an_impossible_value_is_refused_when_the_paradigm_is_built(rule, knobs):
         (AccumulateSubsample(budget=31), 1, "budget=31.*30"),
         (AccumulateSubsample(n_initial=5, budget=26), 2, "budget=26.*25"),
         (AccumulateSubsample(budget=[1, 2]), 2, "budget.*2"),
+        (Stratified(budget=33), 2, "33 // 3 = 11 rows.*smallest pool has 10: give a budget from 3 to 32"),
+        (Stratified(budget=2), 2, "2 // 3 = 0"),
         (Augment(n_synthetic=11), 1, "n_synthetic=11.*10"),
         (Fresh(n_initial=5, n_real=5, n_synthetic=11), 1, "n_synthetic=11.*10"),
         (Fresh(n_initial=5, n_real=0, n_synthetic=0), 1, "n_real.*n_synthetic"),
@@ -568,7 +603,7 @@ class PoolsEqually(AccumulateSubsample):
         return concatenate(*(subsample(p, int(value_at(self.budget, t)) // len(parts), rng) for p in parts))
 
 
-class Stratified(AccumulateSubsample):
+class Proportional(AccumulateSubsample):
     """Each pool's exact share of the budget: uniform for every row, but not one uniform draw."""
 
     def later(self, sizes, t, rng, replicates):
@@ -670,7 +705,7 @@ def test_twin_shares_that_are_not_uniform(rule):
 
 
 def test_twin_exact_shares_where_a_uniform_draw_varies():
-    counts = inclusion(lambda g, n: subsampled(g, n, Stratified(n_initial=20, budget=24)), EVERYTHING, draws=1500)
+    counts = inclusion(lambda g, n: subsampled(g, n, Proportional(n_initial=20, budget=24)), EVERYTHING, draws=1500)
     law_uniform(counts, 24)
     broken(law_hypergeometric, counts, 24, special=20)
 

@@ -13,7 +13,10 @@ from conftest import REPO, TINY, thinned
 
 PAGES = [
     REPO / "README.md",
-    *(REPO / "docs" / f"{name}.md" for name in ("paradigms", "data", "models", "results", "python", "logging")),
+    *(
+        REPO / "docs" / f"{name}.md"
+        for name in ("paradigms", "selection", "data", "models", "results", "python", "logging")
+    ),
     *(REPO / "docs" / f"{name}.md" for name in ("systems", "theory")),
 ]
 BLOCKS = [(page, *block) for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.S)]

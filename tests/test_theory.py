@@ -15,10 +15,12 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import pytest
 from conftest import thinned
+from scipy.optimize import minimize_scalar
 from scipy.special import digamma
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course, edit_windows
+from imgloop.analytic.location import weighted_mean_square
 from imgloop.errors import UserError
 
 REPLICATES = 6000
@@ -30,6 +32,8 @@ COURSES = {
     "accumulate": Course("accumulate", 12, FEW),
     "subsample": Course("accumulate_subsample", 12, FEW),
     "subsample_budget": Course("accumulate_subsample", 12, FEW, budget=(0, 20, 9, 31, 14, 24)),
+    "stratified": Course("stratified", 12, FEW),
+    "stratified_budget": Course("stratified", 12, FEW, budget=(0, 19, 9, 31, 44, 53)),
     "augment": Course("augment", 12, FEW),
     "augment_some": Course("augment", 12, FEW, n_synthetic=(0, 4, 15, 0, 17, 5)),
     "fresh": Course("fresh", 12, FEW),
@@ -97,6 +101,9 @@ def simulate(course, real, generate, rng):
                     data = np.concatenate([first, *pools])
                 case "accumulate_subsample":
                     data = pick(np.concatenate([first, *pools]), (course.budget or [len(first)] * 99)[t], rng)
+                case "stratified":
+                    share = (course.budget or [len(first)] * 99)[t] // (t + 1)
+                    data = np.concatenate([pick(pool, share, rng) for pool in (first, *pools)])
                 case "augment":
                     k = course.n_synthetic[t] if course.n_synthetic else len(newest)
                     data = np.concatenate([first, pick(newest, k, rng)])
@@ -788,3 +795,31 @@ def test_wrong_sizes(wrong, named):
     with pytest.raises(UserError, match=named) as error:
         wrong()
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+# A Gaussian mean of weighted real rows
+
+
+@pytest.mark.parametrize(
+    "paradigm, generation, best", [("fresh", 1, 2 / 3), ("fresh", 60, (5**0.5 - 1) / 2), ("augment", 60, 1.0)]
+)
+def test_the_best_weight_of_real_rows(paradigm, generation, best):
+    """The share of the weight on n real rows beside n synthetic ones that minimises the risk: 2/3 in the first refit and
+    .618 in the long run for new real rows, all of it for the same ones."""
+
+    def risk(share):
+        weight = (share / (1 - share),) * (generation + 1)
+        square = weighted_mean_square(Course(paradigm, 20, (20,) * (generation + 1), real_weight=weight))
+        assert square is not None
+        return square[generation]
+
+    found = minimize_scalar(risk, bounds=(0.01, 1 - 1e-6), method="bounded", options={"xatol": 1e-7}).x
+    assert found == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("course", [c for c in COURSES.values() if c.paradigm in ("augment", "fresh", "replace")])
+def test_weights_of_1_are_no_weights(course):
+    plain, weighted = (
+        weighted_mean_square(replace(course, real_weight=w)) for w in (None, (1.0,) * course.generations)
+    )
+    assert plain == pytest.approx(weighted, rel=1e-9)

@@ -11,12 +11,13 @@ from imgloop.errors import UserError
 
 PerGeneration = tuple[float, ...] | None  # entry t is of generation t, entry 0 unused; None: the rule's default
 # Paradigms with closed forms.
-PARADIGMS = ("replace", "accumulate", "accumulate_subsample", "augment", "fresh", "edit", "real_only")
+PARADIGMS = ("replace", "accumulate", "accumulate_subsample", "stratified", "augment", "fresh", "edit", "real_only")
 
 
 @dataclass(frozen=True)
 class Course:
-    """A chain as the closed forms see it: mixing rule, size `n_initial` of R, and rows `drawn` by each generation."""
+    """A chain as the closed forms see it: mixing rule, size `n_initial` of R, and rows `drawn` by each generation, of
+    those that are released. verifier: bias and radius of curation=verifier."""
 
     paradigm: str
     n_initial: int
@@ -26,6 +27,8 @@ class Course:
     n_real: PerGeneration = None
     n_synthetic: PerGeneration = None
     edit_fraction: PerGeneration = None
+    real_weight: PerGeneration = None
+    verifier: tuple[float, float] | None = None
 
     @property
     def generations(self) -> int:
@@ -52,14 +55,14 @@ class Composition:
     """The rows of one mix by block: R first, then pools 0..t-1.
 
     `rows` (t+1,) of each block are candidates: each is in the mix with probability `share`, each two with `pair_share`.
-    `fresh`: number of new real rows. `kept`: probability that a row of a later mix is in this one.
+    `fresh`: number of new real rows. `kept`: probability that a row of a later mix is in this one, or one a block.
     """
 
     rows: np.ndarray
     fresh: int = 0
     share: float = 1.0
     pair_share: float = 1.0
-    kept: float = 1.0
+    kept: float | np.ndarray = 1.0
 
     @property
     def size(self) -> int:
@@ -118,6 +121,9 @@ def composition(course: Course, t: int, available: np.ndarray) -> Composition:
         case "accumulate_subsample":
             b, m = int(course.at("budget", t, n)), available.sum()
             return Composition(available, share=b / m, pair_share=b * (b - 1) / (m * (m - 1)), kept=b / m)
+        case "stratified":
+            share = int(course.at("budget", t, n)) // (t + 1)
+            return Composition(np.full(t + 1, share), kept=share / available)
         case "augment" | "fresh":
             rows[-1] = course.at("n_synthetic", t, available[-1])
             if course.paradigm == "fresh":

@@ -36,13 +36,16 @@ class System:
     """A solvable model with R replicates, fitted all at once; a subclass adds settings and overrides `draw`, `fit`,
     `measure` and, where closed forms are known, `theory`.
 
-    `quantities` names what is measured. `takes_images`: whether real images can be the true law (`images`). Raises
+    `quantities` names what is measured. `takes_images`: whether real images can be the true law (`images`).
+    `weighted`: whether `fit` uses the weights of the mix. `verified`: whether `theory` covers curation=verifier. Raises
     UserError for settings at which the system does not exist.
     """
 
     replicates: int = setting(1000, low=1)
     quantities: ClassVar[dict[str, Quantity]] = {}
     takes_images: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
+    verified: ClassVar[bool] = False
 
     def __post_init__(self):
         check_settings(self, "model")

@@ -17,7 +17,8 @@ from scipy.stats import binom
 from imgloop.analytic.course import Course, compositions, edit_windows
 from imgloop.errors import UserError
 
-REACHING = ("accumulate", "accumulate_subsample", "edit")  # rules whose mixes hold rows of pools before the newest
+# rules whose mixes hold rows of pools before the newest
+REACHING = ("accumulate", "accumulate_subsample", "stratified", "edit")
 WIDEST = 2000  # largest fit, in rows, for which the Wright-Fisher matrix (rows x rows) is built
 
 

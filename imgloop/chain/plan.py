@@ -41,6 +41,7 @@ class Plan:
     sample_bytes: int
     real_bytes: int
     model_bytes: int = 0
+    weighted: bool = False  # whether a mix has weights
     train_rate: float = 1.0  # images a second
     sample_rate: float = 1.0
     measure_rate: float = 1.0
@@ -66,18 +67,20 @@ class Plan:
                     "(start=weights, or start=PATH for generation 0).",
                     "train.images",
                 )
-        sizes, mixes = dict(chain.sizes), []
+        sizes, mixes, weighted = dict(chain.sizes), [], False
         for t in range(first, generations):
             try:
-                mixes.append(len(paradigm(sizes, t, chain.rng(t, "mix"))))
+                mix = paradigm(sizes, t, chain.rng(t, "mix"))
             except MemoryError:
                 raise UserError(
                     f"The training set of generation {t}, of pools of {max(sizes.values()):,} images, is too large for "
                     "this machine's memory: lower n_samples.",
                     "n_samples",
                 ) from None
+            mixes.append(len(mix))
+            weighted = weighted or mix.weight is not None
             sizes[t] = curation.released(samples[t - first])
-        plan = replace(plan, trained_on=tuple(mixes))
+        plan = replace(plan, trained_on=tuple(mixes), weighted=weighted)
         if mixes and chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))
         return plan
@@ -117,7 +120,7 @@ class Plan:
             pool = generator.sample(min(256, self.samples[0]), seed=0)
             sample_rate = 256 / (time.perf_counter() - started)  # samples are drawn 256 at a time
             started = time.perf_counter()
-            evaluator(pool, generator)
+            evaluator(pool, generator, training=data)
             measure_rate = 1 / (time.perf_counter() - started)
         rates = {"train_rate": train_rate, "sample_rate": sample_rate, "measure_rate": measure_rate}
         return replace(self, **rates, model_bytes=model_bytes, device=generator.device)

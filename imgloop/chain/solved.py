@@ -25,10 +25,11 @@ from imgloop.chain.base import ChainFolder, Fit, Parts, Surroundings
 from imgloop.chain.trained import sample_sizes
 from imgloop.chain.written import LATENTS
 from imgloop.config.settings import MIXING, Settings
-from imgloop.contracts import Curation, Paradigm
+from imgloop.contracts import Curation, Given, Paradigm
 from imgloop.curation import Everything, Random, Released
+from imgloop.curation.verifier import Verifier
 from imgloop.errors import UserError
-from imgloop.guards import call, guarded, what
+from imgloop.guards import call, check_weighted, guarded, what
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import versions
 from imgloop.study import solved
@@ -114,7 +115,12 @@ class SolvedChain(ChainFolder):
             system, real = system.images(images, paradigm.initial({REAL: n}, 0))
         self.paradigm, self.curation, self.generations, self.system = paradigm, curation, generations, system
         random = isinstance(curation, Random) and system.exchangeable
-        self.plain = (isinstance(curation, Everything) or random) and self.settings.choices["correction"] == "none"
+        verified = isinstance(curation, Verifier) and curation.error == 0 and system.verified
+        plain = isinstance(curation, Everything) or random or verified
+        self.plain = plain and self.settings.choices["correction"] == "none"
+        given = Given(self.settings.choices["model"], None, None, logits=False, risk=False, n_real=n)
+        for stage in (correction, curation):
+            stage.check(given)
         n_drawn = sample_sizes(self.settings, paradigm.initial({REAL: n}, 0))
         drawn = [n_drawn(t) for t in range(generations)]
         sizes = {REAL: n} | {t: curation.released(k) for t, k in enumerate(drawn)}
@@ -148,7 +154,7 @@ class SolvedChain(ChainFolder):
         if pool.x.dtype.kind == "f" and not np.isfinite(pool.x).all():
             raise part.error(f"returned NaN or infinity from {method}; expected finite numbers.")
 
-    def measured(self, pool: Pool, fit: Any) -> dict[str, np.ndarray]:
+    def measured(self, pool: Pool, fit: Any, training: TrainingSet | None = None) -> dict[str, np.ndarray]:
         """The system's quantities of a fit, float (R,) each."""
         part = self.settings.part("model")
         values = call(part, "measuring", self.system.measure, fit)
@@ -166,6 +172,8 @@ class SolvedChain(ChainFolder):
             return None
         knobs = {name: getattr(self.paradigm, name, None) for name in MIXING[1:]}
         given = {k: tuple(s(t) for t in range(len(drawn))) for k, s in knobs.items() if s is not None}
+        if isinstance(self.curation, Verifier):
+            given["verifier"] = self.curation.bias, self.curation.radius
         return Course(self.settings.choices["paradigm"], initial[0], drawn, **given)
 
     def rows_fitted(self, sizes: dict[int, int]) -> list[int]:
@@ -177,7 +185,9 @@ class SolvedChain(ChainFolder):
         last, rows = self.generations - 1, []
         for t in range(self.generations):
             if not self.paradigm.keeps_all or t < 500 or t == last:
-                rows.append(len(self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))))
+                mix = self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))
+                check_weighted(self.settings, self.system, mix.weight is not None)
+                rows.append(len(mix))
             if self.stop():
                 self.stop.end_of_fit()
         return rows

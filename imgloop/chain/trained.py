@@ -16,9 +16,10 @@ from imgloop.chain.plan import Plan
 from imgloop.chain.written import write, write_losses
 from imgloop.config.fork import Fork
 from imgloop.config.settings import STARTS, Settings
+from imgloop.contracts import Given
 from imgloop.curation import Released
 from imgloop.errors import UserError
-from imgloop.guards import check_flips, guarded, user_measures
+from imgloop.guards import check_flips, check_weighted, guarded, user_measures
 from imgloop.measures import MEASURES
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.provenance import machine, versions
@@ -124,11 +125,17 @@ class Chain(ChainFolder):
         model = guarded(self.settings.part("model"), self.settings.build("model"))
         model.check(real, plan.images)
         check_flips(self.settings, model)
+        check_weighted(self.settings, model, plan.weighted)
         use_threads(self, model, real)
         progress, device = self.display.reading("training the classifier"), self.trainer.device
         compared = real.mirrored() if self.flip else real
         extractor = self.settings.build("features", real=compared, shared=self.shared, device=device, progress=progress)
         evaluator = Evaluator(extractor, compared, self.shared, measures=user_measures(self.settings))
+        choices, classes, n_real = self.settings.choices, real.classes, len(real.train)
+        logits = evaluator.heldout_features.logits is not None
+        given = Given(choices["model"], extractor.name, classes and len(classes), logits, model.has_risk, n_real)
+        for stage in (parts.correction, parts.curation):
+            stage.check(given)
         self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
         return replace(parts, model=model, evaluator=evaluator, features=evaluator.extractor)
 

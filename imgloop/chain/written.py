@@ -54,6 +54,7 @@ def describe(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Re
     if released.rows is not None:
         corrected = 0 if released.corrected is None else int(released.corrected.sum())
         curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
+        curated |= {"selection": {"share": len(released.pool) / len(drawn), **released.facts}}
         curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
     return {
         "generation": t,

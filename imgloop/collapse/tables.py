@@ -26,6 +26,7 @@ MIXING_ONLY = (
     "n_synthetic",
     "budget",
     "edit_fraction",
+    "real_weight",
     "n_samples",
     "curation",
     "correction",

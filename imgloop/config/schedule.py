@@ -97,12 +97,12 @@ class Schedule:
 Knob = float | Sequence[float] | Mapping[str, float] | Schedule | None
 
 
-def knob(*, low: float | None = None, high: float | None = None, whole: bool = True) -> Any:
+def knob(*, low: float | None = None, high: float | None = None, whole: bool = True, kw_only: bool = False) -> Any:
     """A dataclass field for a setting that may change over generations; None, the default, leaves it to the paradigm.
 
     Values lie in [low, high]; `whole`: they are whole numbers.
     """
-    return field(default=None, metadata={"knob": {"low": low, "high": high, "whole": whole}})
+    return field(default=None, kw_only=kw_only, metadata={"knob": {"low": low, "high": high, "whole": whole}})
 
 
 def read_knobs(part: Any, name: Callable[[str], str]) -> None:

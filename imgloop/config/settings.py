@@ -29,6 +29,7 @@ MIXING = (  # settings of paradigms, on the top level
     "n_synthetic",
     "budget",
     "edit_fraction",
+    "real_weight",
 )
 # Settings that say where, how far, with what display and with which measures: they change no sample of a chain.
 NO_IDENTITY = (
@@ -258,7 +259,8 @@ class Settings:
                 raise UserError(
                     f"{group}.{key} cannot be overridden: choose an option of {group.split('.')[0]}.", f"{group}.{key}"
                 )
-            self.check_kind(f"{group}.{key}", node.get(key), usual)
+            if not (group == "model" and self.part(group).ours and isinstance(node.get(key), list | dict)):
+                self.check_kind(f"{group}.{key}", node.get(key), usual)  # else a schedule, which the model checks
 
     def check_fork(self) -> None:
         """Raise UserError for a fork that does not exist, or that leaves nothing to do."""

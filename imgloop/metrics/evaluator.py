@@ -21,12 +21,13 @@ from imgloop.metrics.features import Extractor, Features
 from imgloop.metrics.frechet import RealMoments, frechet_distance
 from imgloop.metrics.kernel import kernel_distance
 from imgloop.metrics.manifold import RealManifold, expected_coverage, manifold_scores, neighbour_scores
+from imgloop.metrics.memorisation import generalisation_score, knn_entropy, mix_features
 from imgloop.metrics.modes import class_counts, mode_coverage
 from imgloop.metrics.tails import EMPTY_ZONE, RealTails, class_centroids, too_few
 from imgloop.metrics.trained import fingerprints
 from imgloop.metrics.variance import effective_rank, variance_ratio, within_class_variance_ratio
 from imgloop.metrics.vendi import vendi_score
-from imgloop.pool import Pool
+from imgloop.pool import Pool, TrainingSet
 
 K_PRECISION, K_DENSITY = 3, 5  # neighbours: Kynkaanniemi et al. 2019; Naeem et al. 2020
 LEAST_SAMPLES = 2 * K_DENSITY + 1  # that can be compared
@@ -121,6 +122,7 @@ class Evaluator:
             copies = self.kept("copies", lambda: neighbours(train.x, 1))
             self.train = RealManifold.from_arrays(train.x, copies)
         self.null_vendi: dict[int, float] = {}  # by number of samples
+        self.null_entropy: dict[int, float | None] = {}  # likewise
         self.tails = None if self.few else RealTails.from_arrays(heldout.x, self.kept("tails", self.real_tails))
         if self.tails is not None and not self.tails.zone:
             self.tails, self.few = None, EMPTY_ZONE
@@ -264,9 +266,15 @@ class Evaluator:
         folder = self.cache / f"reference-{store.content_key([FORMAT, self.protocol, store.array_hash(train)])}"
         return store.read_json(store.once(folder, make) / "reference.json")
 
-    def __call__(self, pool: Pool, generator: Generator | None = None, features: Features | None = None) -> Scores:
+    def __call__(
+        self,
+        pool: Pool,
+        generator: Generator | None = None,
+        features: Features | None = None,
+        training: TrainingSet | None = None,
+    ) -> Scores:
         """Every score of `pool`, and the held-out risk of the generator if it has one; None where not measured.
-        `features`: those of the pool, if they are known already."""
+        `features`: those of the pool, if they are known already. `training`: what the generator was trained on."""
         features = self.extractor(pool.x) if features is None else features
         values: dict[str, Any] = dict.fromkeys((*SCORES, *self.measures))
         notes: dict[str, Any] = {}
@@ -277,6 +285,8 @@ class Evaluator:
             notes["fd"] = f"{len(pool)} samples are too few to compare"
         if len(pool):
             self.measure_modes(features, values, notes)
+            if training is not None:
+                self.measure_memorisation(features, training, values, notes)
         if self.judge is not None:
             judged = self.judge(pool.x)
             values["rule_violations"] = 1 - float(judged.valid.mean())
@@ -338,6 +348,22 @@ class Evaluator:
         if tails.ambiguity is not None:
             notes["null"]["ambiguity"] = tails.null_rate
             notes["ambiguity_p"] = tails.ambiguity_p
+
+    def measure_memorisation(self, features: Features, training: TrainingSet, values: dict, notes: dict) -> None:
+        """Distance to the generator's own training mix, and the entropy of that; null values are those of held-out
+        images for the same mix, and of as many real training images."""
+        train, flipped, n = self.train.features, self.real.facts.flipped, len(self.train.features)
+        mix = mix_features(training, self.extractor, train, bool(flipped), SEED)
+        values["generalisation"] = generalisation_score(features.x, mix, device=self.device)
+        values["mix_entropy"] = knn_entropy(mix, device=self.device) if len(mix) > 1 else None
+        null = notes.setdefault("null", {})
+        if self.apart:
+            null["generalisation"] = generalisation_score(self.heldout, mix, device=self.device)
+        if 1 < len(mix) <= n:
+            if len(mix) not in self.null_entropy:
+                rows = np.random.default_rng(SEED).permutation(n)[: len(mix)]
+                self.null_entropy[len(mix)] = knn_entropy(train[rows], device=self.device)
+            null["mix_entropy"] = self.null_entropy[len(mix)]
 
     def measure_modes(self, features: Features, values: dict, notes: dict) -> None:
         """Modes by the classifier, corrected for its confusions; of data without classes, by bins of real features."""

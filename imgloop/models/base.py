@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from imgloop import ranks, store
+from imgloop.config.schedule import Knob, Schedule
 from imgloop.data.real import RealData
 from imgloop.errors import UserError
 from imgloop.pool import REAL, Pool, TrainingSet
@@ -20,6 +21,7 @@ from imgloop.training.memory import in_parts
 CHUNK = 256  # samples whose latents have one seed; on a CPU, samples drawn at once
 ROWS = 16  # batches are a multiple of it: then a sample has the same bits in all of them
 MOST_CHUNKS = 64  # drawn at once on a GPU
+LEAST_BIAS = 1e-9
 GPU_SHARE = 1 / 8  # of a GPU's memory that drawing may take, so that several chains fit on one
 
 
@@ -167,6 +169,17 @@ def check_description(description: Any, path: Path, needed: Iterable[str]) -> di
     ):
         raise store.damaged(path, "has label_frequencies that are no shares")
     return description
+
+
+def bias_schedule(bias: Knob) -> Schedule:
+    """The sampling bias of each generation, a number above 0 or a schedule of such; raises UserError for others."""
+    return Schedule.of("model.bias", bias, low=LEAST_BIAS, whole=False)
+
+
+def check_bias(bias: Schedule, generations: int) -> None:
+    """Raise UserError for a schedule that has no sampling bias for one of the generations."""
+    for t in range(generations):
+        bias(t)
 
 
 def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from imgloop import ranks, store
 from imgloop.config.fields import check_settings, setting
+from imgloop.config.schedule import Knob
 from imgloop.contracts import Generator, Model, Progress, no_progress
 from imgloop.data.real import RealData
 from imgloop.errors import UserError, first_line
 from imgloop.models.base import (
     CHUNK,
+    bias_schedule,
+    check_bias,
     check_description,
     check_images,
     label_frequencies,
@@ -186,7 +189,7 @@ class Diffusion(Model):
     prediction: str | None = setting(None, choices=(None, "v", "epsilon"))
     sampler: str | None = None
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
-    bias: float = setting(1.0, above=0)
+    bias: Knob = 1.0
     labels: str = setting("training", choices=("training", "real"))
     guidance: float = setting(1.0, low=0)
     guidance_interval: Sequence[float] | None = None
@@ -196,6 +199,7 @@ class Diffusion(Model):
 
     def __post_init__(self):
         check_settings(self, "model")
+        self.bias_at = bias_schedule(self.bias)
         of_flow = (("time", "logit_normal"), ("time_mean", None), ("precondition", False))
         for name, usual, of in (*((n, u, "flow") for n, u in of_flow), ("prediction", None, "ddpm")):
             if getattr(self, name) != usual and self.objective != of:
@@ -275,6 +279,7 @@ class Diffusion(Model):
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
+        check_bias(self.bias_at, len(images))
         with torch.device("meta"):
             network = build_network(r.network, size, channels, self.widths and tuple(self.widths))
         check_fits([network], "model.widths")
@@ -319,7 +324,7 @@ class Diffusion(Model):
             "objective": settings,
             "sampler": self.sampler,
             "sampler_steps": self.sampler_steps,
-            "bias": self.bias,
+            "bias": self.bias_at(task.t),
             "guidance": self.guidance,
             "label_frequencies": frequencies,
             "labels": self.labels,

@@ -14,11 +14,14 @@ from torch import nn
 
 from imgloop import contracts, store
 from imgloop.config.fields import check_settings, setting
+from imgloop.config.schedule import Knob
 from imgloop.contracts import Progress, no_progress
 from imgloop.data.real import RealData
 from imgloop.errors import UserError, first_line
 from imgloop.models.adversarial import LATENT, AdversarialModule
 from imgloop.models.base import (
+    bias_schedule,
+    check_bias,
     check_description,
     check_images,
     label_frequencies,
@@ -123,12 +126,14 @@ class GAN(contracts.Model):
     lr: float | None = setting(None, kind=float, above=0, below=1)
     gamma: float | None = setting(None, kind=float, above=0)
     ema: float | None = setting(None, kind=float, low=0, below=1)
-    bias: float = setting(1.0, above=0)
+    bias: Knob = 1.0
 
     weighted = flips = True
+    has_risk = False
 
     def __post_init__(self):
         check_settings(self, "model")
+        self.bias_at = bias_schedule(self.bias)
         if self.labels != "training" and not self.conditional:
             raise UserError(
                 "model.labels has no effect without labels: add model.conditional=true, or leave it out.",
@@ -146,6 +151,7 @@ class GAN(contracts.Model):
         """Raise UserError for images or a budget that this model cannot be trained with."""
         channels, size = real.train.x.shape[1:3]
         check_images(self.recipe.batch, self.conditional, real, images)
+        check_bias(self.bias_at, len(images))
         sizes = {"size": size, "channels": channels, "widths": check_widths(size, self.widths), "blocks": self.blocks}
         with torch.device("meta"):
             check_fits(networks_of(sizes | {"label_frequencies": None}), "model.widths")
@@ -161,7 +167,7 @@ class GAN(contracts.Model):
             "channels": channels,
             "widths": list(check_widths(size, self.widths)),
             "blocks": self.blocks,
-            "bias": float(self.bias),
+            "bias": self.bias_at(task.t),
             "label_frequencies": label_frequencies(data, self.labels) if self.conditional else None,
             "labels": self.labels,
             "trained_images": steps * r.batch,

@@ -21,6 +21,7 @@ MEASURES = {  # by column: key, use
     "precision": ("kynkaanniemi2019improved", "precision and recall"),
     "density": ("naeem2020reliable", "density and coverage"),
     "authenticity": ("alaa2022faithful", "authenticity"),
+    "generalisation": ("shi2025closer", "generalisation score and entropy of training sets"),
     "vendi": ("friedman2023vendi", "Vendi score"),
 }
 SETTINGS = {  # by (setting, value) of a configuration: key, use
@@ -38,8 +39,14 @@ SETTINGS = {  # by (setting, value) of a configuration: key, use
     ("paradigm", "replace"): ("shumailov2024ai", "training on the newest samples"),
     ("paradigm", "accumulate"): ("gerstgrasser2024inevitable", "accumulating samples"),
     ("paradigm", "accumulate_subsample"): ("kazdan2024collapse", "accumulating under a budget"),
+    ("paradigm", "stratified"): ("shi2025closer", "equal shares of every generation"),
     ("paradigm", "fresh"): ("alemohammad2024self", "loops with fresh real data"),
     ("paradigm", "augment"): ("bertrand2024stability", "iterative retraining"),
+    ("curation", "farthest"): ("shi2025closer", "greedy selection"),
+    ("curation", "threshold"): ("shi2025closer", "threshold decay filter"),
+    ("curation", "choice"): ("ferbach2024self", "choice by a reward"),
+    ("curation", "verifier"): ("yi2025escaping", "selection by a verifier"),
+    ("correction", "centroid"): ("gillman2024self", "correction towards real classes"),
     ("features", "inception"): ("szegedy2016rethinking", "Inception features"),
     ("features", "dinov2"): ("oquab2024dinov2", "DINOv2 features"),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from imgloop import store
 from imgloop.errors import UserError
-from imgloop.pool import Pool
+from imgloop.pool import Mix, Pool
 
 # Files whose hash stands in record.json, with its key; of these `model` may be pruned.
 HASHED = {
@@ -102,6 +102,14 @@ def check_files(folder: Path, record: dict[str, Any], names=tuple(HASHED)) -> No
             raise store.damaged(path, "is missing")
         if store.file_hash(path) != record[key]:
             raise store.damaged(path, "is not what was written (its hash differs from record.json)")
+
+
+def read_mix(path: Path) -> Mix:
+    """A mix as it is stored, memory-mapped; raises UserError for a file that holds none."""
+    arrays = store.open_arrays(path)
+    if not {"origin", "row"} <= set(arrays):
+        raise store.damaged(path, "contains no mix")
+    return Mix(arrays["origin"], arrays["row"], arrays.get("weight"))
 
 
 def read_pool(path: Path) -> Pool:

@@ -1,0 +1,83 @@
+"""Curation by a verifier that errs and is biased."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from imgloop.config.fields import setting
+from imgloop.contracts import Context, Given, Release
+from imgloop.curation import Fraction, features_of
+from imgloop.errors import UserError
+from imgloop.pool import Pool
+
+
+@dataclass(frozen=True)
+class Verifier(Fraction):
+    """Releases the first samples that a verifier accepts, a share `fraction` of those drawn.
+
+    The verifier accepts a sample with probability p = exp(-d² / (2 (radius s)²)), d its distance to the nearest
+    reference and s the root mean square distance of real samples to theirs. References are the real class centroids in
+    feature space, or the real mean where there are no classes; for solvable systems the mean of each replicate's real
+    rows. `bias` displaces all references by `bias` s, along the first principal direction of the real features, or
+    equally in every coordinate of a solvable system. `error` is the rate at which verdicts are reversed: a sample is
+    accepted with probability p + error (1 - 2 p). Raises UserError if too few samples are accepted.
+    Source: the verifier of Yi et al. 2025 (arXiv 2510.16657), whose bias the loop converges to, with a smooth
+    acceptance in place of a ball.
+    """
+
+    looks_at: ClassVar[str] = "distances to real class centroids in feature space"
+
+    fraction: float = setting(0.25, above=0, high=1)
+    radius: float = setting(1.5, above=0)
+    bias: float = setting(0.0, low=-1000, high=1000)
+    error: float = setting(0.0, low=0, below=0.5, why="since a verifier that errs half of the time decides nothing")
+
+    def check(self, given: Given) -> None:
+        self.check_share()
+        if given.n_real < 2:
+            raise UserError(
+                f"curation=verifier takes its reference from real training samples, and there are {given.n_real}: "
+                "raise n_initial or data.n.",
+                "curation",
+            )
+
+    def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
+        n, count, real = len(drawn), self.released(len(drawn)), context.real
+        if drawn.x.ndim == 3:  # (N, R, d)
+            x, y = drawn.x, real.x
+            groups, towards = np.zeros(len(y), int), np.full(y.shape[2], y.shape[2] ** -0.5)
+        else:
+            x, y = (features_of(images, context, self)[:, None] for images in (drawn.x, real.x))
+            groups = np.zeros(len(y), int) if real.y is None else np.unique(real.y, return_inverse=True)[1]
+            towards = principal(y[:, 0])
+        centres = np.stack([y[groups == g].mean(0) for g in range(groups.max() + 1)])  # (K, R, d)
+        scale = np.sqrt(((y - centres[groups]) ** 2).sum(2).mean(0))  # (R,)
+        if not scale.all():
+            raise UserError(
+                "curation=verifier has no reference: all real training samples are equal to their class centroid; use "
+                "real data that differ.",
+                "curation",
+            )
+        centres = centres + self.bias * scale[:, None] * towards
+        distance2 = np.min([((x - c) ** 2).sum(2) for c in centres], axis=0)  # (N, R)
+        p = np.exp(-distance2 / (2 * (self.radius * scale) ** 2))
+        accepted = rng.random(p.shape) < p + self.error * (1 - 2 * p)
+        least = int(accepted.sum(0).min())
+        if least < count:
+            raise UserError(
+                f"curation=verifier accepted {least} of the {n} samples of generation {context.t}, and "
+                f"curation.fraction={self.fraction:g} releases {count}: lower it, or raise curation.radius.",
+                "curation.fraction",
+            )
+        rows = np.sort(np.argsort(~accepted, axis=0, kind="stable")[:count], axis=0)
+        rows = rows if drawn.x.ndim == 3 else rows[:, 0]
+        return self.release(rows, accepted=float(accepted.mean()), mean_probability=float(p.mean()))
+
+
+def principal(x: np.ndarray) -> np.ndarray:
+    """First principal direction (D,) of rows (N, D), of length 1, with its largest entry positive."""
+    direction = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))[1][:, -1]
+    return direction * np.sign(direction[np.abs(direction).argmax()])
