@@ -665,7 +665,7 @@ def test_the_folder_holds_one_table_and_no_folder_a_generation(finished, drawn):
     )
     study = folder.parent.parent
     assert {p.name for p in study.iterdir()} == {folder.parent.name, "shared", "study.json"}  # nothing compared
-    assert {p.name for p in (study / "shared").iterdir()} == {"collapse.json", ".collapse.lock"}  # the thresholds alone
+    assert {p.name for p in (study / "shared").iterdir()} == {"collapse.json", ".collapse.lock", ".study.lock"}
     assert list(finished.metrics["generation"]) == [0, 1, 2, 3]
     assert np.asarray(Image.open(folder / "curves.png").convert("L")).std() > 10
 

@@ -98,7 +98,7 @@ def test_wrong_arguments(arguments, setting):
 
 
 def test_a_condition_that_was_not_profiled():
-    with pytest.raises(UserError, match="not profiled"):
+    with pytest.raises(UserError, match="no condition replace: choose from loop"):
         collapse_profile(table())["replace"]
 
 

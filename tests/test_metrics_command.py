@@ -198,7 +198,8 @@ def test_the_command_prints_a_table_or_json_and_writes_the_figure(sets, tmp_path
     main([str(root / "real"), str(root / "samples"), "--features", "pixels", "--nearest", str(tmp_path / "n.png")])
     printed = capsys.readouterr()
     assert f"{result['scores']['fd']:.3g}" in printed.out and "protocol: pixels features" in printed.out
-    head, *rows = printed.out.splitlines()
+    path, head, *rows = printed.out.splitlines()
+    assert path == f"set 1: {root / 'samples'}"
     nulls = {row.split()[0]: row.split()[2:] for row in rows[:10]}
     assert head.split()[-1] == "null" and nulls["density"] == ["1"] and not nulls["fd"]
     assert result["notes"]["null"]["density"] == 1 and result["real_against_real"]["n_half"] == 150
@@ -220,8 +221,8 @@ def test_only_the_original_weights_give_an_fid(sets):
     root, _ = sets
     report = score(root / "real", root / "samples", "pixels")[0]
     named = replace(report, protocol={**report.protocol, "fid": True})
-    assert report.distance == "fd" and lines([report])[1].startswith("fd")
-    assert named.distance == "FID" and lines([named])[1].startswith("FID")
+    assert report.distance == "fd" and lines([report])[2].startswith("fd")
+    assert named.distance == "FID" and lines([named])[2].startswith("FID")
     assert named.to_json()["scores"]["fid"] == report.scores["fd"] and "fd" not in named.to_json()["scores"]
 
 

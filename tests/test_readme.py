@@ -123,9 +123,11 @@ def test_programs_and_study_commands(page, tmp_path, monkeypatch):
     from imgloop.report import __main__ as report
 
     monkeypatch.chdir(tmp_path)
-    tiny = ", ".join(map(repr, ["generations=2", *TINY]))
-    program = PROGRAMS[page].replace('"generations=3"', tiny)
-    assert program != PROGRAMS[page]
+    tiny = repr(list(TINY))
+    program = PROGRAMS[page].replace("imgloop.run(paradigm", f"imgloop.run({tiny}, paradigm")
+    program = program.replace("imgloop.sweep(", f"imgloop.sweep({tiny}, ")
+    program = program.replace('"generations=3"', f'"generations=3", *{list(TINY)}')
+    assert program.count(TINY[0].partition("=")[0]) == program.count("imgloop.run(") + program.count("imgloop.sweep(")
     exec(compile(program, page, "exec"), {"__name__": "program"})
     if page == "README.md":
         studies = [c for c in COMMANDS if c.startswith(("python -m imgloop.measure", "python -m imgloop.report"))]

@@ -15,8 +15,8 @@ from imgloop.errors import UserError
 class Schedule:
     """A number for each generation t: start * factor^t, at most max; or the entries of a list.
 
-    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. Every value lies in [low, high], and is
-    rounded down to an integer where `whole`. A list has no value beyond its end: UserError.
+    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. Every value lies in [low, high],
+    exceeds `above`, and is rounded down to an integer where `whole`. A list has no value beyond its end: UserError.
     """
 
     name: str
@@ -27,13 +27,20 @@ class Schedule:
     low: float | None = None
     high: float | None = None
     whole: bool = True
+    above: float | None = None
 
     @classmethod
     def of(
-        cls, name: str, value: Any, low: float | None = None, high: float | None = None, whole: bool = True
+        cls,
+        name: str,
+        value: Any,
+        low: float | None = None,
+        high: float | None = None,
+        whole: bool = True,
+        above: float | None = None,
     ) -> Schedule:
         """Read a number, mapping, list or Schedule; raises UserError, naming `name`, where a value is not allowed."""
-        limits: dict[str, Any] = {"low": low, "high": high, "whole": whole}
+        limits: dict[str, Any] = {"low": low, "high": high, "whole": whole, "above": above}
         if isinstance(value, Schedule):
             schedule = replace(value, name=name, **limits)
         elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -64,9 +71,11 @@ class Schedule:
         """`value` as int or float; raises UserError where it is not a number, or out of bounds."""
         low, high = self.low, self.high
         allowed = is_number(value) and math.isfinite(value) and not (self.whole and value != int(value))
-        if not allowed or (low is not None and value < low) or (high is not None and value > high):
+        too_low = allowed and self.above is not None and not value > self.above
+        if not allowed or too_low or (low is not None and value < low) or (high is not None and value > high):
             kind = "a whole number" if self.whole else "a number"
             span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+            span = span if self.above is None else f" above {self.above:g}"
             raise UserError(
                 f"{self.name}={value}: give {kind}{span}, a list of such numbers, or {{start: , factor: , max: }}.",
                 self.name,

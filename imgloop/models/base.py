@@ -21,7 +21,6 @@ from imgloop.training.memory import in_parts
 CHUNK = 256  # samples whose latents have one seed; on a CPU, samples drawn at once
 ROWS = 16  # batches are a multiple of it: then a sample has the same bits in all of them
 MOST_CHUNKS = 64  # drawn at once on a GPU
-LEAST_BIAS = 1e-9
 GPU_SHARE = 1 / 8  # of a GPU's memory that drawing may take, so that several chains fit on one
 
 
@@ -173,7 +172,7 @@ def check_description(description: Any, path: Path, needed: Iterable[str]) -> di
 
 def bias_schedule(bias: Knob) -> Schedule:
     """The sampling bias of each generation, a number above 0 or a schedule of such; raises UserError for others."""
-    return Schedule.of("model.bias", bias, low=LEAST_BIAS, whole=False)
+    return Schedule.of("model.bias", bias, above=0, whole=False)
 
 
 def check_bias(bias: Schedule, generations: int) -> None:
