@@ -82,6 +82,7 @@ def test_bad_input_is_one_sentence_before_anything_is_timed(capsys, arguments, w
 # -- counts and times -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_counts_of_a_sweep_with_a_shared_generation_0_are_those_of_its_runs(tmp_path, capsys):
     sweep = [*SMALL, f"out={tmp_path}", "generations=3", "study=s"]
     p = planned(capsys, "-m", *sweep, "paradigm=replace,accumulate", "seed=0")

@@ -59,6 +59,7 @@ def test_two_devices_give_the_results_of_one_to_rounding(tmp_path, model):
     assert "number of devices" not in a["machine"] and b["machine"]["number of devices"] == 2
 
 
+@pytest.mark.nightly
 def test_a_resumed_chain_says_that_the_number_of_devices_changed(tmp_path):
     settings = [*TINY, *MODELS["diffusion"], "train.images=64", f"out={tmp_path}"]
     imgloop.run([*settings, "generations=1", "trainer.devices=2"])
@@ -81,6 +82,7 @@ def save(folder: str, name: str) -> None:
     np.savez(f"{folder}/{name}.npz", x=pool.x, features=features.x, risk=generator.risk(Pool(pool.x[:300]), 5))
 
 
+@pytest.mark.nightly
 def test_samples_features_and_losses_do_not_depend_on_the_number_of_processes(tmp_path):
     imgloop.run([*TINY, *MODELS["diffusion"], "train.images=64", "generations=1", f"out={tmp_path}"])
     (chain(tmp_path) / "gen000" / "model").rename(tmp_path / "model")

@@ -11,7 +11,7 @@ from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
 from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
 from imgloop.conditions import short_names
-from imgloop.errors import UserError
+from imgloop.errors import UserError, printable
 from imgloop.report.panels import displayed
 from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
@@ -53,11 +53,10 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
         return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
         if e.setting == "control":
-            names, _ = short_names(study.conditions)
+            names = map(printable, short_names(study.conditions)[0].values())
             return None, (
-                f"No control, so no profile: no condition is {question.control} (the study has "
-                f"{listed(list(names.values()), 6)}). Run the same command with paradigm=real_only, or name another "
-                "control with --control CONDITION."
+                f"No control, so no profile: no condition is {question.control} (the study has {listed([*names], 6)}). "
+                "Run the same command with paradigm=real_only, or name another control with --control CONDITION."
             )
         one_seed = len(study.seeds()) == 1 and not study.solvable
         return None, "1 seed: no verdicts. " * one_seed + str(e)
