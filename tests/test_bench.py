@@ -9,7 +9,7 @@ from conftest import REPO
 
 NIGHTLY = pytest.mark.nightly
 ROWS = [
-    ("bench", "step --steps 2 --rounds 1", "bare: "),
+    pytest.param("bench", "step --steps 2 --rounds 1", "bare: ", marks=NIGHTLY),
     pytest.param("bench", "step --steps 2 --rounds 1 --network unet2d --own-data", "torchcfm: ", marks=NIGHTLY),
     pytest.param("bench", "sample --n 8 --rounds 1", "times", marks=NIGHTLY),
     pytest.param("bench", "loop --images 256 --n 100 --generations 2 --threads 1", "as fast", marks=NIGHTLY),

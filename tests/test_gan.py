@@ -453,6 +453,7 @@ def test_a_broken_training_is_told(tmp_path, settings):
         assert "diverged" in f.facts["warning"]
 
 
+@pytest.mark.nightly
 def test_a_healthy_training_has_no_warning(tmp_path):
     assert "warning" not in fitted(tmp_path, training_set(x=blobs(256)), images=16 * 200).facts
 

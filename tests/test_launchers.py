@@ -192,6 +192,7 @@ def test_what_a_study_holds_refuses_a_sweep_by_name(tmp_path):
         begin([held])
 
 
+@pytest.mark.nightly
 def test_states_and_missing_chains_are_shown_everywhere(tmp_path, command, capsys):
     """A sweep of four chains of which one fails, one is not begun: list, study.json, table, plot, report, verdicts."""
     study = tmp_path / "gaussian"

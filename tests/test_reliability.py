@@ -55,7 +55,7 @@ def script(name, *arguments, timeout=900):
 
 
 def test_a_sample_of_failing_file_operations_leaves_no_difference():
-    ran = script("torture", "analytic", "--every", "29")
+    ran = script("torture", "analytic", "--every", "39")
     assert ran.returncode == 0 and re.search(r"analytic: \d\d operations, \d faults injected, 0 differ", ran.stdout), (
         ran
     )
