@@ -116,7 +116,7 @@ def test_folder_command(tmp_path):
     assert len(run([*arguments, root, *TINY, f"out={tmp_path / 'outputs'}"]).metrics) == 2
 
 
-@pytest.mark.parametrize("page", PROGRAMS)
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.nightly] * (p == "python.md")) for p in PROGRAMS])
 def test_programs_and_study_commands(page, tmp_path, monkeypatch):
     """The programs of a page one after another, then the commands that read the study they made."""
     from imgloop import measure
