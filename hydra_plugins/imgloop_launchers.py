@@ -23,7 +23,6 @@ class _Launcher(Launcher):
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from imgloop.devices import check_launcher
         from imgloop.launch.jobs import check_options, job_of
         from imgloop.launch.scheduler import Sweep
 
@@ -36,7 +35,6 @@ class _Launcher(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             jobs.append(job_of(config, number))
-            check_launcher(jobs[-1].settings, config.hydra.runtime.choices["hydra/launcher"])
         outcomes = Sweep(jobs, self.engine(jobs)).run()
         return [
             JobReturn(overrides=j.arguments, _return_value=o, status=JobStatus.COMPLETED)

@@ -18,7 +18,6 @@ from imgloop.errors import Stopped, UserError
 from imgloop.training.tasks import TrainerSettings
 
 GRACE = 10.0  # seconds that the other processes have to end
-ALONE = ("basic", "submitit_slurm", "submitit_local")  # launchers with which a chain has what it asks for to itself
 SHARING = ("diffusion", "gan")  # models whose training shares a batch between ranks
 
 
@@ -79,15 +78,15 @@ def check(settings: Settings, devices: int, nodes: int, world: ranks.World | Non
 
 
 def check_launcher(settings: Settings, launcher: str) -> None:
-    """Raise UserError for a launcher that gives several chains the devices of one machine, and a chain that wants some
-    of them for itself."""
-    devices = (settings.config.get("trainer") or {}).get("devices", 1)
-    if devices > 1 and launcher not in ALONE:
-        raise UserError(
-            f"trainer.devices={devices} gives one chain several devices, and hydra/launcher={launcher} runs several "
-            f"chains at a time on a machine: use one or the other, or hydra/launcher={ALONE[1]}.",
-            "trainer.devices",
-        )
+    """Raise UserError for a chain that takes several devices under a launcher that gives each chain one."""
+    trainer = settings.config.get("trainer") or {}
+    for name in ("devices", "nodes"):
+        if launcher != "basic" and (count := trainer.get(name, 1)) > 1:
+            raise UserError(
+                f"trainer.{name}={count} splits one chain over several devices, and hydra/launcher={launcher} gives "
+                f"each chain one: use hydra/launcher=basic, or trainer.{name}=1.",
+                f"trainer.{name}",
+            )
 
 
 @contextmanager

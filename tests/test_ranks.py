@@ -168,6 +168,15 @@ def test_a_model_whose_training_does_not_share_a_batch_is_refused():
         devices.run(own)
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "parallel", "ray", "submitit_slurm"])
+def test_a_launcher_that_gives_each_chain_one_device_is_refused(launcher):
+    settings = parsed(["trainer.devices=2"])
+    devices.check_launcher(settings, "basic")
+    devices.check_launcher(parsed(), launcher)
+    with pytest.raises(imgloop.UserError, match=f"hydra/launcher={launcher} gives each chain one"):
+        devices.check_launcher(settings, launcher)
+
+
 def test_a_batch_is_divided_without_gap_or_overlap(monkeypatch):
     for size in (1, 2, 3, 5):
         found, blocks = [], []

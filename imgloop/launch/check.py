@@ -28,26 +28,12 @@ def jobs_of(config: Any) -> list[Job]:
     overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
     (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
-    launcher = config.hydra.runtime.choices["hydra/launcher"]
     for number, words in enumerate(batch):
         try:
             jobs.append(job_of(loader.load_sweep_config(config, words), number))
         except UserError as e:
             raise UserError(f"{e} This is of {' '.join(words)}; nothing was started.", e.setting) from e
-        check_devices(jobs[-1], launcher)
     return jobs
-
-
-def check_devices(job: Job, launcher: str) -> None:
-    """Raise UserError for a chain that takes several devices under a launcher that gives each chain one."""
-    trainer = job.settings.config["trainer"]
-    for name in ("devices", "nodes"):
-        if launcher != "basic" and trainer.get(name, 1) not in (1, None):
-            raise UserError(
-                f"trainer.{name}={trainer[name]} splits one chain over several devices, and hydra/launcher={launcher} "
-                f"gives each chain one: use hydra/launcher=basic, or trainer.{name}=1.",
-                f"trainer.{name}",
-            )
 
 
 def begin(jobs: Sequence[Job]) -> None:

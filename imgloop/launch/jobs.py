@@ -14,6 +14,7 @@ from imgloop import store
 from imgloop.conditions import short_names
 from imgloop.config.compose import CONF
 from imgloop.config.settings import Settings, checked
+from imgloop.devices import check_launcher
 from imgloop.errors import UserError
 from imgloop.launch.outcome import Outcome, outcome_path
 from imgloop.study.progress import planned
@@ -55,6 +56,7 @@ def job_of(sweep_config: Any, number: int) -> Job:
     hydra = sweep_config.hydra
     overrides = tuple(hydra.overrides.task)
     settings = checked(sweep_config, hydra.runtime.choices, overrides)
+    check_launcher(settings, hydra.runtime.choices["hydra/launcher"])
     folders = [a for folder in settings.config_dirs for a in ("--config-dir", str(folder))]
     return Job(number, settings, (*folders, *overrides), outcome_path(hydra.sweep.dir, number))
 
