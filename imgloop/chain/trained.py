@@ -115,17 +115,22 @@ class Chain(ChainFolder):
         plan = Plan.of(self, paradigm, curation, n_drawn, generations, runs)
         return Parts(paradigm, curation, correction, None, None, real, n_drawn, plan)
 
+    def checked_model(self, parts: Parts) -> Any:
+        """The model; raises UserError for one that does not suit the outlined data, budgets, flips and weights."""
+        model = guarded(self.settings.part("model"), self.settings.build("model"))
+        model.check(parts.real, parts.plan.images)
+        check_flips(self.settings, model)
+        check_weighted(self.settings, model, parts.plan.weighted)
+        return model
+
     def prepared(self, generations: int, cache: Path) -> Parts:
         parts = self.outlined(generations, cache)
-        real, plan = parts.real, parts.plan
+        real = parts.real
 
         from imgloop.chain.threads import use_threads  # torch and Lightning take seconds: after the quick checks
         from imgloop.metrics.evaluator import Evaluator  # likewise
 
-        model = guarded(self.settings.part("model"), self.settings.build("model"))
-        model.check(real, plan.images)
-        check_flips(self.settings, model)
-        check_weighted(self.settings, model, plan.weighted)
+        model = self.checked_model(parts)
         use_threads(self, model, real)
         progress, device = self.display.reading("training the classifier"), self.trainer.device
         compared = real.mirrored() if self.flip else real

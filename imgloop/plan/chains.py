@@ -18,7 +18,6 @@ from imgloop.config.messages import sentence
 from imgloop.config.settings import MIXING, Settings, flat, parsed
 from imgloop.display import Display
 from imgloop.errors import UserError
-from imgloop.guards import guarded
 from imgloop.pool import TrainingSet
 
 FREE = ("seed", "generations", "n_samples", "study", "out", "train.images", "paradigm", *MIXING)  # change no rate
@@ -101,7 +100,7 @@ def work_of(overrides: tuple[str, ...], settings: Settings) -> Work:
         chain.check_config()
     generations = settings.config["generations"]
     parts = chain.outlined(generations, store.cache_folder(), runs=False)
-    guarded(settings.part("model"), settings.build("model")).check(parts.real, parts.plan.images)
+    chain.checked_model(parts)
     return Work(overrides, chain, parts, recipe(settings))
 
 
