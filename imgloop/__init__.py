@@ -31,7 +31,7 @@ _PUBLIC = {
     "RealData": "imgloop.data.real",
     "Facts": "imgloop.data.real",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -151,7 +151,6 @@ def test_a_smaller_device_takes_longer_for_operations_and_as_long_to_launch():
 
 
 def test_countries_come_from_codecarbon():
-    pytest.importorskip("codecarbon")
     france, world = carbon.intensity("FRA"), carbon.intensity(None)
     assert france.grams < 150 < world.grams and "France" in france.source
     with pytest.raises(UserError, match="three letters"):
