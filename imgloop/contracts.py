@@ -156,11 +156,11 @@ class Release:
 class Curation(Protocol):
     """Chooses which of the drawn samples later generations may train on.
 
-    `released(n)`: how many of n it releases, which is checked before anything is trained. `check` raises UserError for
-    a chain that lacks what the curation needs.
+    `released(n, t)`: how many of the n samples of generation t it releases, which is checked before anything is
+    trained. `check` raises UserError for a chain that lacks what the curation needs.
     """
 
-    def released(self, n: int) -> int: ...
+    def released(self, n: int, t: int) -> int: ...
 
     def check(self, given: Given) -> None:
         """Accept any chain by default."""

@@ -148,8 +148,8 @@ class GuardedCuration:
     def check(self, given: Given) -> None:
         call(self.part, "asked what it needs", self.inner.check, given)
 
-    def released(self, n: int) -> int:
-        count = call(self.part, "asked how many samples it releases", self.inner.released, n)
+    def released(self, n: int, t: int) -> int:
+        count = call(self.part, "asked how many samples it releases", self.inner.released, n, t)
         return count_of(self.part, count, n, "releases", "samples")
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
@@ -157,7 +157,7 @@ class GuardedCuration:
         if not isinstance(release, Release):
             raise self.part.error(f"returned {what(release)}; expected imgloop.Release(rows, weight).")
         rows, n = release.rows, len(drawn)
-        shape = (self.released(n),) + (drawn.x.shape[1:2] if drawn.x.ndim == 3 else ())
+        shape = (self.released(n, context.t),) + (drawn.x.shape[1:2] if drawn.x.ndim == 3 else ())
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu" or rows.shape not in (shape, shape[:1]):
             raise self.part.error(
                 f"returned rows {what(rows)}; expected integers {shape}, as many as its method released says."

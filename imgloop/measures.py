@@ -63,6 +63,7 @@ M = MeasureInfo
 MEASURES: dict[str, MeasureInfo] = _list(  # in the order of metrics.csv
     M("generation", "Generation", kind="size", whole=True),
     M("n_train", "Training set", "images a generation", kind="size", whole=True),
+    M("train_images", "Training images seen", "images a generation, repeats counted", kind="size", whole=True),
     M("n_drawn", "Samples drawn", "samples a generation", kind="size", whole=True),
     M("n_pool", "Samples released", "samples a generation", kind="size", whole=True),
     M("real_share", "Real share of the training set", "share of images", kind="size", high=1.0, full_axis=True,

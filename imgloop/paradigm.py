@@ -184,7 +184,7 @@ class Replace(Paradigm):
     @property
     def closed(self) -> bool:
         a = self.real_fraction
-        return not isinstance(a, Schedule) or not any(a.values or (a.start,))
+        return not isinstance(a, Schedule) or a.always(0)
 
     def __post_init__(self):
         super().__post_init__()

@@ -151,7 +151,8 @@ def test_composing_restores_the_hydra_that_runs_us():
 @pytest.mark.parametrize("group", GROUPS)
 def test_an_unknown_option_names_the_options(group):
     error = refused(f"{group}=nonsense")
-    assert error.setting == group and words(error) >= {"nonsense", *GROUPS[group]}
+    names = {part for name in GROUPS[group] for part in name.split("/")}  # options of one folder share its name
+    assert error.setting == group and set(re.findall(r"\w+", str(error))) >= {"nonsense", *names}
 
 
 @pytest.mark.parametrize("override", ["nonsense=1", "+nonsense=1", "++nonsense=1", "+nonsense.deep=1"])
@@ -635,6 +636,21 @@ def test_conditions_that_differ_have_names_that_differ():
     assert name("data=folder", "data.root=x", "study=both") != name("study=both")
     folders = [parsed("data=folder", f"data.root={r}").folder for r in ("a/cats", "a/dogs")]
     assert folders[0] != folders[1]
+
+
+def test_an_experiment_that_extends_another_is_named_by_what_it_changes():
+    name = lambda e, *more: parsed(f"experiment=study/{e}", *more).condition  # noqa: E731
+    assert name("realistic") == "accumulate" and name("realistic/fixed_compute") == "accumulate,train.images=40000"
+    assert name("realistic", "train.images=40_000") == name("realistic/fixed_compute")
+    assert name("realistic/no_accumulation") == "augment"
+    assert name("realistic/real_only") == "real_only,curation=none"
+    assert name("realistic/no_filter") == "accumulate,curation=random"
+    assert parsed("experiment=study/realistic/no_filter").config["curation"]["fraction"]["factor"] == 0.85
+    settings = [parsed(f"experiment={o}") for o in options("experiment") if o.startswith("study/realistic")]
+    assert len({s.folder for s in settings}) == 7 and len({s.study for s in settings}) == 1
+    with pytest.raises(UserError, match="a list cannot replace") as error:
+        parsed("experiment=study/realistic", "curation.fraction=[0.9,0.8]")
+    assert error.value.setting == "curation.fraction"
 
 
 def test_the_preset_for_cifar10_is_a_study_of_one_gpu():

@@ -33,8 +33,8 @@ def rng(purpose="any"):
     return np.random.default_rng(len(purpose))
 
 
-def context(features=None):
-    return Context(1, None, IMAGES, features)
+def context(features=None, t=1):
+    return Context(t, None, IMAGES, features)
 
 
 def test_without_curation_the_pool_is_what_was_drawn():
@@ -46,7 +46,7 @@ def test_without_curation_the_pool_is_what_was_drawn():
 def test_random_curation_releases_a_share_without_repeats(fraction, count):
     curation = Random(fraction)
     released = release(IMAGES, Nothing(), curation, context(), rng)
-    assert len(released.pool) == count == curation.released(40)
+    assert len(released.pool) == count == curation.released(40, 0)
     if fraction < 1:
         assert len(set(released.rows.tolist())) == count
         assert np.array_equal(released.pool.x, IMAGES.x[released.rows])
@@ -67,6 +67,23 @@ def test_a_fraction_outside_its_range_is_refused(wrong):
     with pytest.raises(UserError, match="fraction") as error:
         Random(wrong)
     assert error.value.setting == "curation.fraction"
+
+
+def test_the_share_that_is_released_may_follow_a_schedule(tmp_path):
+    stricter = Random({"start": 0.8, "factor": 0.5})
+    stricter.check(GIVEN)
+    assert [stricter.released(40, t) for t in range(3)] == [32, 16, 8] and len(
+        stricter(IMAGES, context(t=2), rng()).rows
+    ) == 8
+    with pytest.raises(UserError, match="fraction=1 releases every sample"):
+        Nearest([1, 1]).check(GIVEN)
+    Nearest([1, 0.5]).check(GIVEN)
+    result = imgloop.run([*QUICK, "paradigm=replace", "curation=random", "curation.fraction=[0.75,0.5]",
+                          f"out={tmp_path}"])  # fmt: skip
+    assert list(result.metrics["n_pool"]) == [36, 24] and "fraction=0.75,0.5" in result.folder.parent.name
+    with pytest.raises(UserError, match="lists 1 values") as error:  # before anything is trained
+        imgloop.run([*QUICK, "curation=random", "curation.fraction=[0.5]", f"out={tmp_path / 'b'}"])
+    assert error.value.setting == "curation.fraction" and not (tmp_path / "b").exists()
 
 
 def test_confident_curation_releases_the_samples_with_the_surest_class():
@@ -116,7 +133,7 @@ class Chosen:
     rows: np.ndarray
     weight: np.ndarray
 
-    def released(self, n):
+    def released(self, n, t):
         return len(self.rows)
 
     def __call__(self, drawn, context, rng):
@@ -170,7 +187,7 @@ SELECTIONS = [Farthest, Threshold, Nearest, Verifier]
 def test_a_selection_releases_its_share_without_repeats(kind, fraction):
     curation = kind(fraction, radius=50.0) if kind is Verifier else kind(fraction)
     rows = rows_of(curation)
-    assert len(set(rows.tolist())) == len(rows) == curation.released(40) and (np.diff(rows) > 0).all()
+    assert len(set(rows.tolist())) == len(rows) == curation.released(40, 0) and (np.diff(rows) > 0).all()
 
 
 @pytest.mark.parametrize("kind", [Farthest, Threshold])
@@ -341,7 +358,7 @@ from imgloop import Curation, Release
 class Within(Curation):
     keep = 40
 
-    def released(self, n):
+    def released(self, n, t):
         return self.keep
 
     def __call__(self, drawn, context, rng):

@@ -204,7 +204,7 @@ CURATION = """
 from imgloop import Curation, Release
 import numpy as np
 class Broken(Curation):
-    def released(self, n):
+    def released(self, n, t):
         return n // 2
     def __call__(self, drawn, context, rng):
         {body}
@@ -238,7 +238,7 @@ WRONG = [
     ("paradigm", PARADIGM, "return Mix(np.zeros((3, 1), int), np.zeros((3, 1), int), np.full((3, 1), np.nan))", "weights"),
     ("paradigm", PARADIGM, "pass\n    def initial(self, sizes, t):\n        return None", "uses None of"),
     ("paradigm", PARADIGM, "pass\n    def initial(self, sizes, t):\n        return 10**6", "uses 1000000 of"),
-    ("curation", CURATION, "pass\n    def released(self, n):\n        return 0", "releases 0 of"),
+    ("curation", CURATION, "pass\n    def released(self, n, t):\n        return 0", "releases 0 of"),
     ("curation", CURATION, "return Release(np.arange(len(drawn)))", "rows"),
     ("curation", CURATION, "return Release(np.full(len(drawn) // 2, 10**6))", "row 1000000"),
     ("curation", CURATION, "return np.arange(3)", "Release"),

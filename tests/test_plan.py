@@ -27,7 +27,7 @@ def planned(capsys, *arguments):
 def rates(**more):
     usual = dict(
         batch=10, step_flop=1e6, sample_flop=1e3, nfe=3, model_bytes=100, fit=1.0, step=0.5, chunk=2.0,
-        measure=((256, 1.0), (512, 2.0)), write=0.25, first=10.0, chain=5.0, report=4.0, cpu=1.0, threads=1,
+        measure=((256, 1.0), (512, 2.0)), write=0.25, first=10.0, chain=5.0, report=4.0, busy=2.0, cpu=1.0, threads=1,
         sample_bytes=64.0, feature_bytes=8.0, generation_bytes=10, chain_bytes=20, shared_bytes=1000, report_bytes=7,
         host=0, device=0,
     )  # fmt: skip

@@ -478,6 +478,18 @@ def test_samples_drawn_and_released_are_shown_where_they_differ(study, released)
     assert ({"n_drawn", "n_pool"} <= shown) == (released != 48) and "n_train" in shown and "kd_sem" not in shown
 
 
+def test_what_schedules_change_is_shown_below_the_first_curves(study):
+    assert 'id="schedules"' not in page.html(page.report(study))
+    for path in study.glob("*/seed*/gen*/record.json"):
+        record = store.read_json(path)
+        store.write_json(path, record | {"train_images": 100 * (1 + record["generation"])})
+    given = page.report(study).given
+    assert [p.info.name for p in given] == ["n_train", "train_images", "real_share"]
+    assert list(given[1].lines[0].mean[:2]) == [100, 200]
+    text = page.html(page.report(study))
+    assert text.index("Held-out risk") < text.index('id="schedules"') < text.index("more curve")
+
+
 # -- Bands ------------------------------------------------------------------------------------------------------------
 
 

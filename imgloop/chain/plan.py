@@ -79,7 +79,7 @@ class Plan:
                 ) from None
             mixes.append(len(mix))
             weighted = weighted or mix.weight is not None
-            sizes[t] = curation.released(samples[t - first])
+            sizes[t] = curation.released(samples[t - first], t)
         plan = replace(plan, trained_on=tuple(mixes), weighted=weighted)
         if mixes and chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))

@@ -123,7 +123,7 @@ class SolvedChain(ChainFolder):
             stage.check(given)
         n_drawn = sample_sizes(self.settings, paradigm.initial({REAL: n}, 0))
         drawn = [n_drawn(t) for t in range(generations)]
-        sizes = {REAL: n} | {t: curation.released(k) for t, k in enumerate(drawn)}
+        sizes = {REAL: n} | {t: curation.released(k, t) for t, k in enumerate(drawn)}
         self.check_memory(sizes, max(drawn))
         call(part, "checking sizes", system.check, self.rows_fitted(sizes), drawn, n)
         if isinstance(source, Law):

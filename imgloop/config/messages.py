@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
         return launcher(match[1]), "launcher"
     if match := re.search(r"Could not (?:find|load) '([\w-]+)/([^']*)'", text):
         group, option = match.groups()
-        names = ", ".join(sorted(options(group, config_dirs)))
+        names = by_folder(options(group, config_dirs))
         if not names:
             return f"{group}={option}: imgloop has no options of {group}; they come from --config-dir.", group
         return f"{group}={option} does not exist: choose one of {names}.", group
@@ -57,6 +57,11 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     if key == "measure":
         return "measure takes names of your own measures, from --config-dir: measure=NAME or measure=[A,B].", key
     if key and (siblings := allowed(key, overrides, config_dirs)):
+        if key.rsplit(".", 1)[-1] in siblings and "merge DictConfig with ListConfig" in cause:
+            return (
+                f"{key} is a schedule {{start: , factor: , max: }} here, and a list cannot replace it: give such a "
+                "schedule, or one number."
+            ), key
         if key.rsplit(".", 1)[-1] in siblings:
             return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key
         close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
@@ -103,3 +108,12 @@ def having(key: str, config_dirs: Sequence[Path]) -> list[str]:
     group, _, name = key.partition(".")
     known = options(group, config_dirs) if group in GROUPS and name else {}
     return sorted(o for o, path in known.items() if re.search(rf"^{re.escape(name)}:", path.read_text(), re.M))
+
+
+def by_folder(names: Iterable[str]) -> str:
+    """Options in a row; those in folders once a folder: analytic/(gaussian, kde), study/(digits)."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folder, _, option = name.rpartition("/")
+        folders.setdefault(folder, []).append(option)
+    return ", ".join(f"{f}/({', '.join(members)})" if f else ", ".join(members) for f, members in folders.items())

@@ -75,12 +75,19 @@ class Schedule:
         if not allowed or too_low or (low is not None and value < low) or (high is not None and value > high):
             kind = "a whole number" if self.whole else "a number"
             span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-            span = span if self.above is None else f" above {self.above:g}"
+            if self.above is not None:
+                span = f" above {self.above:g}" + ("" if high is None else f" and at most {high:g}")
             raise UserError(
                 f"{self.name}={value}: give {kind}{span}, a list of such numbers, or {{start: , factor: , max: }}.",
                 self.name,
             )
         return int(value) if self.whole else float(value)
+
+    def always(self, value: float) -> bool:
+        """Whether this is `value` in every generation."""
+        if self.values is not None:
+            return set(self.values) == {value}
+        return self(0) == value and (self.factor == 1 or (self.start in (0, value) and self(1) == value))
 
     def __call__(self, t: int) -> float:
         """The value at generation t, an int where the schedule is whole."""
@@ -102,16 +109,25 @@ class Schedule:
         return self.checked(value)
 
 
-# A setting of a paradigm: what Schedule.of reads, or None for the paradigm's own default.
+# A setting of a part: what Schedule.of reads, or None for the part's own default.
 Knob = float | Sequence[float] | Mapping[str, float] | Schedule | None
 
 
-def knob(*, low: float | None = None, high: float | None = None, whole: bool = True, kw_only: bool = False) -> Any:
-    """A dataclass field for a setting that may change over generations; None, the default, leaves it to the paradigm.
+def knob(
+    default: Knob = None,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    whole: bool = True,
+    kw_only: bool = False,
+) -> Any:
+    """A dataclass field for a setting that may change over generations; None, the default, leaves it to the part.
 
-    Values lie in [low, high]; `whole`: they are whole numbers.
+    Values lie in [low, high] and exceed `above`; `whole`: they are whole numbers.
     """
-    return field(default=None, kw_only=kw_only, metadata={"knob": {"low": low, "high": high, "whole": whole}})
+    limits = {"low": low, "high": high, "above": above, "whole": whole}
+    return field(default=default, kw_only=kw_only, metadata={"knob": limits})
 
 
 def read_knobs(part: Any, name: Callable[[str], str]) -> None:

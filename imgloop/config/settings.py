@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from imgloop import store
-from imgloop.config.compose import GROUPS, compose, composed, config_folders, folders_of, options
+from imgloop.config.compose import GROUPS, compose, composed, config_folders, folders_of, options, root
 from imgloop.config.fork import Fork
 from imgloop.config.messages import sentence
 from imgloop.config.parts import Part, build, code_hash, part_of
@@ -123,7 +123,10 @@ class Settings:
                 "imgloop.sweep, runs each).",
                 several[0],
             )
-        chosen = [f"{g}={groups[g]}" for g in kept if groups.get(g)]
+        named = dict(groups)  # with the experiment whose settings go without saying in a condition's name
+        if groups.get("experiment"):
+            named["experiment"] = root(groups["experiment"], folders)
+        chosen = [f"{g}={named[g]}" for g in kept if named.get(g)]
         names = measure_names(cfg, choices, folders)
         chosen += [f"measure=[{','.join(names)}]"] if names else []
         base = composed(*chosen, config_dirs=folders)
@@ -132,7 +135,8 @@ class Settings:
                 raise UserError(
                     f"{name} was removed (~{name}): every setting is needed; leave it at its default instead.", name
                 )
-            if isinstance(base[name], DictConfig) and not isinstance(cfg[name], DictConfig):
+            group = name in (*GROUPS, "train")
+            if group and isinstance(base[name], DictConfig) and not isinstance(cfg[name], DictConfig):
                 raise UserError(
                     f"{name}={cfg[name]}: {name} is a group of settings; choose one of its options, or change "
                     f"one with {name}.KEY=VALUE.",
@@ -149,7 +153,7 @@ class Settings:
         if plain[0]["real_fraction"] is None:
             plain[0]["real_fraction"] = 0
             plain[0]["paradigm"] |= {"real_fraction": 0} if "real_fraction" in plain[0]["paradigm"] else {}
-        experiment = groups.get("experiment")
+        experiment = named.get("experiment")
         usual = composed(*([f"experiment={experiment}"] if experiment else []), config_dirs=folders)
         if names:
             groups["measure"] = ",".join(names)
@@ -259,8 +263,9 @@ class Settings:
                 raise UserError(
                     f"{group}.{key} cannot be overridden: choose an option of {group.split('.')[0]}.", f"{group}.{key}"
                 )
-            if not (group == "model" and self.part(group).ours and isinstance(node.get(key), list | dict)):
-                self.check_kind(f"{group}.{key}", node.get(key), usual)  # else a schedule, which the model checks
+            schedule = group in ("model", "curation") and isinstance(node.get(key), list | dict)
+            if not (schedule and self.part(group).ours):  # else the part checks it
+                self.check_kind(f"{group}.{key}", node.get(key), usual)
 
     def check_fork(self) -> None:
         """Raise UserError for a fork that does not exist, or that leaves nothing to do."""

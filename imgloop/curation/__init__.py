@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from imgloop.config.fields import check_settings, setting
+from imgloop.config.fields import check_settings
+from imgloop.config.schedule import Knob, Schedule, knob, read_knobs, value_at
 from imgloop.contracts import Context, Correction, Curation, Given, Release
 from imgloop.errors import UserError
 from imgloop.paradigm import random_subsets
@@ -27,7 +28,7 @@ class Everything:
     def check(self, given: Given) -> None:
         """Any chain."""
 
-    def released(self, n: int) -> int:
+    def released(self, n: int, t: int) -> int:
         return n
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
@@ -37,12 +38,13 @@ class Everything:
 @dataclass(frozen=True)
 class Fraction:
     """Releases a share `fraction` of the samples: round(fraction n), at least 1. A subclass says which, and what it
-    looks at."""
+    looks at. The share is a number, a list with one value a generation, or a schedule."""
 
-    fraction: float = setting(0.5, above=0, high=1)
+    fraction: Knob = knob(0.5, above=0, high=1, whole=False)
     looks_at: ClassVar[str] = ""
 
     def __post_init__(self):
+        read_knobs(self, lambda name: f"curation.{name}")
         check_settings(self, "curation")
 
     def check(self, given: Given) -> None:
@@ -56,7 +58,7 @@ class Fraction:
             )
 
     def check_share(self) -> None:
-        if self.fraction == 1:
+        if isinstance(self.fraction, Schedule) and self.fraction.always(1):
             raise UserError(
                 f"curation.fraction=1 releases every sample, so that curation={self.option} selects nothing: give a "
                 "share below 1, or curation=none.",
@@ -71,8 +73,8 @@ class Fraction:
         """A release of `rows`, with what was looked at and `facts` for the record."""
         return Release(rows, facts={"looked_at": self.looks_at, **facts})
 
-    def released(self, n: int) -> int:
-        return max(1, round(self.fraction * n))
+    def released(self, n: int, t: int) -> int:
+        return max(1, round(value_at(self.fraction, t) * n))
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Random(Fraction):
         """Any chain."""
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
-        n, count = len(drawn), self.released(len(drawn))
+        n, count = len(drawn), self.released(len(drawn), context.t)
         if drawn.x.ndim == 3:  # (N, R, d)
             return self.release(np.sort(random_subsets(n, count, drawn.x.shape[1], rng), axis=0))
         return self.release(np.sort(rng.permutation(n)[:count]))
@@ -109,7 +111,7 @@ class Confident(Fraction):
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         confidence = log_probabilities(logits_of(drawn.x, context, "confident"))
-        rows = highest(confidence, self.released(len(drawn)))
+        rows = highest(confidence, self.released(len(drawn), context.t))
         return self.release(rows)
 
 

@@ -38,7 +38,7 @@ class Choice:
                 "curation.of_class",
             )
 
-    def released(self, n: int) -> int:
+    def released(self, n: int, t: int) -> int:
         if n < self.k:
             raise UserError(
                 f"curation.k={self.k} chooses one of {self.k} samples, and a generation draws {n}: raise n_samples or "
@@ -49,7 +49,7 @@ class Choice:
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         reward = self.scale * np.exp(log_probabilities(logits_of(drawn.x, context, "choice"), self.of_class))
-        n, count = len(drawn), self.released(len(drawn))
+        n, count = len(drawn), self.released(len(drawn), context.t)
         groups = rng.permutation(n)[: count * self.k].reshape(count, self.k)
         best = (reward[groups] + rng.gumbel(size=groups.shape)).argmax(1)  # a draw from the softmax
         rows = np.sort(groups[np.arange(count), best])

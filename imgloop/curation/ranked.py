@@ -26,7 +26,7 @@ class Nearest(Fraction):
 
         x, real = (features_of(images, context, self) for images in (drawn.x, context.real.x))
         apart = nearest_distances(x, real)[:, 0]
-        rows = highest(-apart, self.released(len(drawn)))
+        rows = highest(-apart, self.released(len(drawn), context.t))
         return self.release(rows, mean_distance=float(apart.mean()), released_distance=float(apart[rows].mean()))
 
 
@@ -60,5 +60,5 @@ class Loss(Fraction):
                 "curation",
             )
         loss = np.asarray(losses).reshape(len(drawn), -1).mean(1)
-        rows = highest(loss if self.keep == "high" else -loss, self.released(len(drawn)))
+        rows = highest(loss if self.keep == "high" else -loss, self.released(len(drawn), context.t))
         return self.release(rows, mean_loss=float(loss.mean()), released_loss=float(loss[rows].mean()))

@@ -23,7 +23,7 @@ class Farthest(Fraction):
     looks_at: ClassVar[str] = "distances between samples in feature space"
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
-        x, count = features_of(drawn.x, context, self), self.released(len(drawn))
+        x, count = features_of(drawn.x, context, self), self.released(len(drawn), context.t)
         rows, gap = [int(rng.integers(len(x)))], np.inf
         apart = distances(x, x[rows[0]])
         while len(rows) < count:
@@ -49,7 +49,7 @@ class Threshold(Fraction):
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         order = rng.permutation(len(drawn))
-        x, count = features_of(drawn.x, context, self)[order], self.released(len(drawn))
+        x, count = features_of(drawn.x, context, self)[order], self.released(len(drawn), context.t)
         taken, apart = [0], distances(x, x[0])
         threshold = float(apart.max())
         while len(taken) < count:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from imgloop.config.fields import setting
+from imgloop.config.schedule import Knob, knob, value_at
 from imgloop.contracts import Context, Given, Release
 from imgloop.curation import Fraction, features_of
 from imgloop.errors import UserError
@@ -30,7 +31,7 @@ class Verifier(Fraction):
 
     looks_at: ClassVar[str] = "distances to real class centroids in feature space"
 
-    fraction: float = setting(0.25, above=0, high=1)
+    fraction: Knob = knob(0.25, above=0, high=1, whole=False)
     radius: float = setting(1.5, above=0)
     bias: float = setting(0.0, low=-1000, high=1000)
     error: float = setting(0.0, low=0, below=0.5, why="since a verifier that errs half of the time decides nothing")
@@ -45,7 +46,7 @@ class Verifier(Fraction):
             )
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
-        n, count, real = len(drawn), self.released(len(drawn)), context.real
+        n, count, real = len(drawn), self.released(len(drawn), context.t), context.real
         if drawn.x.ndim == 3:  # (N, R, d)
             x, y = drawn.x, real.x
             groups, towards = np.zeros(len(y), int), np.full(y.shape[2], y.shape[2] ** -0.5)
@@ -67,9 +68,10 @@ class Verifier(Fraction):
         accepted = rng.random(p.shape) < p + self.error * (1 - 2 * p)
         least = int(accepted.sum(0).min())
         if least < count:
+            share = value_at(self.fraction, context.t)
             raise UserError(
                 f"curation=verifier accepted {least} of the {n} samples of generation {context.t}, and "
-                f"curation.fraction={self.fraction:g} releases {count}: lower it, or raise curation.radius.",
+                f"curation.fraction={share:g} releases {count}: lower it, or raise curation.radius.",
                 "curation.fraction",
             )
         rows = np.sort(np.argsort(~accepted, axis=0, kind="stable")[:count], axis=0)

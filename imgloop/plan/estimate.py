@@ -73,7 +73,10 @@ def estimate(
     here = tasks(works, rates, None)
     total = startup.wall + report + makespan(here, 1)
     share = max((r.cpu for r in rates.values()), default=1.0)
-    cpu = startup.cpu + report * share + sum(rates[w.recipe].cpu * (t[1] + t[2]) for w, t in zip(works, here))
+    cpu = startup.cpu + report * share
+    for w, (_, seconds, rest), own in zip(works, here, beside(works, rates)):
+        r = rates[w.recipe]
+        cpu += r.busy * (seconds + rest - own) + r.cpu * own
     there = None if name is None else startup.wall + report + makespan(tasks(works, rates, name), 1)
     several = makespan(tasks(works, rates, name), workers) + startup.wall + report
     return Estimate(
@@ -97,16 +100,23 @@ def firsts(works: Sequence[Work], rates: Mapping[str, Rates]) -> set[int]:
 def tasks(works: Sequence[Work], rates: Mapping[str, Rates], name: str | None) -> list[tuple[str | None, float, float]]:
     """For each chain the key of its generation 0, the seconds to train that (0 for all but the first of a key), and all
     other seconds, here or on a named device, where measuring, pictures and the start are taken to last as here."""
-    first, studies, out = firsts(works, rates), set(), []
-    for i, w in enumerate(works):
+    first, out = firsts(works, rates), []
+    for i, (w, rest) in enumerate(zip(works, beside(works, rates))):
         r, plan = rates[w.recipe], w.plan
         trained = [training(r, n, name) for n in plan.images]
-        rest = r.chain if w.settings.study in studies else r.first
-        studies.add(w.settings.study)
         rest += sum(trained[1:] if plan.first == 0 else trained)
         rest += sum(sampling(r, n, name) + r.measuring(n) + r.write for n in plan.samples)
         out.append((w.first_key, trained[0] if i in first else 0.0, rest))
     return out
+
+
+def beside(works: Sequence[Work], rates: Mapping[str, Rates]) -> list[float]:
+    """For each chain its seconds beside its generations, which are more for the first of a study."""
+    studies, seconds = set(), []
+    for w in works:
+        seconds.append(rates[w.recipe].chain if w.settings.study in studies else rates[w.recipe].first)
+        studies.add(w.settings.study)
+    return seconds
 
 
 def training(r: Rates, images: int, name: str | None) -> float:

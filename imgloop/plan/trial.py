@@ -38,7 +38,8 @@ class Rates:
     batch: images a step. step_flop, sample_flop: of one step, and of one sample with all its nfe evaluations of the
     network. fit, step: of a fit beside its steps, and of each step. chunk: of CHUNK samples. measure: seconds by number
     of samples, as (samples, seconds) of two trials. write: of a generation's files. first, chain: of a study's first
-    chain, and of each further one, beside its generations. report: at the end of a sweep. cpu: CPU seconds a second.
+    chain, and of each further one, beside its generations. report: at the end of a sweep. busy: CPU seconds a second
+    of a generation; cpu: of all else.
     """
 
     batch: int
@@ -54,6 +55,7 @@ class Rates:
     first: float
     chain: float
     report: float
+    busy: float
     cpu: float
     threads: int
     sample_bytes: float
@@ -75,18 +77,24 @@ class Rates:
 
 @dataclass(frozen=True)
 class Run:
-    """A chain of the trial: its folder, its record, and the wall seconds that it took beside its stages."""
+    """A chain of the trial: its folder, its record, the wall seconds that it took beside its stages, and CPU seconds in
+    all."""
 
     folder: Path
     record: dict[str, Any]
     beside: float
+    cpu: float
+
+    @property
+    def stages(self) -> float:
+        """Wall seconds of its generation."""
+        return sum(self.record["seconds"].values())
 
 
 def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, most: int, sweep: bool) -> Rates:
     """The rates of the recipe of one chain. most: samples of its largest generation. sweep: whether it ends in a
     report. What a run does with its own settings (threads, classifier, features, report) happens here as well."""
     with tempfile.TemporaryDirectory(prefix="imgloop-plan-") as tmp:
-        started, cpu = time.perf_counter(), time.process_time()
         batch, step_flop, sample_flop, nfe, step = counted(settings, Path(tmp))
         study, n = Path(tmp) / "trial", min(CHUNK, most)
         steps = int(np.clip(SECONDS / step, LEAST, MOST))
@@ -94,15 +102,18 @@ def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, mo
         def run(seed: int, steps: int, n: int) -> Run:
             few = [f"seed={seed}", f"train.images={steps * batch}", f"n_samples={n}", "generations=1", "fork=null"]
             few += [f"out={tmp}", "study=trial", "overwrite=false", "keep_models=null", "display=lines", "logger=none"]
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             folder = loop.run(parsed([*overrides, *few], dirs), sweep=sweep).folder
+            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
             record = read_record(generations(folder)[0])
-            return Run(folder, record, time.perf_counter() - began - sum(record["seconds"].values()))
+            return Run(folder, record, wall - sum(record["seconds"].values()), cpu)
 
         with silent():
             short = run(0, max(1, steps // 4), n)
             room = n * max(1.0, SECONDS / max(short.record["seconds"]["sample"], 1e-3))
             long = run(1, steps, int(min(most, max(n, room // CHUNK * CHUNK))))
+        threads = torch.get_num_threads()
+        busy = float(np.clip((long.cpu - long.beside) / long.stages, 0, threads))  # what is beside takes one core
         seconds, before = long.record["seconds"], short.record["seconds"]
         ran = steps - max(1, steps // 4)
         each = max(seconds["train"] - before["train"], 0.3 * seconds["train"] * ran / steps) / ran
@@ -123,7 +134,7 @@ def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, mo
             chunk=seconds["sample"] / -(-long.record["n_drawn"] // CHUNK),
             measure=((short.record["n_drawn"], before["measure"]), (long.record["n_drawn"], seconds["measure"])),
             write=seconds.get("write", 0.0), first=short.beside, chain=long.beside, report=reported,
-            cpu=(time.process_time() - cpu) / (time.perf_counter() - started), threads=torch.get_num_threads(),
+            busy=busy, cpu=max(0.0, short.cpu - busy * short.stages) / short.beside, threads=threads,
             sample_bytes=sum(growing.get(f, 0) for f in BESIDE[:2]) / long.record["n_drawn"],
             feature_bytes=features.stat().st_size / long.record["n_train"],
             generation_bytes=own - sum(growing.values()) - model,

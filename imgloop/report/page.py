@@ -23,7 +23,7 @@ from imgloop.conditions import short_names
 from imgloop.errors import UserError, printable_lines
 from imgloop.figures import looks
 from imgloop.report import bibliography, reproduce, sizes, svg
-from imgloop.report.panels import Panel, first, panels, split
+from imgloop.report.panels import Panel, first, given, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
 from imgloop.report.progress import waiting
 from imgloop.report.sheets import Evolution, evolution
@@ -49,6 +49,7 @@ class Report:
     reason: str  # why there is no profile, or ""
     panels: tuple[Panel, ...]
     key: tuple[Panel, ...]  # those of `panels` that are shown first
+    given: tuple[Panel, ...]  # those of `panels` that show schedules
     evolution: Evolution | str
     chains: tuple[Progress, ...]
     times: tuple[Timescale, ...]
@@ -123,6 +124,7 @@ def report(
         reason,
         tuple(drawn),
         tuple(first(drawn, measures)),
+        tuple(given(study, drawn)),
         images,
         chains,
         times,
@@ -150,7 +152,8 @@ def html(r: Report, refresh: int | None = None) -> str:
     environment.filters |= {"figure": figure, "spread": spread, "plural": plural}
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    profile, others = r.profile, [p for p in r.panels if p not in r.key]
+    profile, others = r.profile, [p for p in r.panels if p not in r.key and p not in r.given]
+    schedules = [p for p in r.given if p not in r.key]
     return environment.get_template("page.html.j2").render(
         r=r,
         name=r.study.name,
@@ -161,7 +164,8 @@ def html(r: Report, refresh: int | None = None) -> str:
         refresh=refresh,
         keys=[(svg.key(look), r.names[c]) for c, look in looks(list(r.names)).items()],
         first=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.key)],
-        further=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(others, len(r.key))],
+        further=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(others, len(r.key) + len(schedules))],
+        given=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(schedules, len(r.key))],
         waiting=waiting(r.chains),
         incomplete=r.incomplete,
         matrix=matrix(r),

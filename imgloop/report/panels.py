@@ -20,6 +20,7 @@ PER_PANEL = 8  # conditions in one panel: more lines cannot be distinguished; th
 SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
 KEY = ("fd", "risk", "variance_ratio", "recall")  # the curves that a page shows first, where it has them
 FIRST = 4  # curves that it shows first
+GIVEN = ("train_images", "n_train", "real_share", "n_drawn", "n_pool")  # what schedules set, generation by generation
 ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
 
 
@@ -145,6 +146,21 @@ def first(whole: Sequence[Panel], measures: Sequence[str] = ()) -> list[Panel]:
     return [p for m in dict.fromkeys(names) for p in whole if p.info.name == m]
 
 
+def given(study: Study, whole: Sequence[Panel]) -> list[Panel]:
+    """The panels of what each generation was given, where a schedule changes it; none elsewhere."""
+    return [p for p in whole if p.info.name in GIVEN] if scheduled(study) else []
+
+
+def scheduled(study: Study) -> bool:
+    """Whether images seen, samples drawn or the share released change over the generations of a condition."""
+    frame: Any = study.table
+    if not {"train_images", "n_drawn", "n_pool"} <= set(frame):
+        return False
+    released = (frame["n_pool"] / frame["n_drawn"]).round(2)  # a share of few samples is not met exactly
+    values = frame[["condition", "train_images", "n_drawn"]].assign(released=released)
+    return bool((values.groupby("condition").nunique() > 1).any(axis=None))
+
+
 def displayed(study: Study) -> list[MeasureInfo]:
     """The measures of a study that have a panel, in the order of the page; users' measures included."""
     frame: Any = study.table
@@ -153,6 +169,8 @@ def displayed(study: Study) -> list[MeasureInfo]:
         counts = frame[["n_drawn", "n_pool"]].dropna()
         if (counts["n_drawn"] != counts["n_pool"]).any():  # only some samples were released to later generations
             names |= {"n_drawn", "n_pool"}
+    if scheduled(study):
+        names.add("train_images")
 
     def shown(info: MeasureInfo) -> bool:
         value = info.name.removesuffix("_sem")
