@@ -320,6 +320,9 @@ TWINS = (
         "mean_part variance",
     ),
     Twin(
+        seen_rows, "model=gaussian_mean paradigm=fresh n_initial=40 data.n=600 model.replicates=4000", "echo_1 echo_2"
+    ),
+    Twin(
         weights_dropped,
         "model=gaussian_mean paradigm=fresh real_weight=4 n_initial=10 data.n=60 generations=6 model.replicates=8000",
         "square",

@@ -24,6 +24,7 @@ from imgloop.config.settings import parsed
 from imgloop.display import duration
 from imgloop.errors import Stopped
 from imgloop.study import solved as results
+from imgloop.study.generation import read_config
 
 LIMIT = 4.0  # standard errors; theory and simulation disagree if they differ by more
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment" / "analytic").glob("*.yaml"))
@@ -71,7 +72,26 @@ def comparisons(result: loop.Result) -> list[Comparison]:
             at = last if z.isna().all() else z.abs().idxmax()
             simulated, sem = result.metrics.loc[last, [name, f"{name}_sem"]]
             compared.append(Comparison(name, last, simulated, sem, theory[last], z[at], at, bound))
-    return compared + collapse_times(record["timescale"], record["generations"] - 1)
+    return compared + echoes(result) + collapse_times(record["timescale"], record["generations"] - 1)
+
+
+def echoes(result: loop.Result) -> list[Comparison]:
+    """For chains of means beside new real rows: what is left of the error of generation s in the last generation, as
+    the slope of its mean on that of s over replicates, against the product of the synthetic shares between.
+
+    docs/theory.md, "How long an error lasts".
+    """
+    stored, mean = read_config(result.folder), results.replicates(result.folder).get("mean")
+    if mean is None or stored["choices"]["paradigm"] != "fresh" or stored["config"]["real_weight"] is not None:
+        return []
+    kept, last, rows = 1 - result.metrics["real_share"].to_numpy(), len(mean) - 1, []
+    for lag in range(1, min(last, 4) + 1):
+        then, now = mean[last - lag], mean[last]
+        slope = (then @ now) / (then @ then)
+        sem = np.sqrt(((now - slope * then) ** 2).mean() / (then @ then))
+        theory = float(kept[last - lag + 1 :].prod())
+        rows.append(Comparison(f"echo_{lag}", last, slope, sem, theory, (slope - theory) / sem, last))
+    return rows
 
 
 def collapse_times(timescale: dict | None, last: int) -> list[Comparison]:
