@@ -296,3 +296,55 @@ def test_a_schedule_of_the_sampling_bias_is_checked_before_training(tmp_path, bi
     with pytest.raises(UserError, match=words):
         imgloop.run([*TINY, "generations=3", f"model.bias={bias}", f"out={tmp_path}"])
     assert not list(tmp_path.rglob("record.json"))
+
+
+# -- Extrapolation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_weights_move_away_from_those_after_training_on_own_samples(tmp_path, conditional):
+    data = training_set(labels=np.arange(64) % 3 if conditional else None)
+    given = {"data": data, "images": 256, "conditional": conditional}
+    plain, one, three = (fitted(tmp_path / str(w), **given, extrapolate=w) for w in (0, 1, 3))
+    weights = [dict(f.network.named_parameters()) for f in (plain, one, three)]
+    moved = [{k: (w[k] - weights[0][k]).detach() for k in w} for w in weights[1:]]
+    assert any(m.abs().max() > 1e-6 for m in moved[0].values())
+    for k in weights[0]:
+        assert torch.allclose(moved[1][k], 3 * moved[0][k], atol=1e-6), k
+    model = Diffusion(widths=[8, 16], batch=32, sampler_steps=2, conditional=conditional)
+    model.lr = 0.02 * model.recipe(8).lr
+    drawn = plain.sample(64, seed=store.seed_of(0, 0, "extrapolate")).x
+    own = TrainingSet({REAL: Pool(drawn, data.pools[REAL].y)}, data.mix)
+    on = model.fit(own, Task(0, store.seed_of(0, 0, "own"), 32, "weights", tmp_path / "on"), plain)
+    for k, v in on.network.named_parameters():
+        assert conditional or torch.allclose(weights[0][k] - v, moved[0][k], atol=1e-6), k
+    assert one.facts["extrapolated"] == {"weight": 1, "images": 32} and "extrapolated" not in plain.facts
+    one.save(tmp_path / "model")
+    assert np.array_equal(load(tmp_path / "model").sample(4, seed=0).x, one.sample(4, seed=0).x)
+
+
+@pytest.mark.parametrize("last", [3, 10])
+def test_an_extrapolation_resumes_bit_by_bit(tmp_path, last):
+    """Interrupted in the training on real images, and in that on own samples."""
+
+    def task(name, last=None):
+        seen = []
+        return Task(
+            *(0, 0, 32 * 8, "scratch", tmp_path / name),
+            progress=lambda done, total, **figures: seen.append(done),
+            stop=lambda: last is not None and len(seen) >= last,
+            chunk=1,
+        )
+
+    model = Diffusion(widths=[8, 16], batch=32, sampler_steps=2, extrapolate=1, extrapolate_share=0.5)
+    whole = model.fit(training_set(), task("whole"), None).sample(4, seed=0).x
+    with pytest.raises(Stopped):
+        model.fit(training_set(), task("parts", last), None)
+    assert np.array_equal(model.fit(training_set(), task("parts"), None).sample(4, seed=0).x, whole)
+
+
+def test_the_weight_of_an_extrapolation_is_checked():
+    for wrong in (-1, "much", [0, -1], {"begin": 1}):
+        with pytest.raises(UserError, match="extrapolate"):
+            Diffusion(extrapolate=wrong)
+    assert [Diffusion(extrapolate={"start": 2, "factor": 0.5}).extrapolate_at(t) for t in range(3)] == [2, 1, 0.5]

@@ -36,7 +36,10 @@ def identity_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     if before_recipes(identity["model"], stored):
         model = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
         identity = {f"model.{k}": v for k, v in earlier_recipe(identity["model"], model).items()} | identity
-    return {"train.flip": False} | identity  # a later setting
+    later = {"train.flip": False}  # settings that came later, at their default
+    if identity["model"] == "diffusion":
+        later |= {"model.extrapolate": 0, "model.extrapolate_share": 0.1}
+    return later | identity
 
 
 def before_recipes(kind: str, stored: Mapping[str, Any]) -> bool:

@@ -21,9 +21,9 @@ from imgloop.errors import UserError, first_line
 from imgloop.models.base import (
     CHUNK,
     bias_schedule,
-    check_bias,
     check_description,
     check_images,
+    check_schedules,
     label_frequencies,
     load_training,
     sample_images,
@@ -31,6 +31,7 @@ from imgloop.models.base import (
     save_training,
 )
 from imgloop.models.denoising import DiffusionModule
+from imgloop.models.extrapolation import OWN_LR, extrapolate, own_samples, self_training, weight_schedule
 from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.recipes import Recipe, recipe
@@ -73,7 +74,8 @@ class DiffusionGenerator(Generator):
         d = self.description
         interval = d.get("guidance_interval")
         nfe = evaluations(self.objective, d["sampler"], d["sampler_steps"], d["guidance"], interval)
-        return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d)}
+        own = {k: d[k] for k in ("extrapolated",) if k in d}
+        return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d), **own}
 
     def sample(self, n: int, *, seed: int, y: np.ndarray | None = None, progress: Progress = no_progress) -> Pool:
         """Draw n images, uint8 (n, C, H, W); sample i is a function of (weights, seed, i, its label) alone.
@@ -190,6 +192,8 @@ class Diffusion(Model):
     sampler: str | None = None
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
     bias: Knob = 1.0
+    extrapolate: Knob = 0.0
+    extrapolate_share: float = setting(0.1, above=0, high=1)
     labels: str = setting("training", choices=("training", "real"))
     guidance: float = setting(1.0, low=0)
     guidance_interval: Sequence[float] | None = None
@@ -199,7 +203,7 @@ class Diffusion(Model):
 
     def __post_init__(self):
         check_settings(self, "model")
-        self.bias_at = bias_schedule(self.bias)
+        self.bias_at, self.extrapolate_at = bias_schedule(self.bias), weight_schedule(self.extrapolate)
         of_flow = (("time", "logit_normal"), ("time_mean", None), ("precondition", False))
         for name, usual, of in (*((n, u, "flow") for n, u in of_flow), ("prediction", None, "ddpm")):
             if getattr(self, name) != usual and self.objective != of:
@@ -279,7 +283,7 @@ class Diffusion(Model):
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
-        check_bias(self.bias_at, len(images))
+        check_schedules(len(images), self.bias_at, self.extrapolate_at)
         with torch.device("meta"):
             network = build_network(r.network, size, channels, self.widths and tuple(self.widths))
         check_fits([network], "model.widths")
@@ -333,7 +337,15 @@ class Diffusion(Model):
         }
         if self.guidance_interval is not None:
             description["guidance_interval"] = [float(s) for s in self.guidance_interval]
-        return DiffusionGenerator(module.ema, description, device, training, trained.history)
+        generator = DiffusionGenerator(module.ema, description, device, training, trained.history)
+        if (weight := self.extrapolate_at(task.t)) and steps:
+            again = self_training(task, self.extrapolate_share, r.batch)
+            own = replace(self, extrapolate=0, lr=OWN_LR * r.lr).fit(
+                own_samples(generator, data, task), again, generator
+            )
+            extrapolate(generator.network, own.network, weight)
+            description["extrapolated"] = {"weight": weight, "images": own.description["trained_images"]}
+        return generator
 
     def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task, settings: dict) -> None:
         """Raise UserError if the weights to start from are of another network, or lack what `start` asks for."""
