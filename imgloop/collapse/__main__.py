@@ -1,5 +1,5 @@
 """python -m imgloop.collapse STUDY_OR_CSV: the collapse profile; python -m imgloop.collapse power: its statistical
-power."""
+power; python -m imgloop.collapse protocols: whether it depends on the features."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
 from imgloop.thresholds import Frozen, Thresholds
 
-EPILOG = "python -m imgloop.collapse power --help: how many seeds and generations a definition needs"
+EPILOG = (
+    "python -m imgloop.collapse power --help: how many seeds and generations a definition needs; "
+    "python -m imgloop.collapse protocols --help: whether verdicts depend on the features"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["power"]:
         return status("imgloop.collapse", planned, arguments[1:])
+    if arguments[:1] == ["protocols"]:
+        from imgloop.collapse import protocols
+
+        return status("imgloop.collapse", protocols.run, arguments[1:])
     return status("imgloop.collapse", profiled, arguments)
 
 
