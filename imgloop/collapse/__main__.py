@@ -55,6 +55,7 @@ def profiled(arguments: list[str]) -> None:
     from imgloop.collapse import show
     from imgloop.collapse.profile import collapse_profile
     from imgloop.study.frozen import frozen
+    from imgloop.study.imported import NOTE, is_imported
     from imgloop.study.plain import read_table
     from imgloop.study.progress import incomplete, progress
     from imgloop.study.tables import chains, csv_text, measures
@@ -72,6 +73,8 @@ def profiled(arguments: list[str]) -> None:
         measures=measures(chains(a.path)) if a.path.is_dir() else None,
         subjects=by_role(a.subject),
     )
+    if a.path.is_dir() and is_imported(a.path):
+        profile = profile.of_imported(NOTE)
     if a.path.is_dir() and (note := incomplete(progress(a.path))):
         profile = profile.noted(f"{note}.")
     if a.csv:

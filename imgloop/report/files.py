@@ -13,6 +13,7 @@ from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
 from imgloop.report.text import digits
+from imgloop.study.imported import NOTE
 from imgloop.study.tables import csv_text
 
 # Brackets and stars are braced: at the start of a row they would be options of the preceding line end.
@@ -69,6 +70,7 @@ def as_json(r: Report) -> dict:
     ]
     return {
         "study": r.study.name,
+        **({"imported": NOTE} if r.study.imported else {}),
         "profile": r.profile.to_dict() if r.profile else None,
         "reason": r.reason or None,
         "incomplete": r.incomplete or None,
@@ -111,6 +113,6 @@ def latex(profile: Profile, names, incomplete: str = "") -> str:
     marked = f"% {' '.join(incomplete.split())}\n".encode("ascii", "backslashreplace").decode() if incomplete else ""
     return (
         f"{marked}% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
-        f"% followed by the effect over {control}, from up to {seeds} chains; needs booktabs\n"
+        f"% followed by the effect over {control}{' (imported)' if profile.imported else ''}, from up to {seeds} chains; needs booktabs\n"
         + table.style.hide(axis="index").to_latex(hrules=True, column_format="l" * table.shape[1])
     )

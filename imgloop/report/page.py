@@ -30,6 +30,7 @@ from imgloop.report.sheets import Evolution, evolution
 from imgloop.report.text import TIMES, figure, plural, ranges, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.study import tables
+from imgloop.study.imported import NOTE
 from imgloop.study.progress import Progress, incomplete, progress
 from imgloop.study.study import Study
 
@@ -228,8 +229,9 @@ def report_command(study: Study) -> str:
 
 
 def warnings(study: Study, names: Mapping[str, str]) -> list[str]:
-    """What models warned of in their training: by condition, the first warning and the number of generations."""
-    lines = []
+    """What models warned of in their training: by condition, the first warning and the number of generations; of imported
+    chains, what that means."""
+    lines = [NOTE] if study.imported else []
     for condition, name in names.items():
         given = []
         for seed in () if study.is_csv or study.solvable else study.seeds(condition):
@@ -266,7 +268,7 @@ def numbers(p: Panel) -> tuple[list[int], list[tuple[str, list[str]]]]:
 def shares(study: Study, names: Mapping[str, str]) -> list[tuple[str, list[tuple[int, int, dict[str, float]]]]]:
     """By condition, the training sets of its first chain: (generation, rows, share by origin), at most 30."""
     found = []
-    for condition in () if study.is_csv else names:
+    for condition in () if study.is_csv or study.imported else names:
         chain = study.chain(condition, study.seeds(condition)[0])
         if study.solvable:
             rows: Any = tables.table(chain)

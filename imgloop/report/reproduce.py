@@ -41,6 +41,11 @@ class Origin:
     versions: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
 
+    @property
+    def commands(self) -> list[str]:
+        """The commands of all conditions, each once."""
+        return list(dict.fromkeys(recipe.command for recipe in self.recipes))
+
 
 def origin(study: Study, names: Mapping[str, str]) -> Origin:
     """What is needed to run a study again; of a CSV table only its name."""
@@ -58,6 +63,7 @@ def origin(study: Study, names: Mapping[str, str]) -> Origin:
         written.append(str(record.get("written", "")))
     facts = [(key, listed(sorted(values))) for key, values in machines.items()]
     facts.append(("written", f"{min(written)} to {max(written)}"))
+    facts += _sources(study) if study.imported else []
     if not study.solvable:
         facts += [("scores", study.shown_protocol or "none"), *_protocol(study)]
         try:
@@ -72,6 +78,18 @@ def records(study: Study) -> list[dict[str, Any]]:
     if study.solvable:
         return [store.read_json(c / "record.json") for c in study.chains]
     return [store.read_json(g / "record.json") for c in study.chains for g in tables.generations(c)]
+
+
+def _sources(study: Study) -> list[tuple[str, str]]:
+    """Where the images of imported chains come from."""
+    rows = []
+    for chain in study.chains:
+        for folder in tables.generations(chain):
+            source = store.read_json(folder / "record.json")["imported"]
+            values = f"{source.get('images')} images of {source.get('path')}, SHA-256 {str(source.get('hash'))[:16]}"
+            rows.append((f"{chain.parent.name}, {chain.name}, generation {int(folder.name[3:])}", values))
+    most = 40
+    return rows[:most] + ([("further generations", f"{len(rows) - most}, in record.json")] if len(rows) > most else [])
 
 
 def _protocol(study: Study) -> list[tuple[str, str]]:
@@ -106,6 +124,8 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
 
     Raises UserError for an option that this version does not have, unless it can be in a user's config folder.
     """
+    if "import" in stored["config"]:
+        return shlex.join(["python", "-m", "imgloop.study", "import", *map(str, stored["config"]["import"])])
     from omegaconf import OmegaConf
 
     folders = [str(folder) for folder in stored.get("config_dirs") or ()]

@@ -15,6 +15,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
 from imgloop.study.generation import check_files, check_numbers, read_config, read_record
+from imgloop.study.imported import source_of
 from imgloop.study.notebook import html
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
@@ -87,6 +88,11 @@ class Study:
     def solvable(self) -> bool:
         """Whether the chains are those of solvable systems, which store no images."""
         return not self.is_csv and tables.is_solved(self.chains[0])
+
+    @cached_property
+    def imported(self) -> bool:
+        """Whether another program drew the images (imgloop.study.imported)."""
+        return not (self.is_csv or self.solvable) and any(source_of(c) is not None for c in self.chains)
 
     @property
     def root(self) -> Path:
@@ -162,7 +168,8 @@ class Study:
         return store.open_arrays(self._whole(condition, seed, generation, "pool"))
 
     def latents(self, condition: str, seed: int, generation: int) -> np.ndarray:
-        """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W)."""
+        """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W); of imported images, whose
+        latents are not known, sixteen or fewer at random."""
         return self._array(self._whole(condition, seed, generation, "evolution"), "x")
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
@@ -192,7 +199,7 @@ class Study:
         keys = ["condition", "seed", "generation"]
         names = ("curves", "evolution") if self.single else ("comparison",)
         folders = () if self.is_csv else (self.path / f"{name}.png" for name in names)
-        return html(f"{self.name}, last generation", last[[*keys, *scores]] if scores else last, folders)
+        return html(f"{self.name}{', imported' if self.imported else ''}, last generation", last[[*keys, *scores]] if scores else last, folders)
 
     def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
         """The file of a generation's images, whose hash is that of its record; raises UserError where it is not."""
