@@ -40,8 +40,8 @@ class Import:
     say: Callable[[str], None] = print
 
 
-def write_chain(chain: Chain, given: Import) -> int:
-    """Write the generations of a chain that its folder does not have; returns how many. Raises UserError if the folder
+def write_chain(chain: Chain, given: Import) -> None:
+    """Write the generations of a chain that its folder does not have. Raises UserError if the folder
     was imported from other images or with other settings, or if they cannot be read; each generation is whole."""
     folder = given.study / chain.condition / f"seed{chain.seed}"
     busy = f"Another process is importing or measuring {folder}: wait for it, or give another --study NAME."
@@ -51,10 +51,8 @@ def write_chain(chain: Chain, given: Import) -> int:
             store.remove_parts(folder)
             check_numbers(folder)
             write_config(folder, chain, given)
-            written = 0
             for t, source in enumerate(chain.sources):
-                written += write_generation(folder / f"gen{t:03d}", chain, t, source, given)
-            return written
+                write_generation(folder / f"gen{t:03d}", chain, t, source, given)
     finally:
         if folder.is_dir() and not generations(folder):  # nothing was read: no trace stays
             store.remove(folder / "config.yaml")
@@ -89,15 +87,14 @@ def write_config(folder: Path, chain: Chain, given: Import) -> None:
 AGAIN = "Give --study NEW for a study of its own, or --overwrite to delete the chain and import it again."
 
 
-def write_generation(folder: Path, chain: Chain, t: int, source: Source, given: Import) -> bool:
-    """Write a generation, unless it is there; whether it was written. Raises UserError if it is there from another
-    source."""
+def write_generation(folder: Path, chain: Chain, t: int, source: Source, given: Import) -> None:
+    """Write a generation, unless it is there. Raises UserError if it is there from another source."""
     digest = store.file_hash(source.path)
     if folder.is_dir():
         before = read_record(folder)[MARK]
         if before.get("hash") != digest:
             raise UserError(f"{folder} was imported from other images than {source.path} has now. {AGAIN}")
-        return False
+        return
     pool = given.read(source)
     if t == 0:
         check_drawn(pool, given.real, source.path, source.number)
@@ -130,4 +127,3 @@ def write_generation(folder: Path, chain: Chain, t: int, source: Source, given: 
 
     store.commit_folder(folder, make)
     given.say(f"{chain.condition}, seed {chain.seed}, generation {t}: {len(pool):,} images of {source.path}")
-    return True

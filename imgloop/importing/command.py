@@ -94,6 +94,7 @@ def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Seq
     from imgloop.measure import measure
     from imgloop.metrics.__main__ import stage_progress
     from imgloop.multirun import write_report  # imports Hydra
+    from imgloop.report.progress import fingerprint
     from imgloop.study.compare import comparison_lines, spread_text
     from imgloop.study.imported import is_imported
     from imgloop.study.progress import write_states
@@ -114,17 +115,17 @@ def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Seq
 
     if a.overwrite:
         store.remove(*(study / c.condition / f"seed{c.seed}" for c in chains))
+    before = fingerprint(study)
     given = Import(study, real, settings, a.features, [w for w in arguments if w != "--overwrite"], read)
-    written = 0
     try:
         for chain in chains:
-            written += write_chain(chain, given)
+            write_chain(chain, given)
     finally:
         write_states(study)
-    if not written:
-        print(f"{study} holds these {len(chains)} chains already: nothing to import")
     protocol = measure(study, [f"features={a.features}"], device=a.device)
     write_states(study)
+    if fingerprint(study) == before and (study / "report.html").exists():
+        return print(f"{study} holds these {len(chains)} chains, measured under {protocol}: nothing to do")
     print("\n".join(["", f"{study}, at the last generation (± {spread_text(study)})", *comparison_lines(study)]))
     print(f"measured under {protocol}; python -m imgloop.measure {study} features=NAME measures again", flush=True)
     write_report(study)

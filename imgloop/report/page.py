@@ -30,6 +30,7 @@ from imgloop.report.sheets import Evolution, evolution
 from imgloop.report.text import TIMES, figure, plural, ranges, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.study import tables
+from imgloop.study.columns import Columns
 from imgloop.study.imported import NOTE
 from imgloop.study.progress import Progress, incomplete, progress
 from imgloop.study.study import Study
@@ -95,12 +96,13 @@ def report(
     protocol: str | None = None,
     seed: int | None = None,
     measures: Sequence[str] = (),
+    columns: Columns | None = None,
 ) -> Report:
-    """Read a study, one chain or a CSV table; `measures` are those whose curves come first.
+    """Read a study, one chain or a CSV table; `measures` are those whose curves come first. columns: of a table.
 
     Raises UserError if nothing of it can be read, or if it has no curve of one of the measures.
     """
-    study, question = Study(path, protocol, tolerant=True), question or Question()
+    study, question = Study(path, protocol, tolerant=True, columns=columns), question or Question()
     names, common = short_names(study.conditions)
     chains = () if study.is_csv else tuple(progress(study.root))
     chains = tuple(p for p in chains if p.chain in study.chains) if study.single else chains

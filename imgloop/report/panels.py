@@ -20,7 +20,7 @@ PER_PANEL = 8  # conditions in one panel: more lines cannot be distinguished; th
 SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
 KEY = ("fd", "risk", "variance_ratio", "recall")  # the curves that a page shows first, where it has them
 FIRST = 4  # curves that it shows first
-ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
+ORDER = ("score", "system", "table", "size", "time")  # of the panels, by kind of measure
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def displayed(study: Study) -> list[MeasureInfo]:
     def shown(info: MeasureInfo) -> bool:
         value = info.name.removesuffix("_sem")
         error = value != info.name and value in study.measures  # shown by no panel of its own
-        wanted = info.name in names or (info.kind in ("score", "system") and not error)
+        wanted = info.name in names or (info.kind in ("score", "system", "table") and not error)
         return wanted and info.name in frame and frame[info.name].notna().any()
 
     return sorted(filter(shown, study.measures.values()), key=lambda i: (ORDER.index(i.kind), i.name not in MEASURES))

@@ -45,18 +45,22 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
             question.control,
             thresholds=written.thresholds if written else agreed(configured(study)),
             quarter=question.quarter,
-            risk=question.risk,
+            risk=study.resolved(question.risk),
             generation=question.generation,
             frozen=written,
             measures=study.measures,
-            subjects=question.subjects,
+            subjects={role: study.resolved(c) or c for role, c in question.subjects.items()},
         )
         profile = profile.of_imported(NOTE) if study.imported else profile
         return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
         if e.setting == "control":
             names = map(printable, short_names(study.conditions)[0].values())
-            more = "Import one with --condition real_only=FOLDER" if study.imported else "Run the same command with paradigm=real_only"
+            more = (
+                "Import one with --condition real_only=FOLDER"
+                if study.imported
+                else "Run the same command with paradigm=real_only"
+            )
             return None, (
                 f"No control, so no profile: no condition is {question.control} (the study has {listed([*names], 6)}). "
                 f"{more}, or name another control with --control CONDITION."

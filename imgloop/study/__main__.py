@@ -9,7 +9,9 @@ from importlib import import_module
 from imgloop.errors import UserError, status
 
 COMMANDS = {"import": "imgloop.importing.command"}  # by name, as in imgloop.console: their rooms are above this one
-USAGE = "python -m imgloop.study import FOLDER... --real PATH: images of another program become a study; --help explains"
+USAGE = (
+    "python -m imgloop.study import FOLDER... --real PATH: images of another program become a study; --help explains"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
