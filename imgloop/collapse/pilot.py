@@ -37,7 +37,7 @@ class Pilot:
         return [
             f"spread {self.spread:.3g} of {self.number}, between {self.seeds} seeds of {self.condition} over "
             f"{self.control} at generation {self.at}; its relative standard error is about {error:.0%}",
-            f"the pilot's own effect is {self.effect:+.2g} sd over the threshold; --effect is that of the study to plan",
+            f"the pilot's own effect is {self.effect:+.2g} sd over the threshold; --effect is the planned study's",
         ]
 
 
@@ -78,8 +78,8 @@ def pilot(
     x = number.x[np.isfinite(number.x)]
     if len(x) < 2 or not (spread := float(x.std(ddof=1))) > 0:
         raise UserError(
-            f"The pilot has {len(x)} seed{'s' * (len(x) != 1)} of {mine[0].name} with a control and {number.name}, which "
-            "show no spread: it needs two that differ, or give --spread."
+            f"The pilot has {len(x)} seed{'s' * (len(x) != 1)} of {mine[0].name} with a control and a value of "
+            f"{number.name}, which show no spread: it needs two that differ, or give --spread."
         )
     name = number.name if number.measure else f"{number.name} ({comparison.risk})"
     effect = (float(x.mean()) - number.above) / spread

@@ -163,8 +163,8 @@ def images_in(path: Path) -> Path | None:
             return (named or files)[0]
         if not any(p.is_dir() and p.name.lower() in DRAWN for p in inside) and files:
             raise UserError(
-                f"{path} contains {', '.join(p.name for p in files[:4])}, and it is unclear which are the drawn images: "
-                f"name one, {EXAMPLE}."
+                f"{path} contains {', '.join(p.name for p in files[:4])}, and which are the drawn images is "
+                f"unclear: name one, {EXAMPLE}."
             )
         if kinds == ARRAYS:
             folders = [p for name in DRAWN for p in inside if p.is_dir() and p.name.lower() == name]

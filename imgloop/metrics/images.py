@@ -204,7 +204,8 @@ def _arrays(path: Path, levels: tuple[float, float] | None = None) -> ImageSet:
 
 
 def _member(file: Any, name: str, floats: bool = False) -> np.ndarray:
-    """An array of an .npz if it can be images (with `floats` also of floats) or labels; else an array of its dtype and shape that takes no memory."""
+    """An array of an .npz if it can be images (with `floats` also of floats) or labels; else an array of its dtype and
+    shape that takes no memory."""
     with file.zip.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -110,9 +110,10 @@ def latex(profile: Profile, names, incomplete: str = "") -> str:
     table = pd.DataFrame(rows, columns=["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
     seeds = max((v.seeds for v in profile.verdicts), default=0)
     control = " ".join(profile.control.split()).encode("ascii", "backslashreplace").decode()  # in a comment
+    imported = " (imported)" if profile.imported else ""
     marked = f"% {' '.join(incomplete.split())}\n".encode("ascii", "backslashreplace").decode() if incomplete else ""
     return (
         f"{marked}% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
-        f"% followed by the effect over {control}{' (imported)' if profile.imported else ''}, from up to {seeds} chains; needs booktabs\n"
+        f"% followed by the effect over {control}{imported}, from up to {seeds} chains; needs booktabs\n"
         + table.style.hide(axis="index").to_latex(hrules=True, column_format="l" * table.shape[1])
     )

@@ -231,8 +231,8 @@ def report_command(study: Study) -> str:
 
 
 def warnings(study: Study, names: Mapping[str, str]) -> list[str]:
-    """What models warned of in their training: by condition, the first warning and the number of generations; of imported
-    chains, what that means."""
+    """What models warned of in their training: by condition, the first warning and the number of generations; and what
+    is not known of imported chains."""
     lines = [NOTE] if study.imported else []
     for condition, name in names.items():
         given = []

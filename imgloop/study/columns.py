@@ -128,7 +128,8 @@ def _numbered(table: Frame) -> tuple[Frame, str]:
         return table, ""
     import pandas as pd  # here, since it takes half a second to import
 
-    if pd.to_numeric(table["seed"], errors="coerce").notna().all():
+    numbers: Any = pd.to_numeric(table["seed"], errors="coerce")
+    if numbers.notna().all():
         return table, ""
     names = table["seed"].astype(str)
     if (table.groupby(names)["condition"].nunique() > 1).any():

@@ -30,7 +30,8 @@ class Study:
     path: a study's folder, one chain's (CONDITION/seedK), or a CSV table with columns condition, seed, generation.
     protocol: of the scores (a file name in scores/, without its ending); by default the one that most chains have.
     tolerant: leave out chains that cannot be read, each with a sentence in `damaged`; otherwise the first of them
-    raises UserError, as does a path that contains no chain. columns: of a table, its columns by ours. `chains`: the folders that were opened.
+    raises UserError, as does a path that contains no chain. columns: of a table, what the user says of its columns.
+    `chains`: the folders that were opened.
     """
 
     def __init__(

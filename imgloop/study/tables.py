@@ -101,9 +101,9 @@ def table_file(path: str | Path, columns: Columns | None = None) -> Named:
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist: give a study's folder or a CSV table.") from e
     except (OSError, ValueError) as e:  # pandas' parser errors and pyarrow's are ValueErrors
-        reason = " ".join(str(e).split())
+        reason, kind = " ".join(str(e).split()), "parquet" if path.suffix.lower() in PARQUET else "CSV"
         raise UserError(
-            f"{path} cannot be read as a {'parquet' if path.suffix.lower() in PARQUET else 'CSV'} table ({reason}): give a study's folder or a CSV table."
+            f"{path} cannot be read as a {kind} table ({reason}): give a study's folder or a CSV table."
         ) from e
 
 
