@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def command(arguments: Sequence[str]) -> None:
     """Import what the arguments describe; raises UserError."""
-    a = parser().parse_args(arguments)
+    a = parser().parse_intermixed_args(arguments)
     check(a)
     pairs = layout.conditions(a.folder, a.condition)
     tables = [pair for pair in pairs if histories.files(pair[1])]
@@ -89,17 +89,19 @@ def check(a: argparse.Namespace) -> None:
 
 def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Sequence[str]) -> None:
     """Write, measure and report the chains."""
+    from imgloop.config.settings import parsed  # imports Hydra
     from imgloop.importing.chain import Import, write_chain  # imports torch
-    from imgloop.importing.images import drawn_images, levels_of, real_images  # likewise
+    from imgloop.importing.images import drawn_images, levels_of, real_images  # imports torch
     from imgloop.measure import measure
     from imgloop.metrics.__main__ import stage_progress
-    from imgloop.multirun import write_report  # imports Hydra
+    from imgloop.multirun import write_report  # likewise
     from imgloop.report.progress import fingerprint
     from imgloop.study.compare import comparison_lines, spread_text
     from imgloop.study.imported import is_imported
     from imgloop.study.progress import write_states
     from imgloop.study.tables import chains as there
 
+    parsed([f"features={a.features}"])  # before anything is written
     study = a.out / a.study
     if there(study) and not is_imported(study):
         raise UserError(f"{study} holds chains that were trained here: give --study NEW.")
