@@ -12,6 +12,11 @@ from imgloop import store
 from imgloop.errors import UserError
 from imgloop.importing import histories, layout
 from imgloop.importing.layout import Chain
+from imgloop.metrics.__main__ import stage_progress
+from imgloop.report.progress import fingerprint
+from imgloop.study import tables
+from imgloop.study.imported import is_imported
+from imgloop.study.progress import write_states
 
 DEFAULT = "imported"  # the study's name
 
@@ -60,13 +65,13 @@ def command(arguments: Sequence[str]) -> None:
     a = parser().parse_intermixed_args(arguments)
     check(a)
     pairs = layout.conditions(a.folder, a.condition)
-    tables = [pair for pair in pairs if histories.files(pair[1])]
-    if tables and len(tables) < len(pairs):
-        others = [str(folder) for name, folder in pairs if (name, folder) not in tables]
-        raise UserError(f"{tables[0][1]} has histories of measures, and {others[0]} has none: import them apart.")
-    if tables:
+    measured = [pair for pair in pairs if histories.files(pair[1])]
+    if measured and len(measured) < len(pairs):
+        others = [str(folder) for name, folder in pairs if (name, folder) not in measured]
+        raise UserError(f"{measured[0][1]} has histories of measures, and {others[0]} has none: import them apart.")
+    if measured:
         given = {name for name, _ in layout.conditions((), a.condition)}
-        return histories.write(tables, given, a.out / f"{a.study}.csv")
+        return histories.write(measured, given, a.out / f"{a.study}.csv")
     chains = layout.chains_of(a.folder, a.condition, a.pattern, a.first)
     if a.real is None:
         raise UserError(
@@ -90,20 +95,15 @@ def check(a: argparse.Namespace) -> None:
 def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Sequence[str]) -> None:
     """Write, measure and report the chains."""
     from imgloop.config.settings import parsed  # imports Hydra
-    from imgloop.importing.chain import Import, write_chain  # imports torch
+    from imgloop.importing.chain import Import, write_chain  # imports Pillow
     from imgloop.importing.images import drawn_images, levels_of, real_images  # imports torch
-    from imgloop.measure import measure
-    from imgloop.metrics.__main__ import stage_progress
-    from imgloop.multirun import write_report  # likewise
-    from imgloop.report.progress import fingerprint
-    from imgloop.study.compare import comparison_lines, spread_text
-    from imgloop.study.imported import is_imported
-    from imgloop.study.progress import write_states
-    from imgloop.study.tables import chains as there
+    from imgloop.measure import measure  # likewise
+    from imgloop.multirun import write_report  # imports Hydra
+    from imgloop.study.compare import comparison_lines, spread_text  # imports Pillow
 
     parsed([f"features={a.features}"])  # before anything is written
     study = a.out / a.study
-    if there(study) and not is_imported(study):
+    if tables.chains(study) and not is_imported(study):
         raise UserError(f"{study} holds chains that were trained here: give --study NEW.")
     for line in described(chains):
         print(line)
