@@ -148,7 +148,9 @@ def test_the_mark_is_in_report_profile_and_tables(root, capsys):
     study = root / "out" / "s"
     text = (study / "report.html").read_text()
     assert NOTE in text and "<title>s, imported: report</title>" in text and "condition (imported)" in text
-    assert "python -m imgloop.study import" in text and "24 images of" in text
+    assert (
+        "python -m imgloop.study import" in text and str(root / "replace" / "iter_2_epoch_500" / "images.npy") in text
+    )
     profile = json.loads((study / "report" / "profile.json").read_text())
     assert profile["imported"] == NOTE and profile["profile"]["imported"] and NOTE in profile["profile"]["notes"]
     assert "over real_only (imported)" in (study / "report" / "profile.tex").read_text()
@@ -302,6 +304,17 @@ def test_a_damaged_file_of_an_imported_study_is_found(root, tmp_path):
 # -- Mistakes end in one sentence -------------------------------------------------------------------------------------
 
 
+def test_zips_of_different_numbers_of_images(tmp_path, run, real):
+    (tmp_path / "replace").mkdir()
+    for k, n in enumerate((24, 30)):
+        write_png(tmp_path / f"{k}", drawn(k, n=n))
+        shutil.make_archive(str(tmp_path / "replace" / f"gen_{k}"), "zip", tmp_path / f"{k}")
+    status, out, err = run(tmp_path / "replace", *real)
+    assert status == 0 and "24 to 30 samples: fd falls with their number" in out, err
+    assert run(tmp_path / "replace", *real, "--n", 20, "--study", "equal")[0] == 0
+    assert set(imgloop.load_study(tmp_path / "out" / "equal")["n_drawn"]) == {20}
+
+
 def save(folder, *generations):
     """FOLDER/iter_K/images.npy of each of these arrays."""
     for k, x in enumerate(generations):
@@ -347,8 +360,12 @@ def test_real_images_are_checked(tmp_path, run, real):
     assert status == 1 and "6 held-out images are too few" in err and "--heldout PATH" in err
     status, _, err = run(folder, *real[:2], "--heldout", tmp_path / "nowhere")
     assert status == 1 and "does not exist" in err
+    status, out, err = run(folder, *real[:2], "--heldout", real[1], "--study", "twice")
+    assert status == 0 and "120 of the held-out images are training images" in out, err
     status, out, err = run(folder, *real[:2])
     assert status == 0 and "split off the real ones" in out and "24 held out" in out, err
+    status, _, err = run("--condition", f"other={folder}", *real)
+    assert status == 1 and "imported with other real images" in err
     facts = Study(tmp_path / "out" / "s").real.facts
     assert facts.split and "24 of them at random" in facts.source
     assert store.file_hash(tmp_path / "real.npy") in facts.extra["real"]
@@ -382,6 +399,13 @@ def test_generations_are_found_in_the_layouts_of_public_programs(tmp_path):
     assert places(root, "samples_*.npy") == {0: ["samples_0.npy", "samples_1.npy"]}
     root = touch(tmp_path / "e", "iter_0_epoch_9/x.png", "iter_1_epoch_9/x.png", "iter_2_epoch_9/x.png")
     assert places(root, first=1) == {0: ["iter_1_epoch_9", "iter_2_epoch_9"]}
+
+
+def test_an_array_of_other_dimensions_is_no_image(tmp_path):
+    root = touch(tmp_path / "a", "iter_0/0.png", "iter_1/0.png")
+    for k in (0, 1):
+        np.save(root / f"iter_{k}" / "fid.npy", np.zeros(3))
+    assert places(root) == {0: ["iter_0", "iter_1"]}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from imgloop.report.progress import fingerprint
 from imgloop.study import tables
 from imgloop.study.imported import is_imported
 from imgloop.study.progress import write_states
+from imgloop.study.real import real_folder, real_key
 
 DEFAULT = "imported"  # the study's name
 
@@ -117,6 +118,13 @@ def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Seq
 
     if a.overwrite:
         store.remove(*(study / c.condition / f"seed{c.seed}" for c in chains))
+        if not tables.chains(study):
+            store.remove(*(study / "shared").glob("real-*"))
+    if others := [p for p in (study / "shared").glob("real-*") if p != real_folder(study / "shared", real_key(real))]:
+        raise UserError(
+            f"{study} was imported with other real images ({others[0].name}), and chains are compared by one set: give "
+            "the same --real and --heldout, or --study NEW."
+        )
     before = fingerprint(study)
     given = Import(study, real, settings, a.features, [w for w in arguments if w != "--overwrite"], read)
     try:

@@ -20,6 +20,7 @@ from imgloop.pool import Pool
 
 LEVELS = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0)}  # black and white of images that are floats
 ROUNDING = 1e-4  # floats may be so far beyond black and white
+MOST = 0.05  # share of held-out images that recur among the training images: published sets have some duplicates
 COPIES = 0.5  # share of generation 0 that no model draws as exact copies of real images
 SEEN = (
     "The held-out images were split off the real ones, and the models may have been trained on them: --heldout PATH "
@@ -120,7 +121,12 @@ def real_images(
         extra=sources,
         **{k: v for k, v in (sizes | pair_facts(train, held)).items() if k != "warning"},
     )
-    for warning in filter(None, (SEEN if split else "", sizes.get("warning", "").replace("data.heldout", "--heldout"))):
+    same = facts.exact_duplicates or 0
+    twice = f"{same} of the held-out images are training images, which the models have seen." * (
+        same > MOST * len(held)
+    )
+    few = sizes.get("warning", "").replace("raise data.heldout or add images", "give more with --heldout")
+    for warning in filter(None, (SEEN if split else "", twice, few)):
         facts = facts.warned(warning)
     return RealData(train, held, classes, facts), levels
 

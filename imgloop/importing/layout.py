@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from imgloop.data.decode import SUFFIXES
 from imgloop.errors import UserError
 
@@ -157,7 +159,7 @@ def images_in(path: Path) -> Path | None:
         return path
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
     for kinds in (ARRAYS, (".zip",)):
-        files = [p for p in inside if p.suffix.lower() in kinds and p.is_file() and p.stem.lower() not in OTHER]
+        files = [p for p in inside if p.suffix.lower() in kinds and p.stem.lower() not in OTHER and may_be_images(p)]
         named = [p for p in files if p.stem.lower() in DRAWN]
         if len(named or files) == 1:
             return (named or files)[0]
@@ -171,6 +173,16 @@ def images_in(path: Path) -> Path | None:
             if folders and has_images(folders[0]):
                 return folders[0]
     return path if has_images(path) else None
+
+
+def may_be_images(path: Path) -> bool:
+    """Whether a file is no .npy with other dimensions than images have."""
+    if not path.is_file() or path.suffix.lower() != ".npy":
+        return path.is_file()
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).ndim in (3, 4)
+    except (OSError, ValueError, EOFError):  # the reader of images names what is wrong with it
+        return True
 
 
 def has_images(folder: Path) -> bool:

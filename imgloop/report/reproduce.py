@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from imgloop.config import compose, settings
 from imgloop.errors import UserError
 from imgloop.report.text import listed, ranges
 from imgloop.study import tables
+from imgloop.study.imported import MARK
 from imgloop.study.study import Study
 
 GROUPS = "experiment paradigm curation correction data model features measure collapse trainer".split()
@@ -35,11 +36,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a study's numbers come from: recipes by condition; rows (name, values) of versions, machines and data."""
+    """Where a study's numbers come from: recipes by condition; rows (name, values) of versions, machines and data; of
+    imported images their sources (chain, generation, images, path, hash)."""
 
     recipes: tuple[Recipe, ...]
     versions: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[str, int, str, str, str], ...] = ()
 
     @property
     def commands(self) -> list[str]:
@@ -63,14 +66,14 @@ def origin(study: Study, names: Mapping[str, str]) -> Origin:
         written.append(str(record.get("written", "")))
     facts = [(key, listed(sorted(values))) for key, values in machines.items()]
     facts.append(("written", f"{min(written)} to {max(written)}"))
-    facts += _sources(study) if study.imported else []
     if not study.solvable:
         facts += [("scores", study.shown_protocol or "none"), *_protocol(study)]
         try:
             facts += [(f"data: {k}", _short(v)) for k, v in study.real.facts.to_dict().items() if v not in ({}, None)]
         except UserError as e:
             facts.append(("data", str(e)))
-    return Origin(recipes, tuple((k, listed(sorted(v))) for k, v in versions.items()), tuple(facts))
+    made_by = tuple((k, listed(sorted(v))) for k, v in versions.items())
+    return Origin(recipes, made_by, tuple(facts), tuple(_sources(study)))
 
 
 def records(study: Study) -> list[dict[str, Any]]:
@@ -80,16 +83,14 @@ def records(study: Study) -> list[dict[str, Any]]:
     return [store.read_json(g / "record.json") for c in study.chains for g in tables.generations(c)]
 
 
-def _sources(study: Study) -> list[tuple[str, str]]:
-    """Where the images of imported chains come from."""
-    rows = []
-    for chain in study.chains:
-        for folder in tables.generations(chain):
-            source = store.read_json(folder / "record.json")["imported"]
-            values = f"{source.get('images')} images of {source.get('path')}, SHA-256 {str(source.get('hash'))[:16]}"
-            rows.append((f"{chain.parent.name}, {chain.name}, generation {int(folder.name[3:])}", values))
-    most = 40
-    return rows[:most] + ([("further generations", f"{len(rows) - most}, in record.json")] if len(rows) > most else [])
+def _sources(study: Study) -> Iterator[tuple[str, int, str, str, str]]:
+    """Where the images of imported chains come from: chain, generation, number of images, path, hash."""
+    for chain in study.chains if study.imported else ():
+        for t, folder in enumerate(tables.generations(chain)):
+            source = store.read_json(folder / "record.json").get(MARK)
+            values = source if isinstance(source, Mapping) else {}
+            images, path, digest = (str(values.get(k, "")) for k in ("images", "path", "hash"))
+            yield f"{chain.parent.name}, {chain.name}", t, images, path, digest[:16]
 
 
 def _protocol(study: Study) -> list[tuple[str, str]]:
