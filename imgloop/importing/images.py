@@ -122,11 +122,9 @@ def real_images(
         **{k: v for k, v in (sizes | pair_facts(train, held)).items() if k != "warning"},
     )
     same = facts.exact_duplicates or 0
-    twice = f"{same} of the held-out images are training images, which the models have seen." * (
-        same > MOST * len(held)
-    )
+    twice = f"{same} of the held-out images are training images, which the models have seen."
     few = sizes.get("warning", "").replace("raise data.heldout or add images", "give more with --heldout")
-    for warning in filter(None, (SEEN if split else "", twice, few)):
+    for warning in filter(None, (SEEN if split else "", twice if same > MOST * len(held) else "", few)):
         facts = facts.warned(warning)
     return RealData(train, held, classes, facts), levels
 
