@@ -12,6 +12,7 @@ COMMANDS = {
     "report": ("imgloop.report.__main__", "a study as one page, with tables and figures"),
     "measure": ("imgloop.measure", "measure stored samples again"),
     "metrics": ("imgloop.metrics.__main__", "scores of generated sets of images, made by imgloop or not"),
+    "study": ("imgloop.study.__main__", "results of another program as a study: imgloop study import FOLDER"),
     "collapse": ("imgloop.collapse.__main__", "eight verdicts on model collapse, from a study or a CSV table"),
 }
 FLAGS = {"run": "python -m imgloop", **{name: f"python -m imgloop.{name}" for name in COMMANDS if name != "run"}}

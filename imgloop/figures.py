@@ -133,13 +133,16 @@ def grid(real: np.ndarray, generated: np.ndarray, title: str, columns: int = 8, 
     return png(captioned([("real", tile(real[:n], columns)), (title, tile(generated[:n], columns))]))
 
 
-def evolution(generations: Sequence[tuple[int, np.ndarray]], title: str) -> bytes:
-    """PNG: one row per generation, one column per latent, so that the same latents can be followed."""
+def evolution(
+    generations: Sequence[tuple[int, np.ndarray]], title: str, columns: str = "one column per latent"
+) -> bytes:
+    """PNG: one row per generation, one column per latent, so that the same latents can be followed; `columns`: what
+    the columns are in words."""
     font, left, top = ImageFont.load_default(14), 64, 30
     sheets = [(t, tile(x, len(x))) for t, x in generations]
     page = Image.new("RGB", (left + sheets[0][1].width + 12, top + sum(s.height for _, s in sheets) + 8), PAPER)
     draw, down = ImageDraw.Draw(page), top
-    draw.text((left, 7), f"{title}: one column per latent, one row per generation", INK, font)
+    draw.text((left, 7), f"{title}: {columns}, one row per generation", INK, font)
     for t, sheet in sheets:
         draw.text((12, down + sheet.height / 2 - 8), f"gen {t}", MUTED, font)
         page.paste(sheet, (left, down))

@@ -93,9 +93,11 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
 
     drawn = read_pool(trained.drawn_path(folder))
     generator = load(folder / "model", device, config_dirs) if (folder / "model").is_dir() else None
-    mix = read_mix(folder / "mix.safetensors")
-    pools = {o: read_pool(folder.parent / f"gen{o:03d}" / "pool.safetensors") for o in mix.counts() if o != REAL}
-    training = TrainingSet({REAL: evaluator.real.train, **pools}, mix)
+    training = None
+    if (folder / "mix.safetensors").exists():  # imported images have none
+        mix = read_mix(folder / "mix.safetensors")
+        pools = {o: read_pool(folder.parent / f"gen{o:03d}" / "pool.safetensors") for o in mix.counts() if o != REAL}
+        training = TrainingSet({REAL: evaluator.real.train, **pools}, mix)
     scores = evaluator(Pool(drawn.x, drawn.y), generator, training=training)
     if generator is None:  # the risk does not depend on the features, but the choice of rare images for tail_risk does
         earlier = [read_scores(p)["scores"].get("risk") for p in sorted((folder / "scores").glob("*.json"))]

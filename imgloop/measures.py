@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-Kind = Literal["size", "score", "time", "system", "command"]
+Kind = Literal["size", "score", "time", "system", "command", "table"]
 Role = Literal["risk", "variance", "mode", "tail", "hallucination"]
 ROLES: tuple[Role, ...] = ("risk", "variance", "mode", "tail", "hallucination")
 
@@ -17,7 +17,7 @@ class MeasureInfo:
 
     name: the column in metrics.csv. label: the title of its panel. unit: the unit and meaning of its axis.
     kind: `size` and `time` are bookkeeping, `score` is measured of samples, `system` belongs to solvable systems,
-    `command` is computed by `python -m imgloop.metrics` alone.
+    `command` is computed by `python -m imgloop.metrics` alone, `table` is read from other programs' tables alone.
     collapse: whether the value rises or falls when a generator collapses; None if neither.
     low, high: the range of possible values; None is unbounded. full_axis: plots span low to high.
     perfect: what a perfect generator reads, in words. whole: values are counts.
@@ -112,6 +112,7 @@ MEASURES: dict[str, MeasureInfo] = _list(  # in the order of metrics.csv
     M("tail_risk", "Risk on rare real images", "denoising loss; lower is better", collapse="rises", low=None,
       compared=True),
     M("excess", "Excess risk", "over the best fit; lower is better", kind="system", collapse="rises", role="risk"),
+    M("fid", "FID", "as the table has it; lower is closer", kind="table", collapse="rises", role="risk"),
     M("fd_infinity", "Frechet distance, extrapolated to infinitely many samples", "squared feature units",
       kind="command", low=None),
     M("near_copies", "Near copies", "share of samples nearly equal to a training image", kind="command", high=1.0,
@@ -134,9 +135,9 @@ COLUMNS = (*SIZES, *SCORES, *TIMES, "protocol")  # of metrics.csv
 
 def of_role(role: Role, among: Mapping[str, MeasureInfo] | None = None) -> tuple[str, ...]:
     """Names of the measures with a role, in the order of preference: for risk, a loss comes before a distance."""
-    preferred = {"risk": 0, "excess": 1, "fd": 2, "kd": 3}
+    preferred = {"risk": 0, "excess": 1, "fd": 2, "fid": 3, "kd": 4}
     found = [n for n, info in (among or MEASURES).items() if info.role == role]
-    return tuple(sorted(found, key=lambda n: preferred.get(n, 4)))
+    return tuple(sorted(found, key=lambda n: preferred.get(n, 5)))
 
 
 def with_user_measures(stored: Iterable[Mapping[str, Any]]) -> dict[str, MeasureInfo]:

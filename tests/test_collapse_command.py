@@ -14,6 +14,7 @@ from planted import T, table, ttest, verdicts
 import imgloop
 from imgloop.collapse import definitions
 from imgloop.collapse.__main__ import main
+from imgloop.collapse.pilot import pilot
 from imgloop.collapse.power import Plan, power
 from imgloop.collapse.profile import collapse_profile
 from imgloop.errors import UserError
@@ -93,6 +94,10 @@ def test_the_command_reads_a_table(tmp_path, capsys):
         (["power", "--definition", "9"], "definition=9"),
         (["power", "--definition", "3", "--generations", "2"], "needs 3"),
         (["power", "--seeds", "3"], "no verdict"),
+        (["power", "--pilot", str(DIGITS), "--spread", "1"], "leave one out"),
+        (["power", "--pilot", str(DIGITS), "--condition", "replace", "--at", "3"], "leave --at out"),
+        (["power", "--columns", "seed=run"], "give --pilot"),
+        ([str(REPO / "docs"), "--columns", "seed=run"], "is a study"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, says, capsys):
@@ -106,6 +111,51 @@ def test_power_answers(capsys):
     assert "4 generations: 5 seeds (detected in" in capsys.readouterr().out
     assert main(["power", "--definition", "4"]) == 1
     assert "--spread" in capsys.readouterr().err
+
+
+def test_power_reads_the_spread_of_a_pilot(tmp_path, capsys):
+    frame = table({"variance_ratio": 0.8**T}, seeds=5)
+    frame.to_csv(tmp_path / "pilot.csv", index=False)
+    wide = frame[frame["generation"] >= 6].pivot_table(
+        "variance_ratio", ["condition", "seed"], "generation", aggfunc=lambda x: -np.log(x)
+    )
+    number = (wide.loc["loop"] - wide.loc["real_only"]).mean(axis=1)
+    read = pilot(frame, 4)
+    assert read.spread == pytest.approx(number.std(ddof=1)) and (read.seeds, read.at) == (5, 8)
+    assert read.effect == pytest.approx((number.mean() - np.log(2)) / read.spread)
+    words = ["power", "--definition", "4", "--seeds", "5", "--generations", "8", "--studies", "200"]
+    assert main([*words, "--pilot", str(tmp_path / "pilot.csv")]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"spread {read.spread:.3g} of -log variance_ratio over control, between 5 seeds of loop over real_only" in out
+    )
+    assert "at generation 8" in out and "relative standard error is about 35%" in out
+    assert main([*words, "--at", "8", "--spread", str(read.spread)]) == 0
+    rows = [text.splitlines()[-4] for text in (out, capsys.readouterr().out)]
+    assert rows[0] == rows[1] and rows[0].split()[:2] == ["8", "5"]
+    assert pilot(frame, 2).number == "risk over control (risk)"
+
+
+@pytest.mark.parametrize(
+    "change, more, says",
+    [
+        (lambda f: f, {"condition": "other"}, "no condition other: it has loop, real_only"),
+        (lambda f: f, {"control": "base"}, "no condition base"),
+        (lambda f: f[f["condition"] == "real_only"], {}, "no condition other than real_only"),
+        (lambda f: f[f["seed"] == 0], {}, "1 seed of loop"),
+        (
+            lambda f: pd.concat([f, f[f["condition"] == "loop"].assign(condition="b")]),
+            {},
+            "several conditions, loop, b",
+        ),
+        (lambda f: f.drop(columns="tail_mass"), {"definition": 7}, "no column tail_mass"),
+        (lambda f: f.assign(variance_ratio=1.0), {}, "no spread"),
+        (lambda f: f, {"risk": "x"}, "no such measure"),
+    ],
+)
+def test_pilots_without_a_spread(change, more, says):
+    with pytest.raises(UserError, match=says):
+        pilot(change(table()), **{"definition": 4, **more})
 
 
 @pytest.mark.parametrize("definition, spread", [(4, 0.1), (7, 0.05), (8, 0.002)])

@@ -23,6 +23,7 @@ from imgloop.display import Display
 from imgloop.errors import UserError
 from imgloop.interrupt import Interrupt
 from imgloop.pool import Mix, Pool, TrainingSet
+from imgloop.study.imported import refuse_imported
 from imgloop.study.progress import write_states
 from imgloop.study.tables import chains, is_solved
 
@@ -159,7 +160,9 @@ class ChainFolder(ABC):
     # -- the folder --------------------------------------------------------------------------------------------------
 
     def check_study(self) -> None:
-        """Raise UserError if the study holds chains of the other kind, with which these cannot be compared."""
+        """Raise UserError if the study holds chains of the other kind, with which these cannot be compared, or imported
+        ones."""
+        refuse_imported(self.study)
         others = [c for c in chains(self.study) if is_solved(c) != self.settings.solvable]
         if others:
             raise UserError(

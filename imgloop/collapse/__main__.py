@@ -9,10 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
 from imgloop.thresholds import Frozen, Thresholds
+
+if TYPE_CHECKING:
+    from imgloop.collapse.pilot import Pilot
+    from imgloop.study.columns import Named
 
 EPILOG = (
     "python -m imgloop.collapse power --help: how many seeds and generations a definition needs; "
@@ -35,10 +40,11 @@ def profiled(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m imgloop.collapse",
         description="Eight definitions of model collapse, eight verdicts for each condition, from a study's folder or "
-        "a CSV table with columns condition, seed, generation and measures.",
+        "a CSV or parquet table with columns condition, seed, generation and measures.",
         epilog=EPILOG,
     )
     parser.add_argument("path", metavar="STUDY_OR_CSV", type=Path)
+    add_columns(parser)
     parser.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
     parser.add_argument("--quarter", help="the condition of a real-only model trained on a quarter of the data")
     parser.add_argument("--risk", help="the column of the population risk (default: risk, else excess, fd, kd)")
@@ -62,23 +68,26 @@ def profiled(arguments: list[str]) -> None:
     from imgloop.collapse import show
     from imgloop.collapse.profile import collapse_profile
     from imgloop.study.frozen import frozen
-    from imgloop.study.plain import read_table
+    from imgloop.study.imported import NOTE, is_imported
     from imgloop.study.progress import incomplete, progress
     from imgloop.study.tables import chains, csv_text, measures
 
     stored = frozen(a.path) if a.path.is_dir() else None
+    table = opened(a)
     profile = collapse_profile(
-        read_table(a.path, lambda fault: print(f"imgloop.collapse: left out: {fault}", file=sys.stderr)),
+        table.frame,
         a.control,
         thresholds=overridden(a.threshold, stored),
         quarter=a.quarter,
-        risk=a.risk,
+        risk=table.resolved(a.risk),
         generation=a.generation,
         noise_risk=a.noise_risk,
         frozen=stored,
         measures=measures(chains(a.path)) if a.path.is_dir() else None,
-        subjects=by_role(a.subject),
+        subjects={role: table.resolved(column) or column for role, column in by_role(a.subject).items()},
     )
+    if a.path.is_dir() and is_imported(a.path):
+        profile = profile.of_imported(NOTE)
     if a.path.is_dir() and (note := incomplete(progress(a.path))):
         profile = profile.noted(f"{note}.")
     if a.csv:
@@ -90,6 +99,37 @@ def profiled(arguments: list[str]) -> None:
 
         console = Console(highlight=False)
         show.page(profile, console if console.is_terminal else Console(width=120, highlight=False))
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options of tables whose columns have other names."""
+    parser.add_argument(
+        "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
+        help="columns of a table with other names: condition=method,seed=run,fd=FID; condition=A+B joins several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--first", type=int, metavar="N", help="of a table: the number of the generation trained on real data alone (0)"
+    )
+
+
+def opened(a: argparse.Namespace) -> Named:
+    """The table that the arguments name; chains that are left out, and what was assumed of columns, are printed."""
+    from imgloop.study.columns import Columns, Named
+    from imgloop.study.plain import read_table
+    from imgloop.study.tables import table_file
+
+    def say(text: str) -> None:
+        print(f"imgloop.collapse: {text}", file=sys.stderr)
+
+    columns = Columns.of(a.columns, a.first)
+    if a.path.is_dir():
+        if a.columns or a.first is not None:
+            raise UserError(f"{a.path} is a study, whose columns are ours: leave --columns and --first out.")
+        return Named(read_table(a.path, lambda fault: say(f"left out: {fault}")), {})
+    table = table_file(a.path, columns)
+    for note in table.notes:
+        say(note)
+    return table
 
 
 def by_role(texts: Sequence[str]) -> dict[str, str]:
@@ -136,7 +176,7 @@ def planned(arguments: list[str]) -> None:
     )
     parser.add_argument("--shape", default="linear", help=f"over generations: {', '.join(power.SHAPES)} (linear)")
     parser.add_argument(
-        "--at", type=int, default=4, help="the last generation of the pilot that estimated the effect (4)"
+        "--at", type=int, help="the last generation of the pilot that estimated the effect (that of --pilot, else 4)"
     )
     parser.add_argument(
         "--accumulated", type=float, default=0.5, help="share of the noise variance that accumulates (0.5)"
@@ -148,6 +188,16 @@ def planned(arguments: list[str]) -> None:
         type=float,
         help="that standard deviation in the number's own units: for definitions 4, 6, 7, 8 (thresholds above 0)",
     )
+    parser.add_argument(
+        "--pilot", dest="path", type=Path, metavar="STUDY_OR_CSV",
+        help="read that standard deviation from a study or table",
+    )  # fmt: skip
+    parser.add_argument("--condition", help="of the pilot, if it has several")
+    parser.add_argument(
+        "--control", default="real_only", help="of the pilot: the condition to compare with (real_only)"
+    )
+    parser.add_argument("--risk", help="of the pilot: the column of the population risk")
+    add_columns(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[4, 5, 6, 8, 12, 16])
     parser.add_argument("--generations", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--wanted", type=float, default=0.8, help="probability of a verdict to reach (0.8)")
@@ -155,12 +205,19 @@ def planned(arguments: list[str]) -> None:
     a = parser.parse_args(arguments)
     if a.studies < 1 or not 0 < a.wanted < 1:
         raise UserError("Give --studies of at least 1 and --wanted between 0 and 1.")
-    plan = power.Plan(a.definition, a.effect, a.shape, a.at, a.accumulated, a.noise, a.measured, a.spread)
+    read = piloted(a)
+    if read and a.at not in (None, read.at):
+        raise UserError(f"--at {a.at}: the pilot's spread is that at its generation {read.at}: leave --at out.")
+    at = a.at if a.at is not None else read.at if read else 4
+    spread = read.spread if read else a.spread
+    plan = power.Plan(a.definition, a.effect, a.shape, at, a.accumulated, a.noise, a.measured, spread)
     outcomes = [power.power(plan, s, g, a.studies) for g in a.generations for s in a.seeds]
     print(
         f"definition {a.definition}, {TITLES[a.definition]}: {a.shape} signal, {a.effect:+g} sd over threshold at "
-        f"generation {a.at}, {a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
+        f"generation {at}, {a.noise} noise, {a.accumulated:.0%} of it accumulated; {a.measured} definitions measured"
     )
+    if read:
+        print("\n".join(read.lines()))
     if a.definition in power.MARGINLESS:
         print(power.MARGINLESS[a.definition].format(**asdict(Thresholds.of())))
     print(f"{'generations':>11}  {'seeds':>5}  {'detected':>13}  {'excluded':>13}  {'undetermined':>12}")
@@ -169,6 +226,32 @@ def planned(arguments: list[str]) -> None:
         rest = 1 - o.detected - o.excluded
         print(f"{o.generations:>11}  {o.seeds:>5}  {cells[0]:>13}  {cells[1]:>13}  {rest:>12.2f}")
     print("\n".join(["", f"for a probability of {a.wanted:g}:", *power.needed(outcomes, a.wanted)]))
+
+
+def piloted(a: argparse.Namespace) -> Pilot | None:
+    """The pilot that the arguments of `power` name; raises UserError for one beside --spread."""
+    if a.path is None:
+        alone = {"--condition": a.condition, "--risk": a.risk, "--columns": a.columns, "--first": a.first}
+        if given := [flag for flag, value in alone.items() if value not in (None, [])]:
+            raise UserError(f"{given[0]} is of a pilot: give --pilot STUDY_OR_CSV.")
+        return None
+    if a.spread is not None:
+        raise UserError("--pilot and --spread both give the spread: leave one out.")
+    from imgloop.collapse.pilot import pilot
+    from imgloop.study.frozen import frozen
+    from imgloop.study.tables import chains, measures
+
+    table, folder = opened(a), a.path.is_dir()
+    stored = frozen(a.path) if folder else None
+    return pilot(
+        table.frame,
+        a.definition,
+        a.condition,
+        a.control,
+        risk=table.resolved(a.risk),
+        measures=measures(chains(a.path)) if folder else None,
+        thresholds=stored.thresholds if stored else None,
+    )
 
 
 if __name__ == "__main__":

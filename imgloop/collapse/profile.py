@@ -343,7 +343,8 @@ class Comparison:
         """Add the notes of this condition."""
         if self.risk in DISTANCES and "risk" not in self.subjects.chosen:
             self.notes.append(f"There is no loss: {self.risk} is the risk (definitions 1, 2, 3 and 5).")
-        drawn = [c.frame["n_pool"].dropna().unique() for c in self.compared[:2] if c.has("n_pool")]
+        column = "n_drawn" if self.condition.has("n_drawn") else "n_pool"
+        drawn = [c.frame[column].dropna().unique() for c in self.compared[:2] if c.has(column)]
         if len({int(n) for sizes in drawn for n in sizes}) > 1:
             self.notes.append(
                 "Generations drew different numbers of samples: fd falls and the smallest mode share rises with this "

@@ -24,7 +24,7 @@ def page(profile, console: Console) -> None:
         verdicts = list(profile[condition].values())
         seeds, last = max(v.seeds for v in verdicts), verdicts[0].generations
         chains = f"{seeds:,} chain{'s' * (seeds != 1)}"
-        console.print(Text(f"{name} over {profile.control}: {chains}, generations 0..{last}", "bold"))
+        console.print(Text(f"{name} {profile.against}: {chains}, generations 0..{last}", "bold"))
         single = seeds == 1 and all(v.verdict in ("no verdict", "not measured") for v in verdicts)
         if single:
             console.print("1 seed: no verdicts")

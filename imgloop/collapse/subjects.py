@@ -10,7 +10,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, ROLES, MeasureInfo, Role, of_role
 
 BESIDE = {2: ("fd", "kd"), 6: ("ambiguity",), 7: ("tail_risk",)}  # measures shown beside a definition's verdict
-DISTANCES = ("fd", "kd")  # risks of models that have no loss
+DISTANCES = ("fd", "fid", "kd")  # risks of models that have no loss
 ROLE_OF: dict[int, Role] = {
     **dict.fromkeys((1, 2, 3, 5), cast(Role, "risk")),
     4: "variance",

@@ -56,7 +56,7 @@ class Profile(Mapping[str, dict[int, Verdict]]):
     """The verdicts of a study, eight for each condition: a mapping of conditions to their verdicts by definition.
 
     notes: remarks by condition, "" for all of them. laws: scaling laws by condition (definition 5). frozen: the
-    thresholds that the study stored before its chains ended.
+    thresholds that the study stored before its chains ended. imported: whether another program drew the images.
     """
 
     control: str
@@ -65,6 +65,7 @@ class Profile(Mapping[str, dict[int, Verdict]]):
     thresholds: Thresholds
     frozen: Frozen | None = None
     laws: Mapping[str, ScalingLaw] = field(default_factory=dict)
+    imported: bool = False
 
     @property
     def conditions(self) -> list[str]:
@@ -98,6 +99,15 @@ class Profile(Mapping[str, dict[int, Verdict]]):
         """The profile with a further remark on all conditions."""
         return replace(self, notes={**self.notes, "": (*self.notes.get("", ()), text)})
 
+    def of_imported(self, note: str) -> Profile:
+        """The profile of imported chains, with a remark on what that means."""
+        return replace(self.noted(note), imported=True)
+
+    @property
+    def against(self) -> str:
+        """The control as heads of tables name it."""
+        return f"over {self.control}{' (imported)' if self.imported else ''}"
+
     def to_dict(self) -> dict:
         """The profile as JSON-able values; NaN and infinity become None."""
         conditions = {}
@@ -108,6 +118,7 @@ class Profile(Mapping[str, dict[int, Verdict]]):
             conditions[name] |= {"scaling_law": law.to_dict()} if law else {}
         return {
             "control": self.control,
+            **({"imported": True} if self.imported else {}),
             "thresholds": asdict(self.thresholds),
             "thresholds_written": self.frozen.written if self.frozen else None,
             "notes": list(self.notes.get("", ())),
@@ -123,7 +134,7 @@ class Profile(Mapping[str, dict[int, Verdict]]):
             verdict=[": ".join(filter(None, (show.MARKS[v.verdict] + v.verdict, v.reading))) for v in self.verdicts],
         )
         frame = cells.pivot(index="definition", columns="condition", values="verdict")[self.conditions]
-        return frame.rename_axis(index=None, columns=f"over {self.control}").to_html(border=0)
+        return frame.rename_axis(index=None, columns=self.against).to_html(border=0)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -34,6 +34,12 @@ class Fork:
                 "outputs/STUDY/CONDITION/seedK@t.",
                 "fork",
             )
+        if "imported" in fork.record(0):
+            raise UserError(
+                f"fork={text}: {fork.folder} was imported from another program, without its training sets and models: "
+                "fork a chain that was trained here.",
+                "fork",
+            )
         missing = next((s for s in range(fork.t + 1) if not (fork.generation(s) / "record.json").is_file()), None)
         if missing is not None:
             last = missing - 1

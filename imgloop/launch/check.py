@@ -13,6 +13,7 @@ from imgloop.errors import UserError
 from imgloop.launch.jobs import Job, job_of
 from imgloop.study import progress, tables
 from imgloop.study.generation import read_config
+from imgloop.study.imported import refuse_imported
 
 
 def jobs_of(config: Any) -> list[Job]:
@@ -42,6 +43,7 @@ def begin(jobs: Sequence[Job]) -> None:
     check_different(jobs)
     for study in dict.fromkeys(j.settings.study for j in jobs):
         mine = [j for j in jobs if j.settings.study == study]
+        refuse_imported(study)
         check_kinds(mine)
         check_features(mine)
     for job in jobs:

@@ -40,13 +40,15 @@ def read(
     size: int | None = None,
     channels: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> ImageSet:
     """The images in `path`: a folder or .zip of image files (as conf/data/folder.yaml describes), an .npz or .npy, or a
     pool of a chain, given as .safetensors or as the generation's folder.
 
     `size` in pixels: larger images are reduced, smaller ones are an error; None keeps the images as they are, which
-    must then have one size. `channels` 1 or 3; None: as stored in arrays, and for image files 1 if all are grey. Raises
-    UserError if the set cannot be read, and in these cases.
+    must then have one size. `channels` 1 or 3; None: as stored in arrays, and for image files 1 if all are grey.
+    `levels`: black and white of arrays of floats, which are refused without it. Raises UserError if the set cannot be
+    read, and in these cases.
     """
     path = Path(os.path.expanduser(path))
     if not path.exists():
@@ -54,7 +56,7 @@ def read(
     if path.is_dir() and (path / POOL).is_file():
         path = path / (DRAWN if (path / DRAWN).is_file() else POOL)
     if path.suffix in ARRAYS:
-        return _resized(_arrays(path), path, size, channels)
+        return _resized(_arrays(path, levels), path, size, channels)
     with opened(path) as archive:
         places = layout(path, archive)
         size = size or _one_size(path, archive)
@@ -129,28 +131,62 @@ def _one_size(path: Path, archive: Archive) -> int:
     return first[0]
 
 
-def _arrays(path: Path) -> ImageSet:
-    """The images of an .npz, .npy or .safetensors; raises UserError for other content."""
+def span(path: Path) -> tuple[float, float] | None:
+    """The smallest and largest value of the floats that an array holds as images; None if it holds no floats. Raises
+    UserError for an array that cannot be read, and for values that are not finite."""
+    name, x = _images(_opened(path, floats=True))
+    if x.dtype.kind != "f" or x.ndim not in (3, 4) or not x.size:
+        return None
+    low, high = float(x.min()), float(x.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{path}: the array {name} contains values that are no finite numbers; replace or remove them.")
+    return low, high
+
+
+def _opened(path: Path, floats: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; of an .npz only those that can be images, with `floats` also of floats, or labels.
+    Raises UserError for a file that cannot be read."""
     try:
         if path.suffix == ".safetensors":
-            arrays = load_file(path)
-        elif path.suffix == ".npy":
-            arrays = {IMAGES[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {k: _member(file, k) for k in file.files}
+            return load_file(path)
+        if path.suffix == ".npy":
+            return {IMAGES[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as file:
+            return {k: _member(file, k, floats) for k in file.files}
     except Exception as e:  # errors of zip files, headers and pickles have many types
         raise UserError(f"{path} cannot be read ({first_line(e)}); expected arrays of numbers.") from e
+
+
+def _images(arrays: dict[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """The name of the array of images, or else of the first, and the array."""
     names = [n for n in IMAGES if n in arrays] or list(arrays)[:1]
-    x: np.ndarray = arrays[names[0]] if names else np.empty(0)
+    return (names[0], arrays[names[0]]) if names else ("(none)", np.empty(0))
+
+
+def _bytes(x: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
+    """Floats between the levels of black and white as uint8, 0 to 255, rounded."""
+    low, high = levels
+    out = np.empty(x.shape, np.uint8)
+    for first in range(0, len(x), EVERY):
+        part = np.asarray(x[first : first + EVERY], np.float64)
+        out[first : first + EVERY] = np.rint((part - low) * (255 / (high - low))).clip(0, 255)
+    return out
+
+
+def _arrays(path: Path, levels: tuple[float, float] | None = None) -> ImageSet:
+    """The images of an .npz, .npy or .safetensors; raises UserError for other content."""
+    arrays = _opened(path, levels is not None)
+    name, x = _images(arrays)
+    if x.dtype.kind == "f" and x.ndim in (3, 4) and levels is not None:
+        x = _bytes(x, levels)
     if x.dtype.kind == "f" and x.ndim in (3, 4):
         raise UserError(
-            f"{path}: the array {names[0]} is {x.dtype} of unknown range; scale it to 0..255, round it and "
+            f"{path}: the array {name} is {x.dtype} of unknown range; scale it to 0..255, round it and "
             "store it as uint8."
         )
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not len(x):
         raise UserError(
-            f"{path}: the array {names[0] if names else '(none)'} is {x.dtype} {x.shape}; expected uint8 images "
+            f"{path}: the array {name} is {x.dtype} {x.shape}; expected uint8 images "
             f"(N, C, S, S) or (N, S, S, C), named {', '.join(IMAGES)}."
         )
     x = x[:, None] if x.ndim == 3 else x
@@ -167,13 +203,14 @@ def _arrays(path: Path) -> ImageSet:
     return ImageSet(Pool(x, None if y is None else y.astype(np.int64)))
 
 
-def _member(file: Any, name: str) -> np.ndarray:
-    """An array of an .npz if it can be images or labels; else an array of its dtype and shape that takes no memory."""
+def _member(file: Any, name: str, floats: bool = False) -> np.ndarray:
+    """An array of an .npz if it can be images (with `floats` also of floats) or labels; else an array of its dtype and
+    shape that takes no memory."""
     with file.zip.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(member)
-    images = dtype == np.uint8 and len(shape) in (3, 4)
+    images = (dtype == np.uint8 or (floats and dtype.kind == "f")) and len(shape) in (3, 4)
     if images or (dtype.kind in "iu" and len(shape) == 1 and shape[0] <= MOST_LABELS):
         return file[name]
     return np.broadcast_to(np.zeros((), dtype), shape)

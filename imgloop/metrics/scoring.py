@@ -119,14 +119,14 @@ def score(
     images = read(real, size, None, stage("reading real images"))
     shape = images.pool.x.shape[1:]
 
-    def alike(path: str | Path, name: str) -> ImageSet:
-        return _like(shape, read(path, size, None, stage(name)), path, real)
+    def other(path: str | Path, name: str) -> ImageSet:
+        return alike(shape, read(path, size, None, stage(name)), path, real)
 
-    sets = [(str(path), chosen(alike(path, "reading samples"), n, path)) for path in paths]
+    sets = [(str(path), chosen(other(path, "reading samples"), n, path)) for path in paths]
     require_one({name: {"n_generated": len(s.pool)} for name, s in sets})  # before long computations
     data = divided(images, Path(real).name, train is None and features in TRAINED)
     if train is not None:
-        training = alike(train, "reading training images")
+        training = other(train, "reading training images")
         pool = Pool(training.pool.x, relabelled(training, data.classes))
         data = RealData(pool, data.heldout, data.classes, data.facts)
         if data.classes is not None and data.train.y is None and features in TRAINED:
@@ -285,7 +285,7 @@ def by_class(names, real: np.ndarray, real_labels, generated: np.ndarray, labels
     return rows
 
 
-def _like(shape: tuple[int, ...], images: ImageSet, path: str | Path, real: str | Path) -> ImageSet:
+def alike(shape: tuple[int, ...], images: ImageSet, path: str | Path, real: str | Path) -> ImageSet:
     """The set with as many channels as the real one; raises UserError if the image sizes differ."""
     x = images.pool.x
     if x.shape[2:] != shape[1:]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from imgloop.collapse.__main__ import add_columns
 from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
 
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     mode.add_argument("--check", action="store_true", help="compare every file of a study with its hash")
     mode.add_argument("--archive", action="store_true", help="pack the study without weights (STUDY.tar.gz, or --out)")
     p.add_argument("--out", type=Path, help="where to write, if not the study's folder")
+    add_columns(p)
     p.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
     p.add_argument("--quarter", help="the condition of a real-only model trained on a quarter of the data")
     p.add_argument("--risk", help="the column that is the population risk (risk, else excess, fd)")
@@ -125,9 +127,10 @@ def subjects(options: Iterable[str]) -> dict[str, str]:
 def _read(a: argparse.Namespace):
     from imgloop.report import page
     from imgloop.report.profiles import Question
+    from imgloop.study.columns import Columns
 
     question = Question(a.control, a.quarter, a.risk, a.generation, subjects(a.subject))
-    return page.report(a.study, question, a.protocol, a.seed, a.measures)
+    return page.report(a.study, question, a.protocol, a.seed, a.measures, Columns.of(a.columns, a.first))
 
 
 def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -13,6 +13,7 @@ from imgloop.collapse.verdicts import Profile
 from imgloop.report import page, pdf
 from imgloop.report.page import Report
 from imgloop.report.text import digits
+from imgloop.study.imported import NOTE
 from imgloop.study.tables import csv_text
 
 # Brackets and stars are braced: at the start of a row they would be options of the preceding line end.
@@ -69,6 +70,7 @@ def as_json(r: Report) -> dict:
     ]
     return {
         "study": r.study.name,
+        **({"imported": NOTE} if r.study.imported else {}),
         "profile": r.profile.to_dict() if r.profile else None,
         "reason": r.reason or None,
         "incomplete": r.incomplete or None,
@@ -108,9 +110,10 @@ def latex(profile: Profile, names, incomplete: str = "") -> str:
     table = pd.DataFrame(rows, columns=["condition", *(f"{k}. {escaped(title)}" for k, title in SHORT.items())])
     seeds = max((v.seeds for v in profile.verdicts), default=0)
     control = " ".join(profile.control.split()).encode("ascii", "backslashreplace").decode()  # in a comment
+    imported = " (imported)" if profile.imported else ""
     marked = f"% {' '.join(incomplete.split())}\n".encode("ascii", "backslashreplace").decode() if incomplete else ""
     return (
         f"{marked}% {SYMBOLS['detected']} detected, {SYMBOLS['excluded']} excluded, ? undetermined, -- not measured;\n"
-        f"% followed by the effect over {control}, from up to {seeds} chains; needs booktabs\n"
+        f"% followed by the effect over {control}{imported}, from up to {seeds} chains; needs booktabs\n"
         + table.style.hide(axis="index").to_latex(hrules=True, column_format="l" * table.shape[1])
     )

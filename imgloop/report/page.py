@@ -30,6 +30,8 @@ from imgloop.report.sheets import Evolution, evolution
 from imgloop.report.text import TIMES, figure, plural, ranges, spread
 from imgloop.report.timescales import Timescale, timescales
 from imgloop.study import tables
+from imgloop.study.columns import Columns
+from imgloop.study.imported import NOTE
 from imgloop.study.progress import Progress, incomplete, progress
 from imgloop.study.study import Study
 
@@ -95,12 +97,13 @@ def report(
     protocol: str | None = None,
     seed: int | None = None,
     measures: Sequence[str] = (),
+    columns: Columns | None = None,
 ) -> Report:
-    """Read a study, one chain or a CSV table; `measures` are those whose curves come first.
+    """Read a study, one chain or a CSV table; `measures` are those whose curves come first. columns: of a table.
 
     Raises UserError if nothing of it can be read, or if it has no curve of one of the measures.
     """
-    study, question = Study(path, protocol, tolerant=True), question or Question()
+    study, question = Study(path, protocol, tolerant=True, columns=columns), question or Question()
     names, common = short_names(study.conditions)
     chains = () if study.is_csv else tuple(progress(study.root))
     chains = tuple(p for p in chains if p.chain in study.chains) if study.single else chains
@@ -232,8 +235,9 @@ def report_command(study: Study) -> str:
 
 
 def warnings(study: Study, names: Mapping[str, str]) -> list[str]:
-    """What models warned of in their training: by condition, the first warning and the number of generations."""
-    lines = []
+    """What models warned of in their training: by condition, the first warning and the number of generations; and what
+    is not known of imported chains."""
+    lines = [NOTE] if study.imported else []
     for condition, name in names.items():
         given = []
         for seed in () if study.is_csv or study.solvable else study.seeds(condition):
@@ -270,7 +274,7 @@ def numbers(p: Panel) -> tuple[list[int], list[tuple[str, list[str]]]]:
 def shares(study: Study, names: Mapping[str, str]) -> list[tuple[str, list[tuple[int, int, dict[str, float]]]]]:
     """By condition, the training sets of its first chain: (generation, rows, share by origin), at most 30."""
     found = []
-    for condition in () if study.is_csv else names:
+    for condition in () if study.is_csv or study.imported else names:
         chain = study.chain(condition, study.seeds(condition)[0])
         if study.solvable:
             rows: Any = tables.table(chain)

@@ -21,7 +21,7 @@ SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can b
 KEY = ("fd", "risk", "variance_ratio", "recall")  # the curves that a page shows first, where it has them
 FIRST = 4  # curves that it shows first
 GIVEN = ("train_images", "n_train", "real_share", "n_drawn", "n_pool")  # what schedules set, generation by generation
-ORDER = ("score", "system", "size", "time")  # of the panels, by kind of measure
+ORDER = ("score", "system", "table", "size", "time")  # of the panels, by kind of measure
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def displayed(study: Study) -> list[MeasureInfo]:
     def shown(info: MeasureInfo) -> bool:
         value = info.name.removesuffix("_sem")
         error = value != info.name and value in study.measures  # shown by no panel of its own
-        wanted = info.name in names or (info.kind in ("score", "system") and not error)
+        wanted = info.name in names or (info.kind in ("score", "system", "table") and not error)
         return wanted and info.name in frame and frame[info.name].notna().any()
 
     return sorted(filter(shown, study.measures.values()), key=lambda i: (ORDER.index(i.kind), i.name not in MEASURES))

@@ -17,6 +17,7 @@ from imgloop.report.text import listed, plural
 from imgloop.report.timescales import Timescale
 from imgloop.study import tables
 from imgloop.study.frozen import frozen
+from imgloop.study.imported import NOTE
 from imgloop.study.plain import systems
 from imgloop.study.progress import Progress
 from imgloop.study.study import Study
@@ -44,19 +45,25 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
             question.control,
             thresholds=written.thresholds if written else agreed(configured(study)),
             quarter=question.quarter,
-            risk=question.risk,
+            risk=study.resolved(question.risk),
             generation=question.generation,
             frozen=written,
             measures=study.measures,
-            subjects=question.subjects,
+            subjects={role: study.resolved(c) or c for role, c in question.subjects.items()},
         )
+        profile = profile.of_imported(NOTE) if study.imported else profile
         return (profile.noted(f"{incomplete}.") if incomplete else profile), ""
     except UserError as e:
         if e.setting == "control":
             names = map(printable, short_names(study.conditions)[0].values())
+            more = (
+                "Import one with --condition real_only=FOLDER"
+                if study.imported
+                else "Run the same command with paradigm=real_only"
+            )
             return None, (
                 f"No control, so no profile: no condition is {question.control} (the study has {listed([*names], 6)}). "
-                "Run the same command with paradigm=real_only, or name another control with --control CONDITION."
+                f"{more}, or name another control with --control CONDITION."
             )
         one_seed = len(study.seeds()) == 1 and not study.solvable
         return None, "1 seed: no verdicts. " * one_seed + str(e)

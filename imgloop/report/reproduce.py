@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from imgloop.config import compose, settings
 from imgloop.errors import UserError
 from imgloop.report.text import listed, ranges
 from imgloop.study import tables
+from imgloop.study.imported import MARK
 from imgloop.study.study import Study
 
 GROUPS = "experiment paradigm curation correction data model features measure collapse trainer".split()
@@ -35,11 +36,18 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a study's numbers come from: recipes by condition; rows (name, values) of versions, machines and data."""
+    """Where a study's numbers come from: recipes by condition; rows (name, values) of versions, machines and data; of
+    imported images their sources (chain, generation, images, path, hash)."""
 
     recipes: tuple[Recipe, ...]
     versions: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[str, int, str, str, str], ...] = ()
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of all conditions, each once."""
+        return list(dict.fromkeys(recipe.command for recipe in self.recipes))
 
 
 def origin(study: Study, names: Mapping[str, str]) -> Origin:
@@ -64,7 +72,8 @@ def origin(study: Study, names: Mapping[str, str]) -> Origin:
             facts += [(f"data: {k}", _short(v)) for k, v in study.real.facts.to_dict().items() if v not in ({}, None)]
         except UserError as e:
             facts.append(("data", str(e)))
-    return Origin(recipes, tuple((k, listed(sorted(v))) for k, v in versions.items()), tuple(facts))
+    made_by = tuple((k, listed(sorted(v))) for k, v in versions.items())
+    return Origin(recipes, made_by, tuple(facts), tuple(_sources(study)))
 
 
 def records(study: Study) -> list[dict[str, Any]]:
@@ -72,6 +81,16 @@ def records(study: Study) -> list[dict[str, Any]]:
     if study.solvable:
         return [store.read_json(c / "record.json") for c in study.chains]
     return [store.read_json(g / "record.json") for c in study.chains for g in tables.generations(c)]
+
+
+def _sources(study: Study) -> Iterator[tuple[str, int, str, str, str]]:
+    """Where the images of imported chains come from: chain, generation, number of images, path, hash."""
+    for chain in study.chains if study.imported else ():
+        for t, folder in enumerate(tables.generations(chain)):
+            source = store.read_json(folder / "record.json").get(MARK)
+            values = source if isinstance(source, Mapping) else {}
+            images, path, digest = (str(values.get(k, "")) for k in ("images", "path", "hash"))
+            yield f"{chain.parent.name}, {chain.name}", t, images, path, digest[:16]
 
 
 def _protocol(study: Study) -> list[tuple[str, str]]:
@@ -106,6 +125,8 @@ def command(stored: Mapping[str, Any], seeds: Sequence[int]) -> str:
 
     Raises UserError for an option that this version does not have, unless it can be in a user's config folder.
     """
+    if "import" in stored["config"]:
+        return shlex.join(["python", "-m", "imgloop.study", "import", *map(str, stored["config"]["import"])])
     from omegaconf import OmegaConf
 
     folders = [str(folder) for folder in stored.get("config_dirs") or ()]

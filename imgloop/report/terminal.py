@@ -17,6 +17,7 @@ from imgloop.report.page import MARKS, Report
 from imgloop.report.progress import readable, size
 from imgloop.report.text import figure, plural
 from imgloop.study import tables
+from imgloop.study.imported import is_imported
 from imgloop.study.progress import Progress, ago, progress, write_states
 
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
@@ -41,7 +42,7 @@ def profile(r: Report, console: Console) -> None:
     for first in range(0, len(r.profile.conditions), across):
         shown = r.profile.conditions[first : first + across]
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.add_column(f"over {r.profile.control}")
+        table.add_column(r.profile.against)
         for condition in shown:
             head = Text(r.names.get(condition, condition)).append(f"\n{r.compared(condition)}", "not bold dim")
             table.add_column(head, overflow="fold")
@@ -70,7 +71,8 @@ def listing(path: Path, console: Console) -> None:
         summary += f"last change {ago(max(p.changed for p in chains))}" + f"; all with {'; '.join(common)}" * bool(
             common
         )
-        console.print(Text(f"{folder.name}", "bold").append(summary, "default"))
+        imported = ", imported" if is_imported(folder) else ""
+        console.print(Text(f"{folder.name}{imported}", "bold").append(summary, "default"))
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         for name in ("  condition", "seed", "generations", "state", "latest measures", "size"):
             table.add_column(name, justify="right" if name in ("seed", "size") else "left", overflow="fold")

@@ -11,6 +11,7 @@ from imgloop import figures, store
 from imgloop.conditions import short_names
 from imgloop.measures import MEASURES
 from imgloop.study import derived, solved, tables, trained
+from imgloop.study.imported import is_imported
 from imgloop.study.progress import incomplete, missing, progress
 from imgloop.study.trained import DataFrame
 
@@ -54,7 +55,8 @@ def _compare_trained(study: Path, folders: Sequence[Path], protocol: str | None)
     unfinished, note = _unfinished(study, result)
     seeds = int(frame.groupby("condition")["seed"].nunique().max())
     band = f"mean of {seeds} seeds, band of one standard deviation" if seeds > 1 else "one seed"
-    title = "; ".join(filter(None, (f"{study.name}: {band}", sizes_differ(frame), note, shared(frame))))
+    name = f"{study.name}, imported" if is_imported(study) else study.name
+    title = "; ".join(filter(None, (f"{name}: {band}", sizes_differ(frame), note, shared(frame))))
     levels = tables.reference(study, frame)
     return {
         "comparison.csv": tables.csv_text(unfinished).encode,
@@ -131,8 +133,9 @@ def comparison_lines(study: str | Path) -> list[str]:
         return [*lines, *filter(None, [shared(frame), note])]
     known = tables.measures(folders, tables.common_protocol(folders))
     shown = [name for name, info in known.items() if info.headline and name in frame]
-    width = max(map(len, ["condition", *names.values()]))
-    lines = [f"{'condition':<{width}}  gen  seeds  " + "  ".join(f"{c:>15}" for c in shown)]
+    first = "condition (imported)" if is_imported(Path(study)) else "condition"
+    width = max(map(len, [first, *names.values()]))
+    lines = [f"{first:<{width}}  gen  seeds  " + "  ".join(f"{c:>15}" for c in shown)]
     for condition, part in frame.groupby("condition"):
         last = part.iloc[-1].to_dict()
         cells = [

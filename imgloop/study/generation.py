@@ -31,6 +31,7 @@ RECORD = {  # what it must hold for a chain that goes on, or is measured
     "mix_hash": str,
     "model_hash": str,
 }
+IMPORTED = {"seconds": dict, "real": str, "pool_hash": str, "imported": dict}  # of images of another program
 SCORES = {"scores": dict, "protocol": dict}
 AGAIN = "delete it and measure the study again"
 
@@ -56,7 +57,9 @@ def check_numbers(chain: Path) -> None:
 def read_record(folder: Path, shown: bool = False) -> dict[str, Any]:
     """record.json of a generation; raises UserError if it is missing, damaged, or of another kind. shown: for a table,
     which needs less of it."""
-    return _checked(folder / "record.json", SHOWN if shown else RECORD)
+    path = folder / "record.json"
+    values = _checked(path, SHOWN)
+    return values if shown else _with(values, path, IMPORTED if "imported" in values else RECORD)
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -72,6 +75,11 @@ def _checked(path: Path, kinds: dict[str, type], instead: str | None = None) -> 
     values = store.read_json(path)
     if not isinstance(values, dict):
         raise store.damaged(path, f"holds a {type(values).__name__} in place of named values", instead)
+    return _with(values, path, kinds, instead)
+
+
+def _with(values: dict[str, Any], path: Path, kinds: dict[str, type], instead: str | None = None) -> dict[str, Any]:
+    """The values of a file, which must have these keys with values of these kinds."""
     for key, kind in kinds.items():
         if not isinstance(values.get(key), kind):
             raise store.damaged(path, f"has no {key}, or one of another kind", instead)

@@ -14,7 +14,9 @@ from imgloop.conditions import resolved, short_names
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
+from imgloop.study.columns import Columns
 from imgloop.study.generation import check_files, check_numbers, read_config, read_record
+from imgloop.study.imported import source_of
 from imgloop.study.notebook import html
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
@@ -28,12 +30,19 @@ class Study:
     path: a study's folder, one chain's (CONDITION/seedK), or a CSV table with columns condition, seed, generation.
     protocol: of the scores (a file name in scores/, without its ending); by default the one that most chains have.
     tolerant: leave out chains that cannot be read, each with a sentence in `damaged`; otherwise the first of them
-    raises UserError, as does a path that contains no chain. `chains`: the folders that were opened.
+    raises UserError, as does a path that contains no chain. columns: of a table, what the user says of its columns.
+    `chains`: the folders that were opened.
     """
 
-    def __init__(self, path: str | Path, protocol: str | None = None, tolerant: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        protocol: str | None = None,
+        tolerant: bool = False,
+        columns: Columns | None = None,
+    ):
         path, folders, faults = Path(path), [], {}
-        self.path, self.protocol = path, protocol
+        self.path, self.protocol, self.columns = path, protocol, columns
         if path.is_file():
             folders = [path]
         elif path.is_dir():
@@ -88,6 +97,11 @@ class Study:
         """Whether the chains are those of solvable systems, which store no images."""
         return not self.is_csv and tables.is_solved(self.chains[0])
 
+    @cached_property
+    def imported(self) -> bool:
+        """Whether another program drew the images (imgloop.study.imported)."""
+        return not (self.is_csv or self.solvable) and any(source_of(c) is not None for c in self.chains)
+
     @property
     def root(self) -> Path:
         """The study's folder, also if one chain was opened."""
@@ -111,8 +125,12 @@ class Study:
     def table(self) -> DataFrame:
         """condition, seed and the columns of metrics.csv as a pandas table, one row a generation, like `load_study`."""
         if self.is_csv:
-            return tables.read_csv(self.path)
+            return tables.read_csv(self.path, self.columns)
         return tables.joined(self.chains, self.shown_protocol).dropna(axis=1, how="all")
+
+    def resolved(self, column: str | None) -> str | None:
+        """The table's name of a measure that the user names as a CSV file does."""
+        return tables.table_file(self.path, self.columns).resolved(column) if self.is_csv else column
 
     @cached_property
     def measures(self) -> Mapping[str, MeasureInfo]:
@@ -162,7 +180,8 @@ class Study:
         return store.open_arrays(self._whole(condition, seed, generation, "pool"))
 
     def latents(self, condition: str, seed: int, generation: int) -> np.ndarray:
-        """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W)."""
+        """Samples of the sixteen latents that all generations share, uint8 (16, C, H, W); of imported images, whose
+        latents are not known, sixteen or fewer at random."""
         return self._array(self._whole(condition, seed, generation, "evolution"), "x")
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
@@ -192,7 +211,11 @@ class Study:
         keys = ["condition", "seed", "generation"]
         names = ("curves", "evolution") if self.single else ("comparison",)
         folders = () if self.is_csv else (self.path / f"{name}.png" for name in names)
-        return html(f"{self.name}, last generation", last[[*keys, *scores]] if scores else last, folders)
+        return html(
+            f"{self.name}{', imported' if self.imported else ''}, last generation",
+            last[[*keys, *scores]] if scores else last,
+            folders,
+        )
 
     def _whole(self, condition: str, seed: int, generation: int, name: str) -> Path:
         """The file of a generation's images, whose hash is that of its record; raises UserError where it is not."""

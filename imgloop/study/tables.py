@@ -11,12 +11,14 @@ import numpy as np
 from imgloop.errors import UserError
 from imgloop.measures import COLUMNS, MEASURES, MeasureInfo, names
 from imgloop.study import solved, trained
+from imgloop.study.columns import Columns, Named, named
 from imgloop.study.trained import DataFrame, csv_text, generations, protocols, reference
 
 __all__ = [
     "chains", "common_protocol", "csv_text", "generations", "is_solved", "joined", "load_study", "measures",
-    "protocols", "read_csv", "reference", "table",
+    "protocols", "read_csv", "reference", "table", "table_file",
 ]  # fmt: skip
+PARQUET = (".parquet", ".pq")
 KEYS = ("condition", "seed", "generation")
 
 
@@ -79,34 +81,47 @@ def load_study(path: str | Path, protocol: str | None = None) -> DataFrame:
     return joined(folders, protocol or common_protocol(folders))
 
 
-def csv_frame(path: str | Path) -> DataFrame:
-    """A CSV file as it is; raises UserError for a path that is none."""
+def table_file(path: str | Path, columns: Columns | None = None) -> Named:
+    """A CSV or parquet file under our names of columns; raises UserError for a path that is none, and for columns that
+    do not say which of ours they are."""
     import pandas as pd  # here, since it takes half a second to import
 
     path = Path(path)
     if path.suffix.lower() in (".html", ".htm"):
         raise UserError(f"{path} is a page: give the study's folder, such as {path.parent}, or a CSV table.")
     try:
-        return cast(DataFrame, pd.read_csv(path))
+        parquet = path.suffix.lower() in PARQUET
+        return named(cast(DataFrame, pd.read_parquet(path) if parquet else pd.read_csv(path)), columns)
+    except UserError as e:
+        raise UserError(f"{path}: {e}", e.setting) from e
+    except ImportError as e:
+        raise UserError(
+            f"{path}: reading parquet needs the package pyarrow: pip install pyarrow, or save the table as CSV."
+        ) from e
     except FileNotFoundError as e:
         raise UserError(f"{path} does not exist: give a study's folder or a CSV table.") from e
-    except (OSError, ValueError) as e:  # pandas' parser errors are ValueErrors
-        reason = " ".join(str(e).split())
+    except (OSError, ValueError) as e:  # pandas' parser errors and pyarrow's are ValueErrors
+        reason, kind = " ".join(str(e).split()), "parquet" if path.suffix.lower() in PARQUET else "CSV"
         raise UserError(
-            f"{path} cannot be read as a CSV table ({reason}): give a study's folder or a CSV table."
+            f"{path} cannot be read as a {kind} table ({reason}): give a study's folder or a CSV table."
         ) from e
 
 
-def read_csv(path: str | Path) -> DataFrame:
-    """A CSV file with columns condition, seed, generation and measures as a pandas table.
+def csv_frame(path: str | Path) -> DataFrame:
+    """A CSV or parquet file under our names of columns, as `table_file` reads it."""
+    return table_file(path).frame
+
+
+def read_csv(path: str | Path, columns: Columns | None = None) -> DataFrame:
+    """A CSV or parquet file with columns condition, seed, generation and measures as a pandas table.
 
     Raises UserError unless each row has a condition, a whole seed and a whole generation, generations are 0, 1, 2, ...
     without gaps, measures are numbers, and all have one protocol.
     """
     import pandas as pd  # here, since it takes half a second to import
 
-    frame = csv_frame(path)
-    measured = set(frame) & set(names("score", "system"))
+    frame = table_file(path, columns).frame
+    measured = set(frame) & set(names("score", "system", "table"))
     if not set(KEYS) <= set(frame) or not measured or frame.empty or frame[list(KEYS)].isna().to_numpy().any():
         raise UserError(
             f"{path} needs the columns {', '.join(KEYS)}, filled in every row, and at least one measure, such as risk "

@@ -87,6 +87,8 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
     chain = Path(chain)
     protocol = protocol or next(reversed(protocols(chain)), None)
     frame, title = table(chain, protocol), f"{chain.parent.name}, {chain.name}"
+    imported = any("imported" in read_record(g, shown=True) for g in generations(chain)[:1])
+    title, columns = (f"{title}, imported", "random images") if imported else (title, "one column per latent")
     levels = reference(chain.parent.parent, frame)
 
     def evolution() -> bytes:
@@ -94,7 +96,7 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
         for g in generations(chain):
             check_files(g, read_record(g, shown=True), (EVOLUTION,))
             samples.append((int(g.name[3:]), store.open_arrays(g / EVOLUTION)["x"]))
-        return figures.evolution(samples, title)
+        return figures.evolution(samples, title, columns)
 
     def curves() -> bytes:
         named = frame.assign(condition=chain.parent.name)
