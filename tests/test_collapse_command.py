@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import TINY
 from planted import T, table, ttest, verdicts
 
 import imgloop
-from imgloop.collapse import definitions
+from imgloop.collapse import definitions, protocols
 from imgloop.collapse.__main__ import main
 from imgloop.collapse.pilot import pilot
 from imgloop.collapse.power import Plan, power
@@ -180,3 +181,37 @@ def test_replicates_of_a_solvable_system_are_chains(tmp_path, capsys):
     assert (first.iloc[:, 0] == first.iloc[:, 1]).all()  # chain and control share generation 0
     assert main([str(tmp_path / "g")]) == 0
     assert "60 chains, generations 0..8" in " ".join(capsys.readouterr().out.split())
+
+
+# -- protocols --------------------------------------------------------------------------------------------------------
+
+
+def judged(**verdicts):
+    return protocols.Row("replace", 2, verdicts)
+
+
+def test_verdicts_that_depend_on_the_protocol_are_told_contradictions_first():
+    same = judged(a="detected", b="detected", c="not measured")
+    weaker, opposite = judged(a="detected", b="undetermined"), judged(a="detected", b="excluded", c="undetermined")
+    assert not same.differ and weaker.differ and not weaker.contradict and opposite.contradict
+    told = list(protocols.warnings([same, weaker, opposite], {"replace": "replace"}))
+    assert len(told) == 2 and "contradiction: detected by a; excluded by b; undetermined by c" in told[0]
+    assert "not the same: detected by a; undetermined by b" in told[1]
+
+
+def test_the_verdicts_of_one_study_under_two_protocols(tmp_path, capsys):
+    given = [*TINY, f"out={tmp_path}", "generations=3", "study=s"]
+    for paradigm in ("real_only", "replace"):
+        for seed in range(4):
+            imgloop.run([*given, f"paradigm={paradigm}", f"seed={seed}"])
+    assert main(["protocols", str(tmp_path / "s")]) == 1 and "needs two" in capsys.readouterr().err
+    table = tmp_path / "t.csv"
+    assert main(["protocols", str(tmp_path / "s"), "--features", "random", "--csv", str(table)]) == 0
+    out = capsys.readouterr().out
+    assert "pixels-" in out and "random-" in out and "depend on the protocol" in out
+    frame = pd.read_csv(table)
+    assert (
+        {"condition", "definition", "differ"} < set(frame) and len(frame.columns) == 5 and 2 in set(frame["definition"])
+    )
+    own = collapse_profile(imgloop.Study(tmp_path / "s", protocol=frame.columns[2]).table)
+    assert own["replace"][2].verdict == frame.set_index("definition")[frame.columns[2]][2]

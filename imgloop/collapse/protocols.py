@@ -6,19 +6,21 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from imgloop import store
 from imgloop.collapse.definitions import SHORT, TITLES
+from imgloop.collapse.profile import Profile, collapse_profile
 from imgloop.collapse.show import MARKS, STYLES
 from imgloop.conditions import short_names
 from imgloop.errors import UserError
-
-if TYPE_CHECKING:
-    from imgloop.collapse.profile import Profile
+from imgloop.study.frozen import frozen
+from imgloop.study.study import Study
+from imgloop.study.tables import chains, csv_text, is_solved, measures, protocols
 
 DECIDED = {"detected", "excluded"}
 
@@ -99,11 +101,6 @@ def run(arguments: Sequence[str]) -> None:
 
 def profiled(path: Path, control: str) -> dict[str, Profile]:
     """The profile of a study by protocol; raises UserError for a study that has fewer than two in all its chains."""
-    from imgloop.collapse.profile import collapse_profile
-    from imgloop.study.frozen import frozen
-    from imgloop.study.study import Study
-    from imgloop.study.tables import chains, is_solved, measures, protocols
-
     folders = chains(path)
     if folders and all(map(is_solved, folders)):
         raise UserError(f"{path} holds solvable systems, whose quantities have no protocol.")
@@ -128,21 +125,18 @@ def write(path: Path, found: Sequence[Row]) -> None:
     """Write the verdicts as a CSV table: condition, definition, a column a protocol, and whether they differ."""
     import pandas as pd
 
-    from imgloop import store
-    from imgloop.study.tables import csv_text
-
     table = [{"condition": r.condition, "definition": r.definition, **r.verdicts, "differ": r.differ} for r in found]
     store.write_text(path, csv_text(pd.DataFrame(table)))
 
 
-def show(found: Sequence[Row], protocols: Sequence[str], console: Console) -> None:
+def show(found: Sequence[Row], names_of: Sequence[str], console: Console) -> None:
     """Print the verdicts, a column a protocol, and what depends on it."""
     names, common = short_names(list(dict.fromkeys(row.condition for row in found)))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("condition", "definition", *protocols, ""):
+    for head in ("condition", "definition", *names_of, ""):
         table.add_column(head)
     for row in found:
-        cells = [Text(MARKS[v] + v, STYLES.get(v, "")) for v in (row.verdicts[p] for p in protocols)]
+        cells = [Text(MARKS[v] + v, STYLES.get(v, "")) for v in (row.verdicts[p] for p in names_of)]
         note = "contradiction" if row.contradict else "differ" if row.differ else ""
         table.add_row(names[row.condition], f"{row.definition} {SHORT[row.definition]}", *cells, Text(note, "bold"))
     console.print(table)
