@@ -1,4 +1,4 @@
-"""A Griffe extension for mkdocstrings: in docstrings, names of arguments and fields that begin a sentence are set as code."""
+"""A Griffe extension for mkdocstrings: names of arguments and fields that docstrings explain are set as code."""
 
 from __future__ import annotations
 

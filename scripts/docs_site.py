@@ -1,7 +1,7 @@
-"""The hook of mkdocs.yml: pages made at each build (API, settings, measures, notebook), and links to files outside docs/.
+"""The hook of mkdocs.yml: pages made at each build (API, settings, measures, notebook), and links to other files.
 
-In docs/ a link to a file of the repository is written as for a forge, `../scripts/table.py`. On the site such a file has
-a page of its own under repository/, which shows its text, and every link to it leads there.
+In docs/ a link to a file of the repository is written as for a forge, `../scripts/table.py`. On the site such a file
+has a page of its own under repository/, which shows its text, and every link to it leads there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))  # describe this checkout, whatever is installed
 
-from imgloop.collapse.subjects import ROLE_OF  # noqa: E402
-from imgloop.config import help as conf  # noqa: E402
-from imgloop.measures import MEASURES, MeasureInfo  # noqa: E402
+from imgloop.collapse.subjects import ROLE_OF
+from imgloop.config import help as conf
+from imgloop.measures import MEASURES, MeasureInfo
 
 DOCS = REPO / "docs"
 SHOWN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")  # files of the repository that have a place in the navigation
@@ -125,7 +125,9 @@ def outside_files() -> list[str]:
     seen = set(waiting)
     while waiting:
         source = waiting.pop()
-        links = LINK.findall(CODE.sub("", (REPO / source).read_text(encoding="utf-8"))) if source.endswith(".md") else []
+        links = (
+            LINK.findall(CODE.sub("", (REPO / source).read_text(encoding="utf-8"))) if source.endswith(".md") else []
+        )
         targets = {found[0] for link in links if (found := target_of(link, PurePosixPath(source)))}
         waiting += sorted(targets - seen)
         seen |= targets
@@ -208,8 +210,8 @@ def measures_page() -> str:
     """Every measure of imgloop/measures.py."""
     parts = [
         "# Every measure",
-        "Written from `imgloop/measures.py`: the columns of `metrics.csv` in their order, then what other commands print. "
-        "What each measure detects, and what it misses: [metrics.md](../metrics.md).",
+        "Written from `imgloop/measures.py`: the columns of `metrics.csv`, then what other commands print. What each "
+        "measure detects, and what it misses: [metrics.md](../metrics.md).",
     ]
     for kind, title in KINDS.items():
         parts.append(f"## {title}")
@@ -232,8 +234,8 @@ def measure_entry(info: MeasureInfo) -> str:
         "Judged by": f"[definition](../profile.md#the-rules) {', '.join(judged)}" if judged else "",
         "Also in": ", ".join(place for place, shown in places if shown),
     }
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value]
-    return "\n".join([f"### `{info.name}`", "", f"| {info.label} | |", "|---|---|", *rows])
+    rows = [f"- {name}: {value}" for name, value in facts.items() if value]
+    return "\n".join([f"### `{info.name}`", "", f"**{info.label}**", "", *rows])
 
 
 def notebook_pages(path: Path) -> dict[str, str | bytes]:
@@ -242,6 +244,7 @@ def notebook_pages(path: Path) -> dict[str, str | bytes]:
 
     body, resources = MarkdownExporter().from_filename(str(path))
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.S)
+    body = body.replace('<table border="1" class="dataframe">', "<table>")  # the site's own style
     title, _, rest = body.lstrip().partition("\n")
     download = f"This page is the notebook [{path.name}]({path.name}), with the outputs that it is stored with."
     figures = {}
