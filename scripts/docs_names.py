@@ -16,5 +16,5 @@ class Names(griffe.Extension):
             return
         names = {p.name for p in getattr(obj, "parameters", ())} | set(obj.members if obj.is_class else ())
         if names:
-            pattern = rf"(?<![\w`.])({'|'.join(map(re.escape, sorted(names)))}): "
-            obj.docstring.value = re.sub(pattern, r"`\1`: ", obj.docstring.value)
+            pattern = rf"(?<![\w`.])({'|'.join(map(re.escape, sorted(names)))}):(?=\s)"
+            obj.docstring.value = re.sub(pattern, r"`\1`:", obj.docstring.value)

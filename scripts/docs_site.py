@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +27,8 @@ NOTEBOOK = "tour.ipynb"
 CODE = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2`*|`+[^`\n]+`+)", re.S | re.M)  # fenced blocks and code within a line
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".css": "css", ".js": "js"}
+SWEPT = "hydra.sweeper.params."  # settings of which an experiment gives several values
+QUOTES = "\"'"
 KINDS = {
     "size": "Sizes",
     "score": "Scores of samples",
@@ -168,7 +170,7 @@ def settings_page() -> str:
         "## Settings of every chain",
         *tables(s for s in known.settings if not s.key.startswith("hydra.")),
     ]
-    for group, files in groups.items():
+    for group, files in sorted(groups.items(), key=lambda item: item[0] == conf.WHOLE):  # experiments last
         comment = usual[group].comment if group in usual else conf.LAUNCHER_COMMENT
         default = usual[group].value if group in usual else "basic"
         parts += [f"## {group}", prose(f"{comment[:1].upper()}{comment[1:]}.")]
@@ -178,17 +180,24 @@ def settings_page() -> str:
             parts += [f"### {group}={option}", prose(file.description.removesuffix(".") + ".")]
             if file.defaults:
                 parts.append("It chooses " + ", ".join(f"`{s.key}={s.value}`" for s in file.defaults) + ".")
-            parts += tables(conf.settings_of(group, file, known)) or ["It has no settings."]
+            settings = conf.settings_of(group, file, known, groups)
+            if swept := [s for s in settings if s.key.startswith(SWEPT)]:
+                values = (f"`{s.key.removeprefix(SWEPT)}={s.value.strip(QUOTES)}`" for s in swept)
+                each = "combination" if len(swept) > 1 else "value"
+                parts.append(f"It runs a chain for each {each} of {', '.join(values)}.")
+            if group == conf.WHOLE:
+                settings = [s for s in settings if not s.key.startswith("hydra.")]
+            parts += tables(settings, "value" if group == conf.WHOLE else "default") or ["It has no settings."]
     return "\n\n".join(parts) + "\n"
 
 
-def tables(settings: Any) -> list[str]:
-    """Settings as tables; comments above some of them divide these."""
+def tables(settings: Iterable[conf.Setting], values: str = "default") -> list[str]:
+    """Settings as tables, whose second column is called `values`; comments above some settings divide them."""
     parts: list[str] = []
     rows: list[str] = []
     for s in settings:
         if s.above or not rows:
-            rows = ["| setting | default | meaning |", "|---|---|---|"]
+            rows = [f"| setting | {values} | meaning |", "|---|---|---|"]
             parts += [*([prose(s.above)] if s.above else []), ""]
         value = s.value.replace("|", r"\|")
         rows.append(f"| `{s.key}` | `{value}` | {prose(s.comment)} |")
@@ -221,6 +230,7 @@ def measures_page() -> str:
 
 def measure_entry(info: MeasureInfo) -> str:
     judged = [str(k) for k, role in ROLE_OF.items() if role == info.role]
+    rules = f"[definition{'s' * (len(judged) > 1)}](../profile.md#the-rules) {', '.join(judged)}"
     places = [
         ("`comparison.csv`", info.compared),
         ("`curves.png` and `comparison.png`", info.plotted),
@@ -231,7 +241,9 @@ def measure_entry(info: MeasureInfo) -> str:
         "Range": info.limits,
         "When a generator collapses": info.collapse or "",
         "Of a perfect generator": prose(info.perfect),
-        "Judged by": f"[definition](../profile.md#the-rules) {', '.join(judged)}" if judged else "",
+        "Judged by": f"[definition{'s' * (len(judged) > 1)}](../profile.md#the-rules) {', '.join(judged)}"
+        if judged
+        else "",
         "Also in": ", ".join(place for place, shown in places if shown),
     }
     rows = [f"- {name}: {value}" for name, value in facts.items() if value]

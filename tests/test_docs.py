@@ -89,7 +89,7 @@ def test_every_measure_has_an_entry():
     entries = dict(re.findall(r"^### `(\w+)`\n\n\*\*(.*?)\*\*", page, re.M))
     assert entries == {name: info.label for name, info in MEASURES.items()}
     assert (
-        "- When a generator collapses: rises\n" in page and "[definition](../profile.md#the-rules) 1, 2, 3, 5" in page
+        "- When a generator collapses: rises\n" in page and "[definitions](../profile.md#the-rules) 1, 2, 3, 5" in page
     )
 
 

@@ -1,8 +1,8 @@
 """The collapse profile: eight definitions of model collapse, eight verdicts, from series of any chains.
 
-`collapse_profile` judges a table of chains and returns a `Profile` of `Verdict`s, by the `Thresholds` of `conf/collapse`.
-`scaling_law` compares the risks of a loop and its control at several sizes of the real data. Each name is imported at its
-first use.
+`collapse_profile` judges a table of chains by the `Thresholds` of `conf/collapse`, and returns a `Profile`, a `Verdict`
+for each condition and definition. `scaling_law` compares the risks of a loop and of its control at several sizes of the
+real data. Each name is imported at its first use.
 """
 
 from __future__ import annotations

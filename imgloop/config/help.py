@@ -166,14 +166,15 @@ def _option(group: str, option: str, groups: dict[str, dict[str, Path]], known: 
     parts = [_wrapped(f"{group}={option}: {file.description}")]
     if file.defaults:
         parts.append(_wrapped("It chooses " + " ".join(f"{s.key}={s.value}" for s in file.defaults) + "."))
-    shown = settings_of(group, file, known)
+    shown = settings_of(group, file, known, groups)
     heading = "Settings, as the experiment gives them:" if group == WHOLE else "Settings, with their defaults:"
     return "\n".join([*parts, *([heading, _shown(shown)] if shown else ["It has no settings."]), ""])
 
 
-def settings_of(group: str, file: File, known: File) -> list[Setting]:
+def settings_of(group: str, file: File, known: File, groups: dict[str, dict[str, Path]]) -> list[Setting]:
     """The settings of an option's file by their dotted keys; one that stands for a setting of the top level
-    (${n_initial}) is that setting. known: conf/config.yaml."""
+    (${n_initial}) is that setting, and one of an experiment without a comment has that of the option it changes.
+    known: conf/config.yaml. groups: as of `all_options`."""
     top = {s.key: s for s in known.settings}
     prefix = "" if group == WHOLE else "hydra.launcher." if group == LAUNCHER else f"{group}."
     shown = []
@@ -182,6 +183,9 @@ def settings_of(group: str, file: File, known: File) -> list[Setting]:
         own = Setting(f"{prefix}{s.key}", s.value, s.comment, s.above)
         shown.append(top[through] if s.value.startswith("${") and through in top else own)
     if group == WHOLE:
+        for chosen in file.defaults:
+            if path := groups.get(chosen.key, {}).get(chosen.value):
+                top |= {s.key: s for s in settings_of(chosen.key, File.read(path), known, groups)}
         shown = [replace(s, comment=s.comment or (top[s.key].comment if s.key in top else "")) for s in shown]
     return shown
 
