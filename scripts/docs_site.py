@@ -241,9 +241,7 @@ def measure_entry(info: MeasureInfo) -> str:
         "Range": info.limits,
         "When a generator collapses": info.collapse or "",
         "Of a perfect generator": prose(info.perfect),
-        "Judged by": f"[definition{'s' * (len(judged) > 1)}](../profile.md#the-rules) {', '.join(judged)}"
-        if judged
-        else "",
+        "Judged by": rules if judged else "",
         "Also in": ", ".join(place for place, shown in places if shown),
     }
     rows = [f"- {name}: {value}" for name, value in facts.items() if value]
