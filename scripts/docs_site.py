@@ -91,12 +91,21 @@ def outside_text(text: str, change: Callable[[str], str]) -> str:
 
 def target_of(link: str, source: PurePosixPath) -> tuple[str, str] | None:
     """The file of the repository that a link of the file `source` leads to, and the heading in it; None for links to
-    other sites and within a page, and for what does not exist."""
+    other sites and within a page, and for what cannot be shown: MkDocs then says that the target is not found."""
     path, _, heading = link.partition("#")
     if not path or ":" in path:
         return None
     target = os.path.normpath(source.parent / path)
-    return (target, heading) if not target.startswith("..") and (REPO / target).is_file() else None
+    shown = not target.startswith("..") and (target.startswith("docs/") or is_text(REPO / target))
+    return (target, heading) if shown and (REPO / target).is_file() else None
+
+
+def is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def place_of(target: str) -> str:

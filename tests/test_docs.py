@@ -106,9 +106,17 @@ def test_every_public_name_is_in_the_reference(package):
         assert ast.get_docstring(defined), name
 
 
+def test_public_names_of_collapse_are_imported_at_first_use():
+    from imgloop import collapse
+
+    assert collapse.Verdict.__module__ == "imgloop.collapse.verdicts" and "scaling_law" in dir(collapse)
+    with pytest.raises(AttributeError, match="the public names are Profile, ScalingLaw"):
+        _ = collapse.profil
+
+
 def test_links_to_files_of_the_repository_have_pages():
     """In docs/, in a file outside and back; code, other sites and missing files stay as they are."""
-    text = "[a](../scripts/table.py) [b](data.md#x) `[c](../README.md)` [d](https://x.org) [e](../no.py)\n```\n[f](../README.md)\n```\n"
+    text = "[a](../scripts/table.py) [b](data.md#x) [w](../imgloop/weights/digits.safetensors) `[c](../README.md)` [d](https://x.org) [e](../no.py)\n```\n[f](../README.md)\n```\n"
     moved = docs_site.relinked(text, PurePosixPath("docs/page.md"), PurePosixPath("page.md"))
     assert moved == text.replace("../scripts/table.py", "repository/scripts/table.py.md")
     readme = "[a](docs/data.md) ![b](docs/figures/evolution.png) [c](LICENSE) [d](docs/tour.ipynb) [e](CHANGELOG.md)"
