@@ -44,6 +44,13 @@ class MeasureInfo:
     plotted: bool = False
     headline: bool = False
 
+    @property
+    def limits(self) -> str:
+        """The range of possible values in words."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return "any" if self.low is None else f"from {self.low:g}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, to be stored with scores; `from_dict` undoes it."""
         return asdict(self)

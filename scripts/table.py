@@ -9,7 +9,7 @@ from pathlib import Path
 
 import imgloop
 from imgloop import figures
-from imgloop.measures import MEASURES, MeasureInfo
+from imgloop.measures import MEASURES
 from imgloop.study.trained import panels
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -53,18 +53,11 @@ def measures() -> str:
     """The Markdown table of all measures, from imgloop/measures.py."""
     rows = [("measure", "meaning", "unit", "range", "when a generator collapses", "of a perfect generator")]
     rows += [
-        (f"`{name}`", info.label, info.unit, limits(info), info.collapse or "", info.perfect)
+        (f"`{name}`", info.label, info.unit, info.limits, info.collapse or "", info.perfect)
         for name, info in MEASURES.items()
     ]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
-def limits(info: MeasureInfo) -> str:
-    """The range of possible values in words."""
-    if info.low is not None and info.high is not None:
-        return f"{info.low:g} to {info.high:g}"
-    return "any" if info.low is None else f"from {info.low:g}"
 
 
 def listed(text: str) -> str:

@@ -54,6 +54,7 @@ def test_help_shows_every_group_option_and_setting_with_its_comment(fresh):
         (["paradigm=replace"], ["real_fraction=0 replace: share of each later mix", "n_initial=null size of R"]),
         (["-m", "paradigm=replace,fresh"], ["paradigm=replace: Each", "paradigm=fresh: Each", "n_real=null"]),
         (["experiment=study/digits"], ["It chooses data=digits model=diffusion", "hydra.sweeper.params.seed="]),
+        (["experiment=analytic/bernoulli"], ["model.replicates=4000 independent chains", "data.n=20 real rows"]),
         (["hydra/launcher=ray"], ["hydra.launcher.max_retries=3 how often a chain"]),
         (
             ["features=pixels", "logger=mlflow"],

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import REPO
@@ -50,7 +51,7 @@ def test_wheel_runs_without_the_checkout(wheel, tmp_path):
     ).stdout
     assert str(REPO) not in where and where.count(str(site)) == 2, where
     done = subprocess.run(
-        [sys.executable, "-m", "imgloop", "generations=1", "model=gaussian", "model.replicates=5"],
+        [sys.executable, "-m", "imgloop.console", "run", "generations=1", "model=gaussian", "model.replicates=5"],
         cwd=tmp_path,
         env=env,
         capture_output=True,
@@ -58,3 +59,37 @@ def test_wheel_runs_without_the_checkout(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs" / "gaussian").is_dir()
+
+
+@pytest.mark.nightly
+def test_wheel_runs_in_an_empty_environment(wheel, tmp_path):
+    """Installed with its script into an environment of its own, which sees the packages of this one; with a report."""
+    environment = tmp_path / "environment"
+    run = {"cwd": tmp_path, "capture_output": True, "text": True}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    site = next(environment.glob("lib/python*/site-packages"))
+    python = environment / "bin" / "python"
+    installed = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)],
+        env=env,
+        **run,
+    )
+    assert installed.returncode == 0, installed.stderr
+    packages = next(p for p in map(Path, sys.path) if (p / "torch").is_dir())
+    (site / "packages.pth").write_text(f"{packages}\n")  # after the environment's own
+    script = environment / "bin" / "imgloop"
+    for arguments in (
+        ["--version"],
+        ["run", "generations=2", "model=gaussian", "model.replicates=5"],
+        ["report", "outputs/gaussian"],
+    ):
+        done = subprocess.run([str(script), *arguments], env=env, **run)
+        assert done.returncode == 0, done.stderr
+    where = [
+        str(python),
+        "-c",
+        "import imgloop, hydra_plugins.imgloop_launchers as h; print(imgloop.__file__, h.__file__)",
+    ]
+    assert subprocess.run(where, env=env, **run).stdout.count(str(site)) == 2
+    assert (tmp_path / "outputs" / "gaussian" / "report.html").stat().st_size > 10_000

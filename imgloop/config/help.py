@@ -15,6 +15,7 @@ from imgloop.config.compose import CONF, GROUPS, options
 from imgloop.errors import UserError
 
 LAUNCHER = "hydra/launcher"  # Hydra's own default and plugins have no file of ours
+WHOLE = "experiment"  # the group whose keys are those of the whole config
 LAUNCHER_COMMENT = (
     "with -m, where the chains of a sweep run; by default basic, one after another in this process; also joblib, with "
     "the extra of this name"
@@ -121,12 +122,17 @@ def _setting(name: str, key: yaml.Node, value: yaml.Node, lines: Sequence[str]) 
     return Setting(name, written, comment, "" if whole_file else _joined(above))
 
 
+def all_options(config_dirs: Sequence[Path] = ()) -> dict[str, dict[str, Path]]:
+    """The options of every group, launchers included, by group and name, with their YAML files."""
+    return {**{g: options(g, config_dirs) for g in GROUPS}, LAUNCHER: options(LAUNCHER)}
+
+
 def text(arguments: Sequence[str], config_dirs: Sequence[Path] = ()) -> str:
     """What --help prints: of the options that `arguments` choose (GROUP=OPTION) the settings, else of all.
 
     Raises UserError for an option that does not exist.
     """
-    groups = {**{g: options(g, config_dirs) for g in GROUPS}, LAUNCHER: options(LAUNCHER)}
+    groups = all_options(config_dirs)
     given = [(g, value.strip("[]")) for g, _, value in (a.partition("=") for a in arguments) if g in groups]
     chosen = [(g, o.strip()) for g, value in given if value for o in value.split(",")]
     known = File.read(CONF / "config.yaml")
@@ -157,21 +163,31 @@ def _option(group: str, option: str, groups: dict[str, dict[str, Path]], known: 
         names = ", ".join(sorted(groups[group])) or "none; they come from --config-dir"
         raise UserError(f"{group}={option} does not exist: {hint} {names}.", group)
     file = File.read(groups[group][option])
-    top = {s.key: s for s in known.settings}
-    whole = group == "experiment"  # its keys are those of the whole config
     parts = [_wrapped(f"{group}={option}: {file.description}")]
     if file.defaults:
         parts.append(_wrapped("It chooses " + " ".join(f"{s.key}={s.value}" for s in file.defaults) + "."))
-    prefix = "" if whole else "hydra.launcher." if group == LAUNCHER else f"{group}."
+    shown = settings_of(group, file, known, groups)
+    heading = "Settings, as the experiment gives them:" if group == WHOLE else "Settings, with their defaults:"
+    return "\n".join([*parts, *([heading, _shown(shown)] if shown else ["It has no settings."]), ""])
+
+
+def settings_of(group: str, file: File, known: File, groups: dict[str, dict[str, Path]]) -> list[Setting]:
+    """The settings of an option's file by their dotted keys; one that stands for a setting of the top level
+    (${n_initial}) is that setting, and one of an experiment without a comment has that of the option it changes.
+    known: conf/config.yaml. groups: as of `all_options`."""
+    top = {s.key: s for s in known.settings}
+    prefix = "" if group == WHOLE else "hydra.launcher." if group == LAUNCHER else f"{group}."
     shown = []
     for s in file.settings:
-        through = s.value.removeprefix("${").removesuffix("}")  # ${n_initial} is a setting of the top level
+        through = s.value.removeprefix("${").removesuffix("}")
         own = Setting(f"{prefix}{s.key}", s.value, s.comment, s.above)
         shown.append(top[through] if s.value.startswith("${") and through in top else own)
-    if whole:
+    if group == WHOLE:
+        for chosen in file.defaults:
+            if path := groups.get(chosen.key, {}).get(chosen.value):
+                top |= {s.key: s for s in settings_of(chosen.key, File.read(path), known, groups)}
         shown = [replace(s, comment=s.comment or (top[s.key].comment if s.key in top else "")) for s in shown]
-    heading = "Settings, as the experiment gives them:" if whole else "Settings, with their defaults:"
-    return "\n".join([*parts, *([heading, _shown(shown)] if shown else ["It has no settings."]), ""])
+    return shown
 
 
 def _shown(settings: Sequence[Setting]) -> str:
