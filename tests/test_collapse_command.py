@@ -199,6 +199,7 @@ def test_verdicts_that_depend_on_the_protocol_are_told_contradictions_first():
     assert "not the same: detected by a; undetermined by b" in told[1]
 
 
+@pytest.mark.nightly  # eight chains
 def test_the_verdicts_of_one_study_under_two_protocols(tmp_path, capsys):
     given = [*TINY, f"out={tmp_path}", "generations=3", "study=s"]
     for paradigm in ("real_only", "replace"):
