@@ -228,7 +228,15 @@ def animation(generations: Sequence[tuple[int, Pool]], classes: Sequence[str] | 
     sharp = generations[0][1].x.shape[2] <= SHARP
     out = io.BytesIO()
     frames[0].save(
-        out, "webp", save_all=True, append_images=frames[1:], duration=shown, loop=0, lossless=sharp, quality=75, method=4
+        out,
+        "webp",
+        save_all=True,
+        append_images=frames[1:],
+        duration=shown,
+        loop=0,
+        lossless=sharp,
+        quality=75,
+        method=4,
     )
     return out.getvalue()
 

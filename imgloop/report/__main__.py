@@ -183,7 +183,7 @@ def _follow(a: argparse.Namespace, console, server: Server, sleep: Callable[[flo
                 server.publish(page.html(report, live=True))
                 before, said = now, ""
         except (UserError, FileNotFoundError) as e:  # a chain that is moved while it is read is read again
-            done = any(p.done for p in chains)
+            done = any(p.done or p.fault for p in chains)
             if first and done and isinstance(e, UserError):
                 raise
             missing = "has no finished generation yet" if a.study.is_dir() else "does not exist yet"

@@ -1,7 +1,7 @@
 "use strict";
 // Keeps a served page up to date: what has changed is replaced, and the reader's place, folds and slider stay.
 (() => {
-  const EVERY = 2000, LOST = 10000;  // milliseconds
+  const EVERY = 1000, LOST = 10000;  // milliseconds
   const parts = (page) => [...page.querySelectorAll("body > header, main > section")];
   const id = (part) => part.id || part.tagName;
   const remember = (page) => new Map(parts(page).map((part) => [id(part), part.cloneNode(true)]));
@@ -100,5 +100,5 @@
     setTimeout(look, lost ? LOST : EVERY);
   };
   document.documentElement.style.overflowAnchor = "none";
-  addEventListener("DOMContentLoaded", () => setTimeout(look, EVERY / 4));
+  addEventListener("DOMContentLoaded", () => setTimeout(look, EVERY / 2));
 })();

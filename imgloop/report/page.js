@@ -8,12 +8,14 @@ addEventListener("hashchange", reveal);
 addEventListener("DOMContentLoaded", reveal);
 addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((d) => { d.open = true; }));
 // The generation that the reader chose; stored, so that it stays when the page is loaded again.
+let choice = null;
 const chosen = (t) => {
   const key = `generation:${document.title}`;
+  if (t !== undefined) choice = t;
   try {
     if (t !== undefined) sessionStorage.setItem(key, t);
     return sessionStorage.getItem(key);
-  } catch { return t; /* storage is disabled */ }
+  } catch { return choice; /* storage is disabled */ }
 };
 const slide = () => {
   const evolution = document.getElementById("evolution"), slider = document.getElementById("generation");

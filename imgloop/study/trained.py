@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
-from imgloop.study import derived
 from imgloop.pool import Pool
+from imgloop.study import derived
 from imgloop.study.generation import check_files, generations, read_pool, read_record, read_scores
 from imgloop.study.real import read_facts, real_folder
 
