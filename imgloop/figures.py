@@ -227,17 +227,8 @@ def animation(generations: Sequence[tuple[int, Pool]], classes: Sequence[str] | 
     shown[-1] = max(shown[-1], 1600)
     sharp = generations[0][1].x.shape[2] <= SHARP
     out = io.BytesIO()
-    frames[0].save(
-        out,
-        "webp",
-        save_all=True,
-        append_images=frames[1:],
-        duration=shown,
-        loop=0,
-        lossless=sharp,
-        quality=75,
-        method=4,
-    )
+    how = {"duration": shown, "loop": 0, "lossless": sharp, "quality": 75, "method": 4}
+    frames[0].save(out, "webp", save_all=True, append_images=frames[1:], **how)
     return out.getvalue()
 
 

@@ -90,7 +90,7 @@ def test_hosts_of_this_machine_are_answered(server, host):
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", f"/pictures/{CHAIN}/curves.png"])
 def test_other_hosts_are_refused(server, host, path):
-    status, headers, body = ask(server, path, Host=host)
+    status, _, body = ask(server, path, Host=host)
     assert status == 403 and body.startswith(b"This page is read as http://127.0.0.1:") and body.count(b"\n") == 1
 
 
@@ -105,7 +105,7 @@ def test_a_request_needs_one_host(server):
 def test_nothing_can_be_written(server, study, method):
     before = {p: p.lstat().st_mtime_ns for p in study.rglob("*")}
     for path in ("/", f"/pictures/{CHAIN}/curves.png", "/pictures/new.png"):
-        status, headers, body = ask(server, path, method)
+        status, headers, _ = ask(server, path, method)
         assert status == (501 if method == "MOVE" else 405) and (method == "MOVE" or headers["Allow"] == "GET, HEAD")
     assert {p: p.lstat().st_mtime_ns for p in study.rglob("*")} == before
 

@@ -306,7 +306,7 @@ class SolvedChain(ChainFolder):
         if several:
             compare(self.study, sparing=self.sparing)
         self.display.say(
-            f"look at {self.folder}: {'evolution.png, evolution.webp, ' if self.evolution else ''}curves.png, metrics.csv"
+            f"look at {self.folder}: {'evolution.png and .webp, ' if self.evolution else ''}curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
         )
         return frame.drop(columns=["condition", "seed"]).dropna(axis=1, how="all")

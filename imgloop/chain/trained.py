@@ -351,7 +351,7 @@ class Chain(ChainFolder):
         if several:
             compare(self.study, sparing=self.sparing)
         self.display.say(
-            f"look at {self.folder}: grid.png of each generation, evolution.png, evolution.webp, curves.png, metrics.csv"
+            f"look at {self.folder}: grid.png of each generation, evolution.png and .webp, curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
         )
         return frame

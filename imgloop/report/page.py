@@ -233,7 +233,8 @@ def counted(chains: Sequence[Progress], of: int | None = None) -> str:
     """How many chains are in which state, in a sentence; `of`: the number of all."""
     finished = sum(p.ended for p in chains)
     others = Counter(p.state for p in sorted(chains, key=_rank) if not p.ended)
-    return f"{finished} of {plural(of or len(chains), 'chain')} finished{''.join(f', {n} {s}' for s, n in others.items())}."
+    also = "".join(f", {n} {state}" for state, n in others.items())
+    return f"{finished} of {plural(of or len(chains), 'chain')} finished{also}."
 
 
 def last_generation(study: Study) -> int:

@@ -189,8 +189,5 @@ def _labels(axis, sheet: Sheet, size: tuple[int, int]) -> None:
         return
     across, down = size[0] / sheet.columns, size[1] / -(-len(sheet.labels) // sheet.columns)
     for i, label in enumerate(sheet.labels):
-        place = (
-            (i % sheet.columns + 0.5) * across - 0.5,
-            (i // sheet.columns + 1) * down - 0.7,
-        )  # the lower edge of the gap
-        axis.text(*place, plain(label), ha="center", va="baseline", fontsize=SMALL, color=INK)
+        left, bottom = (i % sheet.columns + 0.5) * across - 0.5, (i // sheet.columns + 1) * down - 0.7
+        axis.text(left, bottom, plain(label), ha="center", va="baseline", fontsize=SMALL, color=INK)

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -172,7 +173,7 @@ def picture(study: Path, name: str) -> Path | None:
     return path if inside else None
 
 
-def _matches(parts: list[str], patterns: list[str]) -> bool:
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 

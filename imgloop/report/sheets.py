@@ -155,7 +155,8 @@ def labels(pool: Pool, classes: Sequence[str] | None) -> tuple[str, ...]:
     """The class of each image, by name, or by number where names are missing; none for images without labels."""
     if pool.y is None:
         return ()
-    return tuple(classes[k] if classes is not None and 0 <= k < len(classes) else str(k) for k in pool.y)
+    names = dict(enumerate(classes or ()))
+    return tuple(names.get(int(label), str(label)) for label in pool.y)
 
 
 def _classes(study: Study) -> tuple[str, ...] | None:
