@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imgloop.conditions import paradigm, settings, short_names
+from imgloop.errors import printable
+from imgloop.pool import Pool
 
 INK, PAPER, MUTED = "#1b1f24", "#ffffff", "#6a737d"
 # Okabe & Ito's colours for our paradigms, five of Tol's for others: colour-blind readers can distinguish them. Line
@@ -24,6 +26,9 @@ OURS = ("accumulate", "replace", "augment", "edit", "fresh", "accumulate_subsamp
 SHADES = (0.0, 0.35, 0.6)  # of a colour: the part of grey in it
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P", "X", "*")
 FORMS = len(STYLES) * len(MARKERS)
+LETTERS, STRIP = 11, 14  # pixels: type size of class names, and the height of the strip below a sample that holds them
+FRAMES = 60  # of an animation, at most
+SHARP = 20  # pixels: the largest images of which an animation keeps every pixel
 REFERENCE = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
 
 
@@ -92,16 +97,56 @@ def drawn(look: Look) -> dict[str, Any]:
     return {"color": to_hex(mixed.tolist()), "linestyle": STYLES[look.style], "marker": MARKERS[look.marker]}
 
 
-def tile(x: np.ndarray, columns: int, pixels: int = 48) -> Image.Image:
-    """A sheet of images uint8 (N, C, H, W) in `columns`, enlarged by a whole factor (nearest) to about `pixels`."""
+def class_labels(y: np.ndarray | None, classes: Sequence[str] | None, width: int) -> list[str] | None:
+    """What is written below each sample: its class name, cut to `width` pixels; None for samples without classes.
+
+    y: int64 (N,). The numbers of the classes stand for names that are unknown (None), that the font lacks (outside
+    Latin-1), or that are not told apart once they are cut.
+    """
+    if y is None:
+        return None
+    if classes is not None and all(0 <= label < len(classes) for label in np.unique(y)):
+        names = [printable(c) for c in classes]
+        short = [_cut(n, width) for n in names]
+        if len(set(short)) == len(set(names)) and all(n.isprintable() and max(n, default="") <= "\xff" for n in names):
+            return [short[label] for label in y]
+    return [str(label) for label in y]
+
+
+def _cut(name: str, width: int) -> str:
+    """A name, or its beginning and two dots, that is at most `width` pixels wide."""
+    font = ImageFont.load_default(LETTERS)
+    if font.getlength(name) <= width:
+        return name
+    most = next((n for n in range(len(name) - 1, 0, -1) if font.getlength(f"{name[:n]}..") <= width), 1)
+    return f"{name[:most]}.."
+
+
+def tile(
+    x: np.ndarray,
+    columns: int,
+    pixels: int = 48,
+    y: np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
+) -> Image.Image:
+    """A sheet of images uint8 (N, C, H, W) in `columns`, enlarged by a whole factor (nearest) to about `pixels`.
+
+    y: labels int64 (N,); then the class of each image stands below it.
+    """
     n, channels, height, width = x.shape
     scale, rows, gap = max(1, round(pixels / height)), -(-n // columns), 2
-    cell_h, cell_w = height * scale + gap, width * scale + gap
+    labels = class_labels(y, classes, width * scale)
+    cell_h, cell_w = height * scale + gap + (STRIP if labels else 0), width * scale + gap
     sheet = Image.new("RGB", (columns * cell_w + gap, rows * cell_h + gap), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
     for i, image in enumerate(x):
+        left, top = gap + i % columns * cell_w, gap + i // columns * cell_h
         picture = np.repeat(np.repeat(np.moveaxis(np.asarray(image), 0, -1), scale, 0), scale, 1)
         picture = np.repeat(picture, 3, 2) if channels == 1 else picture[..., :3]
-        sheet.paste(Image.fromarray(picture), (gap + i % columns * cell_w, gap + i // columns * cell_h))
+        sheet.paste(Image.fromarray(picture), (left, top))
+        if labels:
+            place = (left + width * scale / 2, top + height * scale + STRIP / 2 - 1)
+            draw.text(place, labels[i], INK, font, anchor="mm")
     return sheet
 
 
@@ -127,19 +172,34 @@ def png(picture: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def grid(real: np.ndarray, generated: np.ndarray, title: str, columns: int = 8, rows: int = 8) -> bytes:
-    """PNG: the first real training images beside the first generated ones."""
+def grid(
+    real: Pool, generated: Pool, title: str, classes: Sequence[str] | None = None, columns: int = 8, rows: int = 8
+) -> bytes:
+    """PNG: the first real training images beside the first generated ones, each with its class below if it has one.
+
+    Pools of images uint8 (N, C, H, W); `classes` are the names of the labels.
+    """
     n = columns * rows
-    return png(captioned([("real", tile(real[:n], columns)), (title, tile(generated[:n], columns))]))
+    sheets = [
+        (caption, tile(pool.x[:n], columns, y=None if pool.y is None else pool.y[:n], classes=classes))
+        for caption, pool in (("real", real), (title, generated))
+    ]
+    return png(captioned(sheets))
 
 
 def evolution(
-    generations: Sequence[tuple[int, np.ndarray]], title: str, columns: str = "one column per latent"
+    generations: Sequence[tuple[int, Pool]],
+    title: str,
+    classes: Sequence[str] | None = None,
+    columns: str = "one column per latent",
 ) -> bytes:
-    """PNG: one row per generation, one column per latent, so that the same latents can be followed; `columns`: what
-    the columns are in words."""
+    """PNG: one row per generation, one column per latent, so that the same latents can be followed.
+
+    generations: (number, images uint8 (N, C, H, W)); of samples with labels, the class stands below each. columns: what
+    the columns are in words.
+    """
     font, left, top = ImageFont.load_default(14), 64, 30
-    sheets = [(t, tile(x, len(x))) for t, x in generations]
+    sheets = [(t, tile(pool.x, len(pool), y=pool.y, classes=classes)) for t, pool in generations]
     page = Image.new("RGB", (left + sheets[0][1].width + 12, top + sum(s.height for _, s in sheets) + 8), PAPER)
     draw, down = ImageDraw.Draw(page), top
     draw.text((left, 7), f"{title}: {columns}, one row per generation", INK, font)
@@ -148,6 +208,34 @@ def evolution(
         page.paste(sheet, (left, down))
         down += sheet.height
     return png(page)
+
+
+def animation(generations: Sequence[tuple[int, Pool]], classes: Sequence[str] | None = None) -> bytes:
+    """WebP: the samples of the same latents in four columns, one frame per generation with its number above, repeated
+    without end; of more than FRAMES generations, FRAMES at equal distances.
+
+    generations: (number, images uint8 (N, C, H, W)), all of one shape. Images of up to SHARP pixels are stored without
+    loss, larger ones as photographs are.
+    """
+    last = generations[-1][0]
+    if len(generations) > FRAMES:
+        generations = [generations[round(k)] for k in np.linspace(0, len(generations) - 1, FRAMES)]
+    font, top = ImageFont.load_default(14), 24
+    sheets = [(f"generation {t} of {last}", tile(p.x, min(4, len(p)), y=p.y, classes=classes)) for t, p in generations]
+    width = max(max(s.width, int(font.getlength(text)) + 8) for text, s in sheets)
+    frames = []
+    for text, samples in sheets:
+        frame = Image.new("RGB", (width, top + max(s.height for _, s in sheets)), PAPER)
+        ImageDraw.Draw(frame).text((2, 3), text, INK, font)
+        frame.paste(samples, (0, top))
+        frames.append(frame)
+    shown = [int(np.clip(12_000 / len(frames), 250, 800))] * len(frames)  # milliseconds
+    shown[-1] = max(shown[-1], 1600)
+    sharp = generations[0][1].x.shape[2] <= SHARP
+    out = io.BytesIO()
+    how = {"duration": shown, "loop": 0, "lossless": sharp, "quality": 75, "method": 4}
+    frames[0].save(out, "webp", save_all=True, append_images=frames[1:], **how)
+    return out.getvalue()
 
 
 def sheet(count: int, title: str, labels: Sequence[str]):

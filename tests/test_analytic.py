@@ -1226,8 +1226,15 @@ def test_seeds_of_a_condition_are_pooled_in_the_comparison(tmp_path):
 
 def test_a_pixel_space_gaussian_is_shown_as_images(tmp_path):
     folder = chain(tmp_path, *DIGITS, "paradigm=replace", "generations=2", "model.replicates=3").folder
-    assert folder.parts[-3] == "digits-gaussian" and {p.name for p in folder.iterdir()} == FILES | {"evolution.png"}
+    assert folder.parts[-3] == "digits-gaussian" and {p.name for p in folder.iterdir()} == FILES | set(
+        results.PICTURES.values()
+    )
     assert np.asarray(Image.open(folder / "evolution.png").convert("L")).std() > 20
+    with Image.open(folder / "evolution.webp") as moving:
+        assert moving.n_frames == 2
+    assert results.whole(folder)
+    (folder / "evolution.webp").write_bytes(b"")
+    assert not results.whole(folder)
 
 
 def test_followed_to_collapse_a_study_of_discrete_laws_draws_its_timescales(tmp_path, drawn):

@@ -15,7 +15,7 @@ from conftest import REPO, TINY, thinned
 from PIL import Image
 
 import imgloop
-from imgloop import store
+from imgloop import figures, store
 from imgloop.errors import UserError
 from imgloop.pool import REAL
 
@@ -67,7 +67,7 @@ def test_run_folder_has_the_documented_files(finished):
         for name in ("record.json", "mix.safetensors", "pool.safetensors", "grid.png", "model/imgloop.json"):
             assert (folder / f"gen{g:03d}" / name).exists(), name
         assert len(list((folder / f"gen{g:03d}" / "scores").glob("pixels-*.json"))) == 1
-    for name in ("config.yaml", "metrics.csv", "evolution.png", "curves.png", "run.log"):
+    for name in ("config.yaml", "metrics.csv", "evolution.png", "evolution.webp", "curves.png", "run.log"):
         assert (folder / name).exists(), name
     assert not (folder.parent.parent / "comparison.png").exists()  # there is one chain only
     assert not [p for p in folder.iterdir() if "part" in p.name or "scratch" in p.name]
@@ -101,6 +101,29 @@ def test_pictures_show_samples_of_the_same_latents_in_each_row(finished):
     correlation = np.corrcoef(np.concatenate([first, second]))[:16, 16:]
     # Samples of one latent are alike in consecutive generations.
     assert np.diag(correlation).mean() > np.mean(correlation[~np.eye(16, dtype=bool)]) + 0.1
+
+
+def test_the_evolution_is_also_an_animation_that_is_hashed_with_the_other_pictures(finished):
+    with Image.open(finished.folder / "evolution.webp") as found:
+        assert found.n_frames == 3
+    assert "evolution.webp" in store.read_json(finished.folder / ".derived.json")["files"]
+
+
+def test_samples_of_a_class_conditional_chain_are_shown_with_their_classes(tmp_path, monkeypatch):
+    shown = []
+    tile = figures.tile
+    monkeypatch.setattr(figures, "tile", lambda *a, **k: shown.append((k["y"], k["classes"])) or tile(*a, **k))
+    folder = chain(tmp_path, "model.conditional=true", "generations=1").folder
+    stored = store.open_arrays(folder / "gen000" / "evolution.safetensors")["y"]
+    real, drawn, still, moving = shown
+    digits = tuple("0123456789")
+    assert [tuple(classes) for _, classes in shown] == [digits] * 4
+    assert np.array_equal(drawn[0], store.open_arrays(folder / "gen000" / "pool.safetensors")["y"])
+    assert stored.shape == (16,) and np.array_equal(still[0], stored) and np.array_equal(moving[0], stored)
+    assert len(real[0]) == 64
+    study = imgloop.Study(folder.parents[1])
+    found = study.latent_labels(study.conditions[0], 0, 0)
+    assert found is not None and np.array_equal(found, stored)
 
 
 def test_a_finished_chain_is_left_as_it_is(finished):

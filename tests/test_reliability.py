@@ -78,13 +78,14 @@ def test_damaged_files_are_named_or_harmless():
 
 def test_tables_and_pictures_follow_from_what_is_committed(folder, tmp_path, drawn):
     """Killed after the last generation's rename: the same command, which has nothing else to do, writes them."""
-    names = ("metrics.csv", "curves.png", "evolution.png")
+    names = ("metrics.csv", "curves.png", "evolution.png", "evolution.webp")
     before = {n: (folder / n).read_bytes() for n in names}
     (folder / "metrics.csv").write_bytes(before["metrics.csv"][:-9])
     (folder / "evolution.png").unlink()
+    (folder / "evolution.webp").write_bytes(b"RIFF")
     again = chain(tmp_path, "generations=2").folder
     after = {n: (again / n).read_bytes() for n in names}
-    assert after["metrics.csv"] == before["metrics.csv"] and after["evolution.png"] == before["evolution.png"]
+    assert all(after[n] == before[n] for n in names if n != "curves.png")
     assert after["curves.png"].startswith(b"\x89PNG")
 
 

@@ -1,18 +1,25 @@
 """The report: what it says, that it is one safe page, and what it does with studies that run or are damaged."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import re
 import shlex
 import shutil
+import signal
 import tarfile
+import threading
+import time
+import urllib.request
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import preloaded
 import pytest
 import yaml
 from conftest import REPO, TINY, thinned
@@ -21,6 +28,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 from PIL import Image
+from rich.console import Console
 
 import imgloop
 from imgloop import figures, store
@@ -32,11 +40,12 @@ from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.report import archive, bibliography, files, page, pdf, profiles, reproduce, sheets, svg, text
-from imgloop.report.__main__ import main, parser, subjects, watch
+from imgloop.report.__main__ import _follow, main, parser, subjects, watch
 from imgloop.report.panels import Line, Panel, displayed, panels, split
 from imgloop.report.progress import fingerprint, size
+from imgloop.report.serve import Server
 from imgloop.report.timescales import Timescale, timed
-from imgloop.study.progress import locked, progress
+from imgloop.study.progress import locked, note_failure, plan, progress
 from imgloop.study.study import Study
 
 TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"
@@ -69,7 +78,7 @@ def solved(tmp_path_factory):
 class Page(HTMLParser):
     """What a browser would see: elements with attributes, and text by the element that it is in."""
 
-    VOID = ("meta", "img", "input", "br", "wbr")
+    VOID = ("meta", "img", "input", "br", "wbr", "link")
 
     def __init__(self, html):
         super().__init__()
@@ -116,7 +125,7 @@ def test_the_page_is_one_file_with_what_a_reader_needs(kind, request):
     assert len(html) < 15e6 and html.startswith("<!doctype html>")
     assert {"charset": "utf-8"} in found.all("meta")
     refers = [a[k] for _, a in found.elements for k in ("src", "href", "action", "data", "srcset", "poster") if k in a]
-    assert refers and all(r.startswith(("#", "data:image/png;base64,")) for r in refers)
+    assert refers and all(r.startswith(("#", "data:image/png;base64,", "data:image/webp;base64,")) for r in refers)
     assert not found.all("link") and not re.search(r"url\(|@import", html)
     ids = [a["id"] for _, a in found.elements if "id" in a]
     assert len(ids) == len(set(ids)) and {r[1:] for r in refers if r.startswith("#")} <= set(ids)
@@ -221,6 +230,60 @@ def test_a_sheet_shows_the_images_themselves(channels):
         cell = pixels[i // 3 * 9 :, i % 3 * 7 :][:8, :6]
         assert (cell[..., :-1] == np.moveaxis(image, 0, -1)).all() and (cell[..., -1] == 255).all()
     assert (pixels[8, :, -1] == 0).all()
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 20, 28, 32, 64])
+@pytest.mark.parametrize("labels", [(), [str(i % 10) for i in range(16)]])
+def test_the_page_enlarges_a_sheet_by_a_whole_factor_to_32_pixels_a_sample_or_more(size, labels):
+    x = np.random.default_rng(0).integers(0, 256, (16, 1, size, size), np.uint8)
+    found = sheets.sheet(x, "alt", "caption", labels)
+    height, width = decoded(found).shape[:2]
+    factor = found.width // width
+    assert found.width == factor * width and size * factor >= 32 and found.labels == tuple(labels)
+    row = height / 4 * factor
+    if labels:  # below each row there is a gap that holds a line of text
+        assert row - size * factor >= sheets.STRIP and found.columns == 4
+        assert (decoded(found)[size :: height // 4, :, -1] == 0).all()
+
+
+def test_sheets_name_classes_of_labelled_pools_only(labelled):
+    found = Page(page.html(page.report(labelled)))
+    listed = [a for a in found.all("ul") if a.get("class") == "labels"]
+    shown: Any = page.report(labelled).evolution
+    digits = [s.labels for s in shown.real] + [s.labels for _, row in shown.generations for _, s in row]
+    assert len(digits) == 2 + 3 * 2 and all(len(d) == 16 and set(d) <= set("0123456789") for d in digits[:5])
+    y = Study(labelled).latent_labels("replace", 0, 1)
+    assert y is not None and digits[4 if shown.generations[1][1][0][0] == "replace" else 5] == tuple(map(str, y))
+    assert len(listed) == sum(map(bool, digits)) == 6 and not any(a.still.labels for a in shown.animations)
+
+
+@pytest.fixture
+def labelled(study):
+    """The study with labels of the shared latents in its first two generations: a later one of an earlier version."""
+    for folder in study.glob("*/seed0/gen00[01]"):
+        store.write_arrays(
+            folder / "evolution.safetensors",
+            {"x": np.asarray(store.open_arrays(folder / "evolution.safetensors")["x"]), "y": np.arange(16) % 10},
+        )
+        record = store.read_json(folder / "record.json")
+        record["evolution_hash"] = store.file_hash(folder / "evolution.safetensors")
+        store.write_sealed(folder / "record.json", record)
+    return study
+
+
+def test_the_samples_of_each_condition_are_shown_in_motion(made, study):
+    shown: Any = page.report(made).evolution
+    assert [a.caption for a in shown.animations] == [name for name, _ in shown.generations[0][1]]
+    for a, (_, still) in zip(shown.animations, shown.generations[-1][1]):
+        moving = Image.open(io.BytesIO(base64.b64decode(a.uri.split(",")[1])))
+        assert moving.format == "WEBP" and getattr(moving, "n_frames", 1) == 3 and a.width == moving.width
+        assert a.still == still and "generations 0 to 2" in a.alt
+    names = {c: c for c in Study(made).conditions}
+    less: Any = sheets.evolution(Study(made), names, budget=20_000)  # of sheets, which leave no room for motion
+    assert less.animations == ()
+    for folder in study.glob("*/seed0/gen00[12]"):
+        shutil.rmtree(folder)
+    assert page.report(study).evolution.animations == () and "In motion" not in page.html(page.report(study))  # type: ignore
 
 
 def test_ages_show_the_stored_latents_of_every_generation(made):
@@ -685,7 +748,7 @@ def test_four_curves_come_first_and_can_be_chosen(study, capsys, tmp_path):
     r = page.report(study)
     assert [p.info.name for p in r.key] == ["fd", "risk", "variance_ratio", "recall"]
     html = page.html(r)
-    above, folded = html.split('<details class="printed further">')
+    above, folded = html.split('<details class="printed further"')
     assert above.count('class="changes"') == 4 and folded.count('class="changes"') == len(r.panels) - 4
     assert main([str(study), "--measures", "kd,density", "--out", str(tmp_path / "o")]) == 0
     assert [p.info.name for p in page.report(study, measures=["kd", "density"]).key] == ["kd", "density"]
@@ -831,6 +894,7 @@ def test_an_archive_has_no_weights_and_all_that_a_report_needs(study, tmp_path):
     with tarfile.open(path) as tar:
         names = tar.getnames()
         tar.extractall(tmp_path / "unpacked", filter="data")
+    assert sum(n.endswith("seed0/evolution.webp") for n in names) == 2
     assert not [n for n in names if "/model" in n or "generation0" in n or n.endswith((".lock", ".part"))]
     other = tmp_path / "unpacked" / "tried"
     before, after = (re.sub(r"Written \S+ \S+", "", page.html(page.report(p))) for p in (study, other))
@@ -843,28 +907,117 @@ def test_an_archive_has_no_weights_and_all_that_a_report_needs(study, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_watch_follows_a_study_until_it_has_ended(study, capsys):
+def watched(study, steps, *more):
+    """Watch a study until each of `steps` has been called in turn, with the page that is served; then Ctrl-C."""
+    a = parser().parse_args([str(study), "--watch", "--port", "0", *more])
+    left = [*steps]
+    address = []
+
+    class Told(Console):
+        def print(self, text="", **more):
+            address.extend(re.findall(r"(http://\S+) shows", str(text)))
+            super().print(text, **more)
+
+    def sleep(seconds):
+        if not left:
+            raise KeyboardInterrupt
+        with urllib.request.urlopen(address[0]) as answer:
+            left.pop(0)(answer.read().decode())
+
+    watch(a, Told(width=120), sleep)
+    assert not left
+
+
+def test_watch_follows_a_study_until_ctrl_c(study, capsys):
     last = next(study.glob("replace*/seed0/gen002"))
     aside = shutil.move(last, study.parent / "aside")
     seen = []
 
-    def sleep(seconds):
-        html = (study / "report.html").read_text()
-        seen.append(re.search(r'http-equiv="refresh" content="(\d+)"', html) is not None)
-        if len(seen) == 2:
-            shutil.move(aside, last)
-        assert len(seen) < 5
+    def see(html):
+        file = (study / "report.html").read_text()
+        refreshed = re.search(r'http-equiv="refresh" content="30"', file) is not None
+        seen.append((refreshed, "2 of 2 chains finished" in file, "2 of 2 chains finished" in html))
+        assert 'id="live"' in html and 'id="live"' not in file and "connect-src" in html and "connect-src" not in file
+        assert "<noscript><meta http-equiv" in html and len(re.findall("http-equiv=.refresh", html)) == 1
 
-    a = parser().parse_args([str(study), "--watch", "--every", "7"])
-    from rich.console import Console
+    def go_on(html):
+        see(html)
+        shutil.move(aside, last)
 
-    watch(a, Console(width=120), sleep)
-    html = (study / "report.html").read_text()
-    assert seen == [True, True] and "refresh" not in html and "2 of 2 chains finished" in html
+    watched(study, [see, see, go_on, see, see], "--every", "30")
+    assert seen == [(True, False, False)] * 3 + [(False, True, True)] * 2
+    assert (study / "report" / "profile.json").exists()
     told = capsys.readouterr().out
-    assert "5 of 6 generations" in told
+    assert "5 of 6 generations" in told and told.count("look at") == 1
     if locked() is not None:  # nobody runs it: said once
         assert told.count("no process runs") == 1 and "1 chains unfinished" in told
+
+
+def test_ctrl_c_ends_a_watch_quietly(made):
+    run = preloaded.Command("-m", "imgloop.report", made / "none", "--watch", "--port", "0")
+    while "waiting" not in Path(run.paths[0]).read_text() and run.poll() is None:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(30)
+    assert (run.returncode, err) == (0, "") and len(out.splitlines()) == 2 and not (made / "none").exists()
+
+
+def test_watch_waits_for_a_study_and_its_first_generation(study, capsys):
+    root = study.parent / "later"
+    pages = []
+
+    def begin(html):
+        pages.append(html)
+        plan(root, {"replace/seed0": 3, "fresh/seed1": 4})
+        note_failure(root / "fresh" / "seed1", "the <disk> is full")
+
+    def finish(html):
+        pages.append(html)
+        shutil.copytree(study, root, dirs_exist_ok=True)
+
+    watched(root, [begin, finish, pages.append], "--every", "1")
+    nothing, planned, whole = (Page(html) for html in pages)
+    assert "later does not exist yet." in nothing.said("p", "notice")[0] and "No chain has begun." in nothing.said("p")
+    assert "has no finished generation yet." in planned.said("p", "notice")[0]
+    assert "0 of 2 chains finished, 1 failed, 1 waiting." in planned.said("p")
+    assert [d.strip() for d in planned.said("td") if "disk" in d] == ["the <disk> is full"]
+    assert "Which definitions of model collapse hold" in whole.said("h2") and "Chains" in whole.said("h2")
+    assert capsys.readouterr().out.count("waiting: ") == 2
+
+
+def test_watch_shows_what_cannot_be_read_and_goes_on(study, capsys):
+    record = next(study.glob("*/seed0/gen000/record.json"))
+    text, other, pages = record.read_text(), next(p for p in study.glob("*/seed0") if p not in record.parents), []
+
+    def spoil(html):
+        shutil.rmtree(other)
+        record.write_text("{")
+
+    def mend(html):
+        pages.append(Page(html))
+        record.write_text(text)
+
+    watched(study, [spoil, mend, lambda html: pages.append(Page(html))])
+    assert "record.json" in pages[0].said("p", "notice")[0] and pages[0].said("td", "state") == ["damaged"]
+    assert "1 of 1 chain finished." in pages[1].said("p") and "no report: " in capsys.readouterr().out
+
+
+def test_one_chain_can_be_watched(study):
+    chain, seen = next(study.glob("replace*/seed0")), []
+    watched(chain, [seen.append])
+    assert f"{chain.parent.name}, seed0" in Page(seen[0]).said("h1") and "1 of 1 chain finished" in seen[0]
+    assert (chain / "report.html").exists() and not (study / "report.html").exists()
+
+
+def test_many_chains_are_folded_and_those_that_run_come_first(study):
+    plan(study, {f"fresh/seed{i}": 2 for i in range(20)})
+    html = page.html(page.report(study), live=True)
+    found = Page(html)
+    assert "2 of 22 chains finished, 20 waiting." in found.said("p")
+    assert "10 more chains" in found.said("summary")
+    states = found.said("td", "state")
+    assert states == ["waiting"] * 20 + ["finished"] * 2
+    assert html.count('href="/pictures/') == 2 and "/pictures/" not in page.html(page.report(study), refresh=30)
 
 
 def test_a_fingerprint_changes_with_what_there_is_to_show(study):
@@ -999,6 +1152,8 @@ def test_mistakes_end_in_one_sentence(made, tmp_path, capsys):
         [str(made), "--watch", "--every", "0"],
         [str(tmp_path), "--archive"],
         [str(TABLE), "--watch"],
+        [str(made), "--watch", "--port", "70000"],
+        [str(made), "--watch", "--port", "0", "--protocol", "none"],
         [str(made), "--protocol", "none"],
     ):
         assert main(arguments) == 1
@@ -1067,6 +1222,96 @@ def test_the_slider_shows_one_generation_at_a_time(browser, written):
     assert visible(tab) == [0, 1, 2] and not slider.is_visible()
     assert tab.heard == []
     tab.close()
+
+
+def test_samples_move_only_where_the_system_allows_it(browser, written):
+    tab = opened(browser, written)
+    moving, still = tab.locator(".motion img"), tab.locator(".still img")
+    assert not moving.first.is_visible()  # folded
+    tab.get_by_text("In motion").click()
+    assert moving.count() == still.count() == 2 and moving.first.is_visible() and not still.first.is_visible()
+    assert moving.first.evaluate("i => i.complete && i.naturalWidth === i.width")
+    assert moving.first.evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
+    tab.emulate_media(reduced_motion="reduce")
+    assert still.first.is_visible() and not moving.first.is_visible()
+    assert tab.heard == []
+    tab.close()
+
+
+@contextlib.contextmanager
+def serving(study):
+    """Watch a study in a thread; the address of its page."""
+    a, ended = parser().parse_args([str(study), "--watch", "--port", "0"]), threading.Event()
+    server = Server(study, 0)
+    server.publish(page.waiting_html("tried", "The study is being read.", []))
+
+    def sleep(seconds):
+        if ended.wait(0.05):
+            raise KeyboardInterrupt
+
+    def follow():
+        with contextlib.suppress(KeyboardInterrupt):
+            _follow(a, Console(quiet=True), server, sleep)
+
+    with server:
+        thread = threading.Thread(target=follow)
+        thread.start()
+        try:
+            yield server.address
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_served_page_follows_the_study_and_leaves_the_reader_in_place(browser, study):
+    last = next(study.glob("replace*/seed0/gen002"))
+    aside = shutil.move(last, study.parent / "aside")
+    with serving(study) as address:
+        tab = opened(browser, address)
+        tab.wait_for_selector("#images")
+        assert "2 of 3" in tab.locator("#chains").inner_text()
+        slider = tab.get_by_role("slider", name="Generation")
+        slider.focus()
+        tab.keyboard.press("Home")
+        tab.evaluate(
+            """() => { document.querySelectorAll('#curves .first details')[1].open = true;
+                       document.querySelector('#curves .further').open = true;
+                       window.figure = document.querySelectorAll('#curves .further figure')[5];
+                       window.references = document.getElementById('references');
+                       window.measure = figure.querySelector('h3').textContent;
+                       scrollBy(0, figure.getBoundingClientRect().top - 100); }"""
+        )
+        shutil.move(aside, last)
+        tab.get_by_text("2 of 2 chains finished.", exact=True).wait_for(state="attached")
+        assert visible(tab) == [0] and tab.get_by_alt_text("replace, seed 0, generation 2").count() == 2
+        assert tab.evaluate("[...document.querySelectorAll('#curves details')].map((d) => d.open)").count(True) == 2
+        assert tab.evaluate("document.querySelectorAll('#curves .first details')[1].open")
+        top = """() => [...document.querySelectorAll('#curves .further figure')].find(
+            (f) => f.querySelector('h3').textContent === measure).getBoundingClientRect().top"""
+        assert abs(tab.evaluate(top) - 100) < 3 and tab.evaluate("!document.contains(figure)")  # drawn anew
+        assert tab.evaluate("document.contains(references)")  # what has not changed is left
+        assert tab.evaluate("document.activeElement.id") == "generation"
+        assert tab.heard == []
+        tab.close()
+
+
+@pytest.mark.nightly
+def test_a_page_opened_before_a_study_begins_shows_each_generation(browser, tmp_path):
+    """The study is run by another process; the slider stays at the newest generation, as its reader does not move it."""
+    with serving(tmp_path / "run") as address:
+        tab = opened(browser, address)
+        tab.get_by_text("does not exist yet").wait_for()
+        run = preloaded.Command(
+            "-m", "imgloop", *TINY, "train.images=4000", "generations=3", f"out={tmp_path}", "study=run"
+        )
+        for t in range(3):
+            tab.locator(".generation").nth(t).wait_for(state="attached", timeout=120_000)
+            assert visible(tab)[0] >= t
+        assert run.communicate(60) and run.returncode == 0
+        tab.get_by_text("1 of 1 chain finished.", exact=True).wait_for(state="attached")
+        assert tab.heard == []
+        tab.close()
+    assert "Which definitions" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_without_scripts_all_generations_are_shown(browser, written):

@@ -53,7 +53,7 @@ class SolvedChain(ChainFolder):
         self.values: dict[str, list[np.ndarray]] = {}
         self.rows: dict[int, int] = {}  # of every pool, in memory or not
         self.generation_facts: list[dict[str, Any]] = []
-        self.evolution: list[tuple[int, np.ndarray]] = []  # of a system on images: samples of the same latents
+        self.evolution: list[tuple[int, Pool]] = []  # of a system on images: samples of the same latents
         self.absorbed, self.saved, self.generations = False, time.monotonic(), 0
         self.newest: Any = None
 
@@ -241,7 +241,7 @@ class SolvedChain(ChainFolder):
         if self.system.pictures(drawn) is not None:
             pictures = self.system.pictures(fit.generator.sample(LATENTS, seed=self.seed(None, "evolution")))
             assert pictures is not None
-            self.evolution.append((t, pictures))
+            self.evolution.append((t, Pool(pictures)))
         self.show(t + 1, self.generations)
         if t + 1 == self.generations or self.absorbed:
             self.save(complete=True)
@@ -262,9 +262,11 @@ class SolvedChain(ChainFolder):
         comparable = self.system.comparable(course, exact) if course and exact else {}
         frame = solved.frame(self.generation_facts, arrays, quantities, exact, comparable)
         store.write_text(self.folder / "metrics.csv", csv_text(frame))
-        if self.evolution:
+        pictures = solved.PICTURES if self.evolution else {}
+        if pictures:
             title = f"{self.settings.condition}, first replicate"
             store.write_bytes(self.folder / "evolution.png", figures.evolution(self.evolution, title))
+            store.write_bytes(self.folder / "evolution.webp", figures.animation(self.evolution))
         store.write_sealed(
             self.folder / "record.json",
             {
@@ -283,7 +285,7 @@ class SolvedChain(ChainFolder):
                 "real": store.array_hash(self.pools[REAL].x[:, :1]),
                 "replicates_hash": store.file_hash(path),
                 "metrics_hash": store.file_hash(self.folder / "metrics.csv"),
-                **({"evolution_hash": store.file_hash(self.folder / "evolution.png")} if self.evolution else {}),
+                **({f"{k}_hash": store.file_hash(self.folder / n) for k, n in pictures.items()}),
                 "versions": versions(),
                 "code": self.settings.code,
                 "machine": {"machine": platform.machine(), "processors": os.cpu_count()},
@@ -304,7 +306,7 @@ class SolvedChain(ChainFolder):
         if several:
             compare(self.study, sparing=self.sparing)
         self.display.say(
-            f"look at {self.folder}: {'evolution.png, ' if self.evolution else ''}curves.png, metrics.csv"
+            f"look at {self.folder}: {'evolution.png and .webp, ' if self.evolution else ''}curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
         )
         return frame.drop(columns=["condition", "seed"]).dropna(axis=1, how="all")

@@ -315,7 +315,7 @@ class Chain(ChainFolder):
     def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, parts: Parts) -> None:
         """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
         with self.stage(t, "write"):
-            ranks.first(lambda: write(self, t, fit, mix, drawn, released, scores))
+            ranks.first(lambda: write(self, t, fit, mix, drawn, released, scores, parts.real.classes))
             self.protocol = scores.name
             self.pools[t] = read_pool(self.generation(t) / "pool.safetensors")
         self.seconds = {}
@@ -351,7 +351,7 @@ class Chain(ChainFolder):
         if several:
             compare(self.study, sparing=self.sparing)
         self.display.say(
-            f"look at {self.folder}: grid.png of each generation, evolution.png, curves.png, metrics.csv"
+            f"look at {self.folder}: grid.png of each generation, evolution.png and .webp, curves.png, metrics.csv"
             + (f"; and at {self.study / 'comparison.png'}" if several else "")
         )
         return frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ LATENTS = 16  # columns of the evolution sheet: samples drawn from the same late
 FACTS = ("images_seen", "nfe", "sampling", "warning")  # of a generator, which have places of their own in record.json
 
 
-def write(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores) -> None:
-    """Write generation t into its place."""
+def write(
+    chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, classes: Sequence[str] | None
+) -> None:
+    """Write generation t into its place; `classes` are the names of the labels."""
     from imgloop import figures  # imports Pillow
     from imgloop.models import save  # imports torch
 
@@ -35,10 +38,10 @@ def write(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Relea
         if released.rows is not None:
             store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
         store.write_arrays(part / "mix.safetensors", mix.arrays(), STORED)
-        store.write_arrays(part / "evolution.safetensors", {"x": evolution.x})
+        store.write_arrays(part / "evolution.safetensors", pool_arrays(evolution))
         scores.write(part / "scores")
         write_losses(part, fit.losses)
-        grid = figures.grid(chain.real_pool.x, drawn.x, f"generation {t}")
+        grid = figures.grid(chain.real_pool, drawn, f"generation {t}", classes)
         store.write_bytes(part / "grid.png", grid)
         store.write_sealed(part / "record.json", describe(chain, t, fit, mix, drawn, released, part))
 

@@ -119,7 +119,7 @@ def write_generation(folder: Path, chain: Chain, t: int, source: Source, given: 
     def make(part: Path) -> None:
         store.write_arrays(part / "pool.safetensors", {"x": pool.x})
         store.write_arrays(part / EVOLUTION, {"x": pool.x[rows[:SHOWN]]})
-        grid = figures.grid(given.real.train.x, pool.x[rows[:GRID]], f"generation {t}, imported")
+        grid = figures.grid(given.real.train, Pool(pool.x[rows[:GRID]]), f"generation {t}, imported")
         store.write_bytes(part / "grid.png", grid)
         hashes = {"pool_hash": "pool.safetensors", "evolution_hash": EVOLUTION, "grid_hash": "grid.png"}
         values = record | {key: store.file_hash(part / name) for key, name in hashes.items()}

@@ -12,8 +12,11 @@ from pathlib import Path
 from imgloop.collapse.__main__ import add_columns
 from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
+from imgloop.report.serve import PORT, Server
 
-EVERY = 30  # seconds between checks of a running study
+EVERY = 5.0  # seconds between checks of a running study
+SHARE = 4  # a page that takes s seconds to make is made again after SHARE s at the earliest
+IDLE = 60.0  # seconds without a process that runs the study, after which that is said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     )
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="list studies and chains in a folder (outputs)")
-    mode.add_argument("--watch", action="store_true", help="rewrite the page whenever a running study has new results")
+    mode.add_argument(
+        "--watch", action="store_true",
+        help="show a running study as a page of this machine that follows it, and rewrite report.html; Ctrl-C ends it",
+    )  # fmt: skip
     mode.add_argument("--check", action="store_true", help="compare every file of a study with its hash")
     mode.add_argument("--archive", action="store_true", help="pack the study without weights (STUDY.tar.gz, or --out)")
     p.add_argument("--out", type=Path, help="where to write, if not the study's folder")
@@ -54,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
         help="the curves to show first, and together in comparison.pdf (fd,risk,variance_ratio,recall)",
     )
     p.add_argument("--seed", type=int, help="the seed whose images are shown (the smallest that most conditions have)")
-    p.add_argument("--every", type=float, default=EVERY, help=f"seconds between checks of --watch ({EVERY})")
+    p.add_argument("--every", type=float, default=EVERY, help=f"seconds between checks of --watch ({EVERY:g})")
+    p.add_argument("--port", type=int, default=PORT, help=f"port of the page of --watch, 0 for any free one ({PORT})")
     return p
 
 
@@ -99,9 +106,12 @@ def check(study: Path) -> None:
 
 def write(a: argparse.Namespace, console) -> None:
     """Write one report; print its profile and where it is."""
+    _write(_read(a), a, console)
+
+
+def _write(report, a: argparse.Namespace, console) -> None:
     from imgloop.report import files, page, terminal
 
-    report = _read(a)
     path = files.write(report, a.out)
     terminal.profile(report, console)
     for fault in report.study.damaged:
@@ -134,39 +144,76 @@ def _read(a: argparse.Namespace):
 
 
 def watch(a: argparse.Namespace, console, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Keep report.html up to date until every chain has finished; then write the whole report."""
-    from imgloop.report import files
-    from imgloop.report.progress import fingerprint
-    from imgloop.study.progress import progress
+    """Serve the page of a study, which may not exist yet, and keep it and report.html up to date until Ctrl-C; whenever
+    every chain has ended, write the whole report.
 
-    if not a.study.is_dir():
-        raise UserError(f"{a.study} is not a folder: --watch needs the folder of a study.", "watch")
-    before, waiting, idle = None, False, 0
+    Raises UserError for a file, a port that cannot be had, and a study that cannot be read when the watch begins.
+    """
+    from imgloop.report import page
+
+    if a.study.is_file():
+        raise UserError(f"{a.study} is a file: --watch needs the folder of a study.", "watch")
+    server = Server(a.study, a.port)
+    server.publish(page.waiting_html(a.study.absolute().name, "The study is being read.", []))
+    with server:
+        console.print(f"{server.address} shows {a.study} (Ctrl-C ends)", markup=False, soft_wrap=True)
+        try:
+            _follow(a, console, server, sleep)
+        except KeyboardInterrupt:
+            return
+
+
+def _follow(a: argparse.Namespace, console, server: Server, sleep: Callable[[float], None]) -> None:
+    from imgloop.report import files, page
+    from imgloop.report.progress import fingerprint
+    from imgloop.study.progress import Progress, progress
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    chains: list[Progress] = []
+    before, now, first, said, idle = None, None, True, "", 0.0
     while True:
-        now = fingerprint(a.study)
-        if now != before:
-            try:
+        started, report = time.monotonic(), None
+        single = (a.study / "config.yaml").exists()
+        server.study = a.study.resolve().parents[1] if single else a.study
+        try:
+            chains = [p for p in progress(server.study) if not single or p.chain == a.study.resolve()]
+            states = [(p.done, p.planned, p.ended, p.running, p.fault, p.failed) for p in chains]
+            now = fingerprint(server.study), states
+            if now != before:
                 report = _read(a)
-            except UserError as e:
-                if any(p.done for p in progress(a.study)):
-                    raise
-                if not waiting:
-                    console.print(f"waiting for a first generation ({e})", markup=False, soft_wrap=True)
-                waiting = True
-            else:
-                if report.finished:
-                    return write(a, console)
+                server.publish(page.html(report, live=True))
+                before, said = now, ""
+        except (UserError, FileNotFoundError) as e:  # a chain that is moved while it is read is read again
+            done = any(p.done or p.fault for p in chains)
+            if first and done and isinstance(e, UserError):
+                raise
+            missing = "has no finished generation yet" if a.study.is_dir() else "does not exist yet"
+            reason = str(e) if done else f"{a.study} {missing}. The report appears here with its first generation."
+            server.publish(page.waiting_html(a.study.absolute().name, reason, chains))
+            if reason != said:
+                say(f"no report: {reason}" if done else f"waiting: {reason}")
+            before, said = now if isinstance(e, UserError) else None, reason
+        try:
+            if report is not None and report.finished:
+                _write(report, a, console)
+            elif report is not None:
                 path = files.write(report, a.out, refresh=max(int(a.every), 5), whole=False)
-                done = sum(p.done for p in report.chains)
-                planned = sum(p.planned or p.done for p in report.chains)
-                console.print(f"{time.strftime('%H:%M:%S')}  {path}: {done} of {planned} generations", markup=False)
-            before = now
-        unfinished = [p for p in progress(a.study) if not p.ended]
-        idle = idle + 1 if unfinished and all(p.running is False for p in unfinished) else 0
-        if idle == 2:  # once could be the moment between two chains of a multirun
+                done, planned = sum(p.done for p in chains), sum(p.planned or p.done for p in chains)
+                say(f"{time.strftime('%H:%M:%S')}  {path}: {done} of {planned} generations")
+        except UserError as e:
+            if first:
+                raise
+            say(f"not written: {e}")
+        unfinished = [p for p in chains if not p.ended]
+        stopped = bool(unfinished) and all(p.running is False for p in unfinished)
+        if stopped and idle < IDLE <= idle + a.every:
             message = f"no process runs {a.study}: {len(unfinished)} chains unfinished; the command that started "
-            console.print(f"{message}them continues them; still watching (Ctrl-C ends)", markup=False, soft_wrap=True)
-        sleep(a.every)
+            say(f"{message}them continues them; still watching (Ctrl-C ends)")
+        idle = idle + a.every if stopped else 0.0
+        first = False
+        sleep(max(a.every, SHARE * (time.monotonic() - started)))
 
 
 if __name__ == "__main__":

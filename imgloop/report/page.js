@@ -7,9 +7,19 @@ const reveal = () => {  // browsers that do not open the <details> around the ta
 addEventListener("hashchange", reveal);
 addEventListener("DOMContentLoaded", reveal);
 addEventListener("beforeprint", () => document.querySelectorAll("details.printed").forEach((d) => { d.open = true; }));
-(() => {
+// The generation that the reader chose; stored, so that it stays when the page is loaded again.
+let choice = null;
+const chosen = (t) => {
+  const key = `generation:${document.title}`;
+  if (t !== undefined) choice = t;
+  try {
+    if (t !== undefined) sessionStorage.setItem(key, t);
+    return sessionStorage.getItem(key);
+  } catch { return choice; /* storage is disabled */ }
+};
+const slide = () => {
   const evolution = document.getElementById("evolution"), slider = document.getElementById("generation");
-  if (!evolution || !slider) return;
+  if (!evolution || !slider || evolution.classList.contains("sliding")) return;
   const sections = [...evolution.querySelectorAll(".generation")], output = document.getElementById("generation-shown");
   const show = () => {
     const i = Number(slider.value), t = sections[i].dataset.generation;
@@ -17,16 +27,11 @@ addEventListener("beforeprint", () => document.querySelectorAll("details.printed
     output.textContent = `generation ${t} of ${sections[sections.length - 1].dataset.generation}`;
     slider.setAttribute("aria-valuetext", output.textContent);
   };
-  const key = `generation:${document.title}`;
-  try {
-    const stored = sessionStorage.getItem(key);
-    if (stored !== null && Number(stored) < sections.length) slider.value = stored;
-  } catch { /* storage is disabled */ }
-  slider.addEventListener("input", () => {
-    show();
-    try { sessionStorage.setItem(key, slider.value); } catch { /* storage is disabled */ }
-  });
+  const i = sections.findIndex((section) => section.dataset.generation === chosen());
+  if (i >= 0) slider.value = i;
+  slider.addEventListener("input", () => { show(); chosen(sections[slider.value].dataset.generation); });
   evolution.classList.add("sliding");
   slider.closest(".slider").hidden = false;
   show();
-})();
+};
+slide();

@@ -22,7 +22,7 @@ from imgloop.collapse.verdicts import NO_VERDICT, NOT_MEASURED, Profile
 from imgloop.conditions import short_names
 from imgloop.errors import UserError, printable_lines
 from imgloop.figures import looks
-from imgloop.report import bibliography, reproduce, sizes, svg
+from imgloop.report import bibliography, reproduce, serve, sizes, svg
 from imgloop.report.panels import Panel, first, given, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
 from imgloop.report.progress import waiting
@@ -37,6 +37,7 @@ from imgloop.study.study import Study
 
 HERE = Path(__file__).parent
 BESIDE = "report"  # the folder of tables and figures beside report.html
+ORDER = ("running", "failed", "damaged", "interrupted", "waiting", "finished")  # of chains in their table
 MARKS = {"detected": "●", "excluded": "○", "undetermined": "?", "not measured": "-", "no verdict": "-"}
 
 
@@ -146,25 +147,20 @@ def shown(value: Any) -> Any:
     return value
 
 
-def html(r: Report, refresh: int | None = None) -> str:
-    """The page. `refresh`: seconds after which a browser reloads it, while a study runs."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined, finalize=shown,
-    )  # fmt: skip
-    environment.filters |= {"figure": figure, "spread": spread, "plural": plural}
-    script = (HERE / "page.js").read_text()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def html(r: Report, refresh: int | None = None, live: bool = False) -> str:
+    """The page. While a study runs, `refresh`: seconds after which a browser reads the file again; or `live`: as the
+    server of `--watch` sends it, which replaces what has changed."""
     profile, others = r.profile, [p for p in r.panels if p not in r.key and p not in r.given]
     schedules = [p for p in r.given if p not in r.key]
-    return environment.get_template("page.html.j2").render(
+    return rendered(
+        "page",
+        live,
         r=r,
         name=r.study.name,
         summary=summary(r),
-        style=Markup((HERE / "page.css").read_text()),
-        script=Markup(script),
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         refresh=refresh,
+        chains=states(r.chains) if refresh or live else [],
+        counted=counted(r.chains),
         keys=[(svg.key(look), r.names[c]) for c, look in looks(list(r.names)).items()],
         first=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(r.key)],
         further=[(svg.panel(p, i), p, numbers(p)) for i, p in enumerate(others, len(r.key) + len(schedules))],
@@ -188,6 +184,64 @@ def html(r: Report, refresh: int | None = None) -> str:
         bibtex="\n".join(w.bibtex for w in r.works),
         command=report_command(r.study),
     )
+
+
+def waiting_html(name: str, reason: str, chains: Sequence[Progress]) -> str:
+    """The page of `--watch` while there is no report: why, and the chains that are planned or begun."""
+    parts = {"reason": reason, "chains": states(chains), "counted": counted(chains)}
+    return rendered("waiting", True, name=name, refresh=None, **parts)
+
+
+def rendered(template: str, live: bool, **parts: Any) -> str:
+    """A page from its template, with style and script inside."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, finalize=shown,
+    )  # fmt: skip
+    environment.filters |= {"figure": figure, "spread": spread, "plural": plural}
+    script = "".join((HERE / name).read_text() for name in (*["live.js"] * live, "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return environment.get_template(f"{template}.html.j2").render(
+        live=live,
+        style=Markup((HERE / "page.css").read_text()),
+        script=Markup(script),
+        policy=policy + ("; connect-src 'self'" if live else ""),
+        **parts,
+    )
+
+
+def states(chains: Sequence[Progress]) -> list[dict[str, Any]]:
+    """The rows of the table of chains: those that run first, those that have finished last."""
+    names, _ = short_names(list(dict.fromkeys(p.chain.parent.name for p in chains)))
+    rows = []
+    for p in sorted(chains, key=_rank):
+        grid = p.chain / f"gen{p.done - 1:03d}" / "grid.png"
+        rows.append(
+            {
+                "name": names[p.chain.parent.name],
+                "seed": p.chain.name.removeprefix("seed"),
+                "state": p.state,
+                "kind": p.state if p.state in ORDER else "",
+                "done": p.done,
+                "planned": p.planned,
+                "reason": p.fault or p.failed if p.state in ("damaged", "failed") else "",
+                "grid": serve.link(p.chain.parents[1], grid) if grid.is_file() else "",
+            }
+        )
+    return rows
+
+
+def _rank(p: Progress) -> int:
+    return ORDER.index(p.state if p.state in ORDER else "interrupted")
+
+
+def counted(chains: Sequence[Progress], of: int | None = None) -> str:
+    """How many chains are in which state, in a sentence; `of`: the number of all."""
+    finished = sum(p.ended for p in chains)
+    others = Counter(p.state for p in sorted(chains, key=_rank) if not p.ended)
+    also = "".join(f", {n} {state}" for state, n in others.items())
+    return f"{finished} of {plural(of or len(chains), 'chain')} finished{also}."
 
 
 def last_generation(study: Study) -> int:
@@ -215,10 +269,7 @@ def summary(r: Report) -> list[str]:
     if r.common:
         lines.append(f"All conditions have {'; '.join(r.common)}.")
     if r.chains:
-        done = sum(p.ended for p in r.chains)
-        states = Counter(p.state for p in r.chains if not p.ended and p.state != "interrupted")
-        others = "".join(f", {n} {state}" for state, n in states.items())
-        lines.append(f"{done} of {plural(len(r.chains), 'chain')} finished{others}.")
+        lines.append(counted([p for p in r.chains if p.state != "interrupted"], len(r.chains)))
     lines.append(f"Written {time.strftime('%Y-%m-%d %H:%M')}.")
     return lines
 

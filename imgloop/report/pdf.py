@@ -13,10 +13,11 @@ import numpy as np
 
 from imgloop.figures import INK, MUTED, PAPER, REFERENCE, drawn, handles
 from imgloop.report.panels import Line, Panel
-from imgloop.report.sheets import Evolution
+from imgloop.report.sheets import Evolution, Sheet
 
 COLUMN, TEXT = 3.4, 7.0  # inches: the width of a column, and of a page with two
 SMALL = 6.5  # points: the smallest type
+BRIEF = 3  # letters of the class names that find room below samples
 RC: Any = {"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 # Without dates, equal figures are equal files.
 METADATA = {"Creator": "imgloop", "Producer": None, "CreationDate": None}
@@ -176,6 +177,17 @@ def samples(evolution: Evolution) -> bytes:
             if sheet is not None:
                 picture = Image.open(io.BytesIO(base64.b64decode(sheet.uri.split(",", 1)[1])))
                 axis.imshow(np.asarray(picture.convert("RGBA")), interpolation="none")
+                _labels(axis, sheet, picture.size)
                 title = name if name.startswith("real, held") else f"{name}\ngeneration {t}"
                 axis.set_title(plain(title), fontsize=SMALL)
     return _saved(figure)
+
+
+def _labels(axis, sheet: Sheet, size: tuple[int, int]) -> None:
+    """Write the classes below the images of a sheet of `size` pixels, if all of them are short enough."""
+    if not 0 < max(map(len, sheet.labels), default=0) <= BRIEF:
+        return
+    across, down = size[0] / sheet.columns, size[1] / -(-len(sheet.labels) // sheet.columns)
+    for i, label in enumerate(sheet.labels):
+        left, bottom = (i % sheet.columns + 0.5) * across - 0.5, (i // sheet.columns + 1) * down - 0.7
+        axis.text(left, bottom, plain(label), ha="center", va="baseline", fontsize=SMALL, color=INK)

@@ -17,7 +17,7 @@ from imgloop.study import derived
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 Series = Any  # pandas.Series
 FILES = {"replicates": "replicates.safetensors", "metrics": "metrics.csv"}
-PICTURES = {"evolution": "evolution.png"}  # of a system on images
+PICTURES = {"evolution": "evolution.png", "animation": "evolution.webp"}  # of a system on images
 AGAIN = "run the chain again"
 
 # -- Files ------------------------------------------------------------------------------------------------------------

@@ -184,6 +184,11 @@ class Study:
         latents are not known, sixteen or fewer at random."""
         return self._array(self._whole(condition, seed, generation, "evolution"), "x")
 
+    def latent_labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
+        """The labels of those samples, int64 (16,); None for unconditional samples, and for those of
+        an earlier version, which did not store them."""
+        return store.open_arrays(self._whole(condition, seed, generation, "evolution")).get("y")
+
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
         """record.json of a generation (sizes, share by origin, seeds, versions, hashes); of a solvable system that of
         the chain."""

@@ -9,10 +9,13 @@ from typing import Any, cast
 
 from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
+from imgloop.pool import Pool
 from imgloop.study import derived
-from imgloop.study.generation import check_files, generations, read_record, read_scores
+from imgloop.study.generation import check_files, generations, read_pool, read_record, read_scores
+from imgloop.study.real import read_facts, real_folder
 
 EVOLUTION = "evolution.safetensors"  # in a generation's folder: samples from the latents that all generations share
+DRAWN = 2  # how the pictures are drawn: 2 has class names and an animation
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
 
@@ -83,7 +86,8 @@ def loss_curve(generation: Path) -> list[list[float]]:
 
 
 def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
-    """Write metrics.csv, evolution.png and curves.png of a chain where they are missing or old; returns its table."""
+    """Write metrics.csv, evolution.png, evolution.webp and curves.png of a chain where they are missing or old; returns
+    its table."""
     chain = Path(chain)
     protocol = protocol or next(reversed(protocols(chain)), None)
     frame, title = table(chain, protocol), f"{chain.parent.name}, {chain.name}"
@@ -91,23 +95,47 @@ def write_files(chain: Path, protocol: str | None = None) -> DataFrame:
     title, columns = (f"{title}, imported", "random images") if imported else (title, "one column per latent")
     levels = reference(chain.parent.parent, frame)
 
-    def evolution() -> bytes:
-        samples = []
-        for g in generations(chain):
-            check_files(g, read_record(g, shown=True), (EVOLUTION,))
-            samples.append((int(g.name[3:]), store.open_arrays(g / EVOLUTION)["x"]))
-        return figures.evolution(samples, title, columns)
+    def latents() -> list[tuple[int, Pool]]:
+        return [(int(g.name[3:]), shared_latents(g)) for g in generations(chain)]
 
     def curves() -> bytes:
         named = frame.assign(condition=chain.parent.name)
         return figures.curves(named, title, levels, panels(measures(chain, protocol)))
 
-    latents = [g / EVOLUTION for g in generations(chain)]
-    key = derived.key_of([*inputs(chain, protocol), *latents], title, levels)
+    classes = class_names(chain)
+    key = derived.key_of(
+        [*inputs(chain, protocol), *(g / EVOLUTION for g in generations(chain))], title, levels, classes, DRAWN
+    )
     if not derived.current(chain, key):
         metrics = csv_text(frame).encode()
-        derived.write(chain, key, {"evolution.png": evolution, "curves.png": curves, "metrics.csv": lambda: metrics})
+        derived.write(
+            chain,
+            key,
+            {
+                "evolution.png": lambda: figures.evolution(latents(), title, classes, columns),
+                "evolution.webp": lambda: figures.animation(latents(), classes),
+                "curves.png": curves,
+                "metrics.csv": lambda: metrics,
+            },
+        )
     return frame
+
+
+def shared_latents(folder: Path) -> Pool:
+    """The samples of a generation from the latents that all generations share, images memory-mapped, with their labels
+    if it stored them; raises UserError unless the file is as it was written."""
+    check_files(folder, read_record(folder, shown=True), (EVOLUTION,))
+    return read_pool(folder / EVOLUTION)
+
+
+def class_names(chain: Path) -> tuple[str, ...] | None:
+    """The names of the classes of a chain's real data; None where there are none, or its generations do not say which
+    data they are of."""
+    for folder in generations(chain)[:1]:
+        key = read_record(folder, shown=True).get("real")
+        path = None if key is None else real_folder(chain.parents[1] / "shared", str(key)) / "facts.json"
+        return None if path is None or not path.exists() else read_facts(path)[0]
+    return None
 
 
 def inputs(chain: Path, protocol: str | None) -> list[Path]:
