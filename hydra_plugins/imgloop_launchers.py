@@ -28,7 +28,7 @@ class _Launcher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        check_options(self.config.hydra.runtime.choices["hydra/launcher"], self.options)
+        check_options(self.config.hydra.runtime.choices["hydra/launcher"], type(self).__name__, self.options)
         jobs = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             config = self.loader.load_sweep_config(self.config, list(overrides))

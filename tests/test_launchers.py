@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,21 @@ def test_a_node_without_the_data_versions_or_file_system_is_named(node, monkeypa
     apart = site.Site(here.folder, "login", here.versions, tmp_path / "elsewhere" / ".sweep.lock")
     with pytest.raises(UserError, match="does not see"):
         apart.check(work)
+
+
+@pytest.mark.parametrize(
+    "launcher, engine, options, words",
+    [
+        ("parallel", "Parallel", ["jobs", "chains_per_gpu"], None),
+        ("site", "Parallel", ["jobs", "chains_per_gpu"], None),
+        ("parallel", "Parallel", ["jobs", "cores"], "cores is not a setting of hydra/launcher=parallel; it has chains"),
+        ("site", "Parallel", ["jobs"], "hydra/launcher=site lacks chains_per_gpu: begin .* defaults: .parallel"),
+        ("site", "Submitit", ["partition", "qos"], "lacks .* defaults: .submitit_slurm"),
+    ],
+)
+def test_options_of_a_launcher_of_the_users_own_are_those_of_a_preset(launcher, engine, options, words):
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        launch_jobs.check_options(launcher, engine, options)
 
 
 def test_a_launcher_whose_package_is_missing_names_its_extra(tmp_path, monkeypatch):

@@ -77,13 +77,23 @@ def command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "imgloop", *arguments])
 
 
-def check_options(launcher: str, options: Iterable[str]) -> None:
-    """Raise UserError for an option of a launcher of ours that it does not have."""
-    known = [k for k in store.read_yaml(CONF / "hydra" / "launcher" / f"{launcher}.yaml") if k != "_target_"]
-    if unknown := sorted(set(options) - set(known)):
+def check_options(launcher: str, engine: str, options: Iterable[str]) -> None:
+    """Raise UserError unless the options are those of a preset of this engine (a class of the plugin): of the preset
+    with the launcher's name, or, for a launcher of the user's own, of the most similar one."""
+    presets = {p.stem: store.read_yaml(p) for p in (CONF / "hydra" / "launcher").glob("*.yaml")}
+    known = {name: set(v) - {"_target_"} for name, v in presets.items() if v["_target_"].endswith(f".{engine}")}
+    like = launcher if launcher in known else max(sorted(known), key=lambda name: len(known[name] & set(options)))
+    if unknown := sorted(set(options) - known[like]):
         raise UserError(
-            f"hydra.launcher.{unknown[0]} is not a setting of hydra/launcher={launcher}; it has {', '.join(known)}.",
+            f"hydra.launcher.{unknown[0]} is not a setting of hydra/launcher={launcher}; it has "
+            f"{', '.join(sorted(known[like]))}.",
             unknown[0],
+        )
+    if lacking := sorted(known[like] - set(options)):
+        raise UserError(
+            f"hydra/launcher={launcher} lacks {', '.join(lacking)}: begin its file with the line defaults: [{like}], "
+            "and set what differs.",
+            "launcher",
         )
 
 
