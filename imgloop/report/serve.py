@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from imgloop.errors import UserError
 
@@ -103,7 +103,8 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/":
             return self.send_page()
-        found = picture(self.server.study, unquote(path.removeprefix(UNDER))) if path.startswith(UNDER) else None
+        name = os.fsdecode(unquote_to_bytes(path.removeprefix(UNDER)))
+        found = picture(self.server.study, name) if path.startswith(UNDER) else None
         return self.send_picture(found) if found else self.refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
 
     do_HEAD = do_GET
@@ -179,4 +180,4 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def link(study: Path, path: Path) -> str:
     """The address of a picture on the page."""
-    return UNDER + quote(path.relative_to(study).as_posix())
+    return UNDER + quote(os.fsencode(path.relative_to(study).as_posix()))

@@ -14,7 +14,7 @@ from imgloop.conditions import resolved, short_names
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
-from imgloop.study.generation import check_files, check_numbers, read_config, read_record
+from imgloop.study.generation import check_files, check_numbers, read_config, read_pool, read_record
 from imgloop.study.notebook import html
 from imgloop.study.real import RealData, read_real
 from imgloop.study.trained import DataFrame, drawn_path
@@ -168,7 +168,7 @@ class Study:
     def latent_labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
         """The labels of those samples, int64 (16,); None for unconditional samples, and for those of
         an earlier version, which did not store them."""
-        return store.open_arrays(self._whole(condition, seed, generation, "evolution")).get("y")
+        return read_pool(self._whole(condition, seed, generation, "evolution")).y
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
         """record.json of a generation (sizes, share by origin, seeds, versions, hashes); of a solvable system that of
