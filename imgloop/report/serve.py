@@ -56,7 +56,7 @@ class Server(ThreadingTCPServer):
     def __init__(self, study: Path, port: int = PORT):
         if not 0 <= port <= 65535:
             raise UserError(f"--port {port}: give a number from 1024 to 65535, or 0 for any free port.", "port")
-        self.study, self.page, self.tag = study, b"", '""'
+        self.study, self.page = study, (b"", '""')  # the page and its ETag, replaced together
         try:
             super().__init__((HOST, port), Handler)
         except OSError as e:
@@ -73,7 +73,7 @@ class Server(ThreadingTCPServer):
     def publish(self, html: str) -> None:
         """Set the page."""
         page = html.encode()
-        self.page, self.tag = page, f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+        self.page = page, f'"{hashlib.sha256(page).hexdigest()[:32]}"'
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.1,), name="imgloop-report", daemon=True).start()
@@ -116,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = refuse_method
 
     def send_page(self) -> None:
-        page, tag = self.server.page, self.server.tag
+        page, tag = self.server.page
         if self.headers.get("If-None-Match") == tag:
             return self.begin(HTTPStatus.NOT_MODIFIED, ETag=tag)
         headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(page)), "ETag": tag}
