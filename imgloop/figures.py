@@ -118,7 +118,7 @@ def _cut(name: str, width: int) -> str:
     font = ImageFont.load_default(LETTERS)
     if font.getlength(name) <= width:
         return name
-    most = next((n for n in range(len(name) - 1, 0, -1) if font.getlength(f"{name[:n]}..") <= width), 1)
+    most = next((n for n in range(min(len(name) - 1, width), 0, -1) if font.getlength(f"{name[:n]}..") <= width), 1)
     return f"{name[:most]}.."
 
 
@@ -210,16 +210,18 @@ def evolution(
     return png(page)
 
 
-def animation(generations: Sequence[tuple[int, Pool]], classes: Sequence[str] | None = None) -> bytes:
+def animation(
+    generations: Sequence[tuple[int, Pool]], classes: Sequence[str] | None = None, most: int = FRAMES
+) -> bytes:
     """WebP: the samples of the same latents in four columns, one frame per generation with its number above, repeated
-    without end; of more than FRAMES generations, FRAMES at equal distances.
+    without end; of more than `most` generations, `most` at equal distances.
 
     generations: (number, images uint8 (N, C, H, W)), all of one shape. Images of up to SHARP pixels are stored without
     loss, larger ones as photographs are.
     """
     last = generations[-1][0]
-    if len(generations) > FRAMES:
-        generations = [generations[round(k)] for k in np.linspace(0, len(generations) - 1, FRAMES)]
+    if len(generations) > most:
+        generations = [generations[round(k)] for k in np.linspace(0, len(generations) - 1, most)]
     font, top = ImageFont.load_default(14), 24
     sheets = [(f"generation {t} of {last}", tile(p.x, min(4, len(p)), y=p.y, classes=classes)) for t, p in generations]
     width = max(max(s.width, int(font.getlength(text)) + 8) for text, s in sheets)

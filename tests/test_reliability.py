@@ -20,6 +20,7 @@ from imgloop import store
 from imgloop.errors import UserError, printable
 from imgloop.measure import measure
 from imgloop.report.__main__ import main as report
+from imgloop.report.check import check
 from imgloop.study.generation import generations
 
 SMALL = [*TINY, "data.n=150", "data.heldout=50"]
@@ -87,6 +88,22 @@ def test_tables_and_pictures_follow_from_what_is_committed(folder, tmp_path, dra
     after = {n: (again / n).read_bytes() for n in names}
     assert all(after[n] == before[n] for n in names if n != "curves.png")
     assert after["curves.png"].startswith(b"\x89PNG")
+
+
+def test_pictures_that_an_earlier_version_drew_are_valid_and_those_of_the_chain_are_drawn_again(folder, tmp_path):
+    """It had another grid, whose hash its record holds, and no animation."""
+    grid, study = folder / "gen000" / "grid.png", folder.parents[1]
+    grid.write_bytes(grid.read_bytes() + b"drawn otherwise")
+    record = store.read_json(grid.with_name("record.json"))
+    store.write_sealed(grid.with_name("record.json"), {**record, "grid_hash": store.file_hash(grid)})
+    written = store.read_json(folder / ".derived.json")
+    files = {name: h for name, h in written["files"].items() if name != "evolution.webp"}
+    store.write_json(folder / ".derived.json", {**written, "key": "earlier", "files": files})
+    (folder / "evolution.webp").unlink()
+    assert check(study).faults == () and report([str(study)]) == 0
+    before = grid.read_bytes()
+    chain(tmp_path, "generations=2")
+    assert (folder / "evolution.webp").exists() and grid.read_bytes() == before and check(study).faults == ()
 
 
 def test_a_comparison_is_redrawn_when_a_chain_has_changed(folder, tmp_path):

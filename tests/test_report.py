@@ -748,7 +748,7 @@ def test_four_curves_come_first_and_can_be_chosen(study, capsys, tmp_path):
     r = page.report(study)
     assert [p.info.name for p in r.key] == ["fd", "risk", "variance_ratio", "recall"]
     html = page.html(r)
-    above, folded = html.split('<details class="printed further"')
+    above, folded = html.split('<details class="printed further" ')
     assert above.count('class="changes"') == 4 and folded.count('class="changes"') == len(r.panels) - 4
     assert main([str(study), "--measures", "kd,density", "--out", str(tmp_path / "o")]) == 0
     assert [p.info.name for p in page.report(study, measures=["kd", "density"]).key] == ["kd", "density"]
@@ -953,7 +953,16 @@ def test_watch_follows_a_study_until_ctrl_c(study, capsys):
         assert told.count("no process runs") == 1 and "1 chains unfinished" in told
 
 
-def test_ctrl_c_ends_a_watch_quietly(made):
+def test_ctrl_c_ends_a_watch_quietly(made, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imgloop.report.__main__._follow", interrupted)
+    assert main([str(made), "--watch", "--port", "0"]) == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.nightly
+def test_ctrl_c_ends_the_process_of_a_watch_quietly(made):
     run = preloaded.Command("-m", "imgloop.report", made / "none", "--watch", "--port", "0")
     while "waiting" not in Path(run.paths[0]).read_text() and run.poll() is None:
         time.sleep(0.05)

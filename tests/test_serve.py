@@ -1,6 +1,7 @@
 """The server of --watch: it reads only, answers this machine only, and serves nothing but the page and the pictures."""
 
 import http.client
+import os
 import socket
 
 import pytest
@@ -111,6 +112,10 @@ def test_nothing_can_be_written(server, study, method):
 
 
 def test_the_pictures_are_served(server, study):
+    odd = study / os.fsdecode(b"\xff & <b>") / "seed0" / "curves.png"
+    odd.parent.mkdir(parents=True)
+    odd.write_bytes(b"picture of an odd name")
+    assert ask(server, link(study, odd))[2] == b"picture of an odd name"
     for name in ("curves.png", "evolution.png", "evolution.webp", "gen000/grid.png"):
         status, headers, body = ask(server, link(study, study / CHAIN / name))
         assert status == 200 and body == f"picture {name}".encode() and headers["Content-Type"].startswith("image/")

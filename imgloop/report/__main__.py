@@ -16,6 +16,7 @@ from imgloop.report.serve import PORT, Server
 
 EVERY = 5.0  # seconds between checks of a running study
 SHARE = 4  # a page that takes s seconds to make is made again after SHARE s at the earliest
+DAY = 86_400  # seconds
 IDLE = 60.0  # seconds without a process that runs the study, after which that is said
 
 
@@ -86,8 +87,8 @@ def command(arguments: Sequence[str] | None) -> None:
         path = archive(a.study, a.out)
         sizes = f"{readable(path.stat().st_size)} without weights (before: {readable(size([a.study]))})"
         return console.print(f"{path}: {sizes}", markup=False)
-    if a.every <= 0:
-        raise UserError(f"--every {a.every:g}: give a number of seconds above 0.", "every")
+    if not 0 < a.every <= DAY:
+        raise UserError(f"--every {a.every:g}: give a number of seconds above 0, up to {DAY}.", "every")
     return watch(a, console) if a.watch else write(a, console)
 
 

@@ -100,5 +100,5 @@
     setTimeout(look, lost ? LOST : EVERY);
   };
   document.documentElement.style.overflowAnchor = "none";
-  addEventListener("DOMContentLoaded", () => setTimeout(look, EVERY / 2));
+  if (location.protocol !== "file:") addEventListener("DOMContentLoaded", () => setTimeout(look, EVERY / 2));
 })();

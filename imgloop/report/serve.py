@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from imgloop.errors import UserError
 
@@ -56,7 +56,7 @@ class Server(ThreadingTCPServer):
     def __init__(self, study: Path, port: int = PORT):
         if not 0 <= port <= 65535:
             raise UserError(f"--port {port}: give a number from 1024 to 65535, or 0 for any free port.", "port")
-        self.study, self.page, self.tag = study, b"", '""'
+        self.study, self.page = study, (b"", '""')  # the page and its ETag, replaced together
         try:
             super().__init__((HOST, port), Handler)
         except OSError as e:
@@ -73,7 +73,7 @@ class Server(ThreadingTCPServer):
     def publish(self, html: str) -> None:
         """Set the page."""
         page = html.encode()
-        self.page, self.tag = page, f'"{hashlib.sha256(page).hexdigest()[:32]}"'
+        self.page = page, f'"{hashlib.sha256(page).hexdigest()[:32]}"'
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.1,), name="imgloop-report", daemon=True).start()
@@ -103,7 +103,8 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/":
             return self.send_page()
-        found = picture(self.server.study, unquote(path.removeprefix(UNDER))) if path.startswith(UNDER) else None
+        name = os.fsdecode(unquote_to_bytes(path.removeprefix(UNDER)))
+        found = picture(self.server.study, name) if path.startswith(UNDER) else None
         return self.send_picture(found) if found else self.refuse(HTTPStatus.NOT_FOUND, "There is no such page.")
 
     do_HEAD = do_GET
@@ -115,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = refuse_method
 
     def send_page(self) -> None:
-        page, tag = self.server.page, self.server.tag
+        page, tag = self.server.page
         if self.headers.get("If-None-Match") == tag:
             return self.begin(HTTPStatus.NOT_MODIFIED, ETag=tag)
         headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(page)), "ETag": tag}
@@ -179,4 +180,4 @@ def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def link(study: Path, path: Path) -> str:
     """The address of a picture on the page."""
-    return UNDER + quote(path.relative_to(study).as_posix())
+    return UNDER + quote(os.fsencode(path.relative_to(study).as_posix()))

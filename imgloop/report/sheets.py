@@ -21,6 +21,7 @@ SHOWN = 16  # samples a sheet, at most: the number of shared latents
 WIDE = 208  # approximate width of a sheet, CSS pixels
 BUDGET = 9_000_000  # bytes of all sheets, so that a page stays under 15 MB
 MOVING = 2_500_000  # bytes of all animations
+FRAMES = 200  # of all animations together, each of which takes about a hundredth of a second to make
 STRIP = 15  # CSS pixels below each row of a sheet with labels, at least
 
 
@@ -137,10 +138,11 @@ def _sheets(name: str, seed: int, pools: Sequence[tuple[int, Pool]], classes: Se
 def _animations(names, seed: int, pools, sheets, classes, budget: int) -> tuple[Animation, ...]:
     """The animations of all conditions, or none if they take more than `budget` bytes."""
     found: list[Animation] = []
+    most = min(figures.FRAMES, max(FRAMES // len(pools), 2))
     for condition, generations in pools.items():
         if len(generations) < 2:
             continue
-        data = figures.animation(generations, classes)
+        data = figures.animation(generations, classes, most)
         first, last = generations[0][0], generations[-1][0]
         alt = f"The samples of {names[condition]}, seed {seed}, generations {first} to {last} in turn"
         with Image.open(io.BytesIO(data)) as picture:

@@ -121,8 +121,8 @@ def read_mix(path: Path) -> Mix:
 
 
 def read_pool(path: Path) -> Pool:
-    """A pool as it is stored, memory-mapped; raises UserError for a file without images or with labels of another
-    number."""
+    """A pool as it is stored, memory-mapped; raises UserError for a file without images, or with labels of another
+    number or type."""
     arrays = store.open_arrays(path)
     x, y, weight = (arrays.get(k) for k in ("x", "y", "weight"))
     if x is None or x.ndim != 4 or x.dtype != np.uint8:
@@ -130,4 +130,6 @@ def read_pool(path: Path) -> Pool:
     for name, values in (("y", y), ("weight", weight)):
         if values is not None and (values.ndim != 1 or len(values) != len(x)):
             raise store.damaged(path, f"has {name} of shape {values.shape} for {len(x)} images")
+    if y is not None and y.dtype.kind not in "iu":
+        raise store.damaged(path, f"has labels of type {y.dtype}")
     return Pool(x, y, weight)

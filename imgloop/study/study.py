@@ -15,7 +15,7 @@ from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
 from imgloop.study import tables
 from imgloop.study.columns import Columns
-from imgloop.study.generation import check_files, check_numbers, read_config, read_record
+from imgloop.study.generation import check_files, check_numbers, read_config, read_pool, read_record
 from imgloop.study.imported import source_of
 from imgloop.study.notebook import html
 from imgloop.study.real import RealData, read_real
@@ -187,7 +187,7 @@ class Study:
     def latent_labels(self, condition: str, seed: int, generation: int) -> np.ndarray | None:
         """The labels of those samples, int64 (16,); None for unconditional samples, and for those of
         an earlier version, which did not store them."""
-        return store.open_arrays(self._whole(condition, seed, generation, "evolution")).get("y")
+        return read_pool(self._whole(condition, seed, generation, "evolution")).y
 
     def record(self, condition: str, seed: int, generation: int = 0) -> dict[str, Any]:
         """record.json of a generation (sizes, share by origin, seeds, versions, hashes); of a solvable system that of
