@@ -23,6 +23,7 @@ class _Launcher(Launcher):
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from imgloop.launch.check import note
         from imgloop.launch.jobs import check_options, job_of
         from imgloop.launch.scheduler import Sweep
 
@@ -35,7 +36,9 @@ class _Launcher(Launcher):
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             jobs.append(job_of(config, number))
-        outcomes = Sweep(jobs, self.engine(jobs)).run()
+        engine = self.engine(jobs)
+        note(jobs)
+        outcomes = Sweep(jobs, engine).run()
         return [
             JobReturn(overrides=j.arguments, _return_value=o, status=JobStatus.COMPLETED)
             for j, o in zip(jobs, outcomes)

@@ -45,7 +45,7 @@ def sweep(overrides: Overrides = (), config_dir: Folders = None, **settings: Any
     from imgloop import multirun
     from imgloop.config.compose import config_folders
     from imgloop.config.settings import parsed
-    from imgloop.launch.check import begin
+    from imgloop.launch.check import check, note
     from imgloop.launch.jobs import Job
     from imgloop.launch.outcome import outcome_path
     from imgloop.launch.worker import work
@@ -76,7 +76,8 @@ def sweep(overrides: Overrides = (), config_dir: Folders = None, **settings: Any
             "one, or call imgloop.sweep for each.",
             "study",
         )
-    begin(jobs)
+    check(jobs)
+    note(jobs)
     for job in jobs:
         work(job)
     multirun.end(jobs[0].record.parent)

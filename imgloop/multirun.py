@@ -15,6 +15,8 @@ from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.launch.jobs import command, labels
 
+OURS = "hydra_plugins.imgloop_launchers."
+
 
 def outcomes(sweep: Path) -> list[dict]:
     """The records of the jobs of a sweep that have ended."""
@@ -94,11 +96,13 @@ class StudyCallback(Callback):
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from imgloop.launch.check import begin, jobs_of
+        from imgloop.launch.check import check, jobs_of, note
 
         try:
             jobs = jobs_of(config)
-            begin(jobs)
+            check(jobs)
+            if not config.hydra.launcher._target_.startswith(OURS):  # which note the jobs when their engine is there
+                note(jobs)
             self.jobs, self.began = len(jobs), time.monotonic()
         except UserError as e:
             sys.exit(f"imgloop: {e}")

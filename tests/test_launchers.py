@@ -20,7 +20,7 @@ from imgloop.config.compose import compose
 from imgloop.errors import UserError
 from imgloop.launch import jobs as launch_jobs
 from imgloop.launch import ray_tasks, site
-from imgloop.launch.check import begin
+from imgloop.launch.check import check, note
 from imgloop.launch.jobs import Job, gpus, job_of, slots
 from imgloop.launch.outcome import Outcome
 from imgloop.launch.scheduler import Sweep
@@ -165,6 +165,8 @@ def test_as_many_chains_as_cores_divided_by_threads(tmp_path, monkeypatch):
     [
         (["seed=0,-1"], "at least 0"),
         (["generations=1,2"], "one chain"),
+        (["model.lr=0.001,-1"], "This is of model.lr=-1"),
+        (["data=folder", "data.root=/nowhere/x", "seed=0,1"], "data.root=/nowhere/x does not exist"),
         (["model=gaussian,poisson", "study=s", "data=law", "generations=1,1"], "one chain"),
         (["hydra/launcher=slurm", "seed=0,1"], "submitit_slurm"),
         (["hydra/launcher=submitit_slurm", "seed=0,1"], "hydra.launcher.partition=NAME"),
@@ -176,13 +178,24 @@ def test_a_sweep_is_refused_in_one_sentence_before_any_work(tmp_path, command, a
     done = command("-m", *arguments, f"out={tmp_path}", "display=none")
     assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.startswith("imgloop: ") and done.stderr.count("\n") == 1
-    assert not list(tmp_path.rglob("config.yaml"))
+    assert not list(tmp_path.rglob("config.yaml")) and not list(tmp_path.glob("[!.]*"))  # no chain, no plan
+
+
+def test_a_planned_chain_that_has_not_begun_can_be_forgotten(tmp_path, capsys):
+    jobs = [job(tmp_path, 0, *SOLVED, "study=s", f"seed={seed}") for seed in (0, 1)]
+    note(jobs)
+    study, names = jobs[0].settings.study, list(progress.planned(jobs[0].settings.study))
+    imgloop.run([*SOLVED, f"out={tmp_path}", "study=s"])
+    for name, words in (("nonsense", "no planned chain nonsense"), (names[0], "has begun")):
+        assert report([str(study), "--forget", name]) == 1 and words in capsys.readouterr().err
+    assert report([str(study), "--forget", names[1]]) == 0 and list(progress.planned(study)) == names[:1]
+    assert [c["seed"] for c in store.read_json(study / "study.json")["chains"]] == [0]
 
 
 def test_what_a_study_holds_refuses_a_sweep_by_name(tmp_path):
     imgloop.run([*SOLVED, f"out={tmp_path}", "study=s"])
     with pytest.raises(UserError, match="not compared in one study"):
-        begin([job(tmp_path, 0, "study=s")])
+        check([job(tmp_path, 0, "study=s")])
     held = job(tmp_path, 0, *SOLVED, "study=s")
     path = held.settings.folder / "config.yaml"
     content = store.read_yaml(path)
@@ -190,7 +203,7 @@ def test_what_a_study_holds_refuses_a_sweep_by_name(tmp_path):
     content["identity"]["data.n"] = 10
     path.write_text(json.dumps(store.sealed(content)))
     with pytest.raises(UserError, match=r"data\.n \(there 10, now 9\)"):
-        begin([held])
+        check([held])
 
 
 @pytest.mark.nightly

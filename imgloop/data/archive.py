@@ -84,11 +84,16 @@ class Layout:
     unused: dict[str, int] = field(default_factory=dict)  # numbers of images in further test parts
 
 
+def check_exists(root: Path) -> None:
+    """Raise UserError for a root that does not exist."""
+    if not os.path.exists(root):
+        raise UserError(f"data.root={root} does not exist; give a folder or a .zip of images.", "data.root")
+
+
 @contextmanager
 def opened(root: Path) -> Iterator[Archive]:
     """The image files of a folder or a .zip, which is not unpacked; raises UserError if they cannot be read."""
-    if not os.path.exists(root):
-        raise UserError(f"data.root={root} does not exist; give a folder or a .zip of images.", "data.root")
+    check_exists(root)
     if root.is_dir():
         members, ignored = _sorted(_walk(root))
         yield Archive(members, ignored, lambda member: open(root / member.name, "rb"))

@@ -1,19 +1,25 @@
-"""A sweep as a whole, before any work begins: its jobs, what they contradict, and the note that they are planned."""
+"""A sweep as a whole, before any work begins: its jobs, what is wrong or contradictory in them, and the note that they
+are planned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from imgloop import loop
+from imgloop import loop, store
 from imgloop.chain.base import Surroundings
 from imgloop.chain.earlier import continued
+from imgloop.data.archive import check_exists
 from imgloop.errors import UserError
+from imgloop.guards import guarded
 from imgloop.launch.jobs import Job, job_of
 from imgloop.study import progress, tables
 from imgloop.study.generation import read_config
 from imgloop.study.imported import refuse_imported
+
+PARTS = ("paradigm", "curation", "correction", "data", "model")  # that are built before a sweep, to check them
 
 
 def jobs_of(config: Any) -> list[Job]:
@@ -37,9 +43,9 @@ def jobs_of(config: Any) -> list[Job]:
     return jobs
 
 
-def begin(jobs: Sequence[Job]) -> None:
-    """Check a sweep, and note in its studies that its chains are planned. Raises UserError, naming the settings, where
-    they contradict each other or what the studies hold; nothing has been started or changed then."""
+def check(jobs: Sequence[Job]) -> None:
+    """Raise UserError, naming the settings, where those of a sweep are wrong, contradict each other or what the studies
+    hold; nothing has been started or changed then."""
     check_different(jobs)
     for study in dict.fromkeys(j.settings.study for j in jobs):
         mine = [j for j in jobs if j.settings.study == study]
@@ -50,10 +56,33 @@ def begin(jobs: Sequence[Job]) -> None:
         settings = continued(job.settings)
         if (settings.folder / "config.yaml").exists() and not settings.config["overwrite"]:
             loop.chain_of(settings, Surroundings.of(settings)).check_config()
+    check_parts(jobs)
+
+
+def note(jobs: Sequence[Job]) -> None:
+    """Note in the studies of a sweep that its chains are planned."""
     for study in dict.fromkeys(j.settings.study for j in jobs):
         mine = [j.settings for j in jobs if j.settings.study == study]
         progress.plan(study, {f"{s.condition}/{s.folder.name}": s.config["generations"] for s in mine})
         progress.write_states(study)
+
+
+def check_parts(jobs: Sequence[Job]) -> None:
+    """Raise UserError for a part with a wrong setting, and for a folder of images that does not exist. What else the
+    data or the hardware can show fails the chain that it concerns."""
+    seen = set()
+    for job in jobs:
+        s = job.settings
+        if (key := store.content_key([s.choices, {g: s.config[g] for g in PARTS}])) in seen:
+            continue
+        seen.add(key)
+        try:
+            for group in PARTS:
+                guarded(s.part(group), s.build(group))
+            if root := s.config["data"].get("root"):
+                check_exists(Path(root).expanduser())
+        except UserError as e:
+            raise UserError(f"{e} This is of {' '.join(job.arguments)}; nothing was started.", e.setting) from e
 
 
 def check_different(jobs: Sequence[Job]) -> None:

@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="the curves to show first, and together in comparison.pdf (fd,risk,variance_ratio,recall)",
     )
+    p.add_argument(
+        "--forget",
+        metavar="CHAIN",
+        help="take a planned chain, CONDITION or CONDITION/seedK, out of the plan",
+    )
     p.add_argument("--seed", type=int, help="the seed whose images are shown (the smallest that most conditions have)")
     p.add_argument("--every", type=float, default=EVERY, help=f"seconds between checks of --watch ({EVERY:g})")
     p.add_argument("--port", type=int, default=PORT, help=f"port of the page of --watch, 0 for any free one ({PORT})")
@@ -80,6 +85,10 @@ def command(arguments: Sequence[str] | None) -> None:
         raise UserError("Give a study's folder, for example outputs/digits-diffusion, or --list to see all studies.")
     if a.check:
         return check(a.study)
+    if a.forget:
+        from imgloop.study.progress import forget
+
+        return print(f"{a.study}: forgot {', '.join(forget(a.study, a.forget))}")
     if a.archive:
         from imgloop.report.archive import archive
         from imgloop.report.progress import readable, size

@@ -96,6 +96,29 @@ def plan(study: Path, chains: Mapping[str, int]) -> None:
     _change_plan(study, change)
 
 
+def forget(study: Path, name: str) -> list[str]:
+    """Take chains out of the plan: CONDITION/seedK, or all of CONDITION; returns their names. Raises UserError for a
+    chain that is not planned, or that has begun."""
+    known = planned(study)
+    short, _ = short_names(list(dict.fromkeys(n.rsplit("/", 1)[0] for n in known)))
+    condition, _, seed = name.rpartition("/") if name.rpartition("/")[2].startswith("seed") else (name, "", "")
+    named = [
+        n for n in known
+        for c, s in [n.rsplit("/", 1)]
+        if condition in (c, short[c]) and seed in ("", s)
+    ]  # fmt: skip
+    if not named:
+        raise UserError(f"{study} has no planned chain {name}; see python -m imgloop.report {study} --list.", "forget")
+    begun = [n for n in named if (study / n).is_dir()]
+    if begun:
+        raise UserError(
+            f"{begun[0]} has begun: continue it, or delete {study / begun[0]} and forget it then.", "forget"
+        )
+    _change_plan(study, lambda known: [known.pop(n) for n in named])
+    write_states(study)
+    return named
+
+
 def note_failure(chain: Path, failed: str | None) -> None:
     """Note why a planned chain's run failed, or that it did not."""
     name = f"{chain.parent.name}/{chain.name}"
