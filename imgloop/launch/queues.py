@@ -116,7 +116,9 @@ def lost(task: Any, job: Job) -> str | None:
     if job.record.exists():
         return None
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    why = next((line for line in reversed(said) if "Error" in line or "not requeued" in line), first_line(error))
+    killed = f"job {task.job_id} left no result, as when its process is killed"
+    why = next((line for line in reversed(said) if "Error" in line or "not requeued" in line), None)
+    why = why or (killed if isinstance(error, UncompletedJobError) else first_line(error))
     return (
         f"the queue ended it ({why}; its output is in {Path(task.paths.stderr).parent}); the same command continues it"
     )
