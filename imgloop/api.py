@@ -111,6 +111,8 @@ def spelt(function: str, key: str, value: Any) -> list[str]:
 
     if isinstance(value, Mapping) and not is_schedule(value):
         return [word for name, inner in value.items() for word in spelt(function, f"{key}.{name}", inner)]
+    if function == "sweep" and key in compose.GROUPS and isinstance(value, str) and "," in value:
+        raise UserError(f"{key}={value!r}: give a list, {key}={value.split(',')}.", key)
     several = isinstance(value, Iterable) and not isinstance(value, str | os.PathLike | Mapping)
     if several and function == "sweep":
         values = list(value)

@@ -70,6 +70,7 @@ def test_nothing_is_excluded_where_generation_0_is_no_model_of_the_data(measure,
     assert not [v for v in profile["loop"].values() if v.verdict == "excluded"]
     assert "generation 0 is not a model" in profile["loop"][6].reason
     assert any("not a model of the data" in note for note in profile.notes["loop"])
+    assert len(profile.unfit) == 1 and "loop" in profile and "nonsense" not in profile
     if measure == "off_support":
         assert collapse_profile(near, quarter="quarter")["loop"][6].verdict == "excluded"
 

@@ -167,6 +167,7 @@ def test_as_many_chains_as_cores_divided_by_threads(tmp_path, monkeypatch):
         (["generations=1,2"], "one chain"),
         (["model.lr=0.001,-1"], "This is of model.lr=-1"),
         (["data=folder", "data.root=/nowhere/x", "seed=0,1"], "data.root=/nowhere/x does not exist"),
+        (["start=scratch,/nowhere/x"], "there is no folder /nowhere/x"),
         (["model=gaussian,poisson", "study=s", "data=law", "generations=1,1"], "one chain"),
         (["hydra/launcher=slurm", "seed=0,1"], "submitit_slurm"),
         (["hydra/launcher=submitit_slurm", "seed=0,1"], "hydra.launcher.partition=NAME"),

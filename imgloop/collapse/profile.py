@@ -13,7 +13,16 @@ from imgloop.collapse.definitions import Judged, Question
 from imgloop.collapse.reasons import Absent
 from imgloop.collapse.subjects import DISTANCES, RATIO_ROLES, ROLE_OF, Subjects
 from imgloop.collapse.tables import Condition
-from imgloop.collapse.verdicts import DETECTED, EXCLUDED, NO_VERDICT, NOT_MEASURED, UNDETERMINED, Profile, Verdict
+from imgloop.collapse.verdicts import (
+    DETECTED,
+    EXCLUDED,
+    NO_VERDICT,
+    NOT_MEASURED,
+    UNDETERMINED,
+    UNFIT,
+    Profile,
+    Verdict,
+)
 from imgloop.errors import UserError
 from imgloop.measures import MeasureInfo
 from imgloop.thresholds import Frozen, Thresholds, unlike_data
@@ -364,7 +373,7 @@ class Comparison:
             )
         if self.unfit:
             self.notes.append(
-                f"Generation 0 is not a model of the data: {self.unfit}. What changes afterwards says little about "
+                f"{UNFIT}{self.unfit}. What changes afterwards says little about "
                 "models that are; nothing is excluded. Train longer (train.images), or with a larger network."
             )
         if unlike := self.unlike():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imgloop.collapse.scaling import ScalingLaw
-from imgloop.conditions import resolved
+from imgloop.conditions import resolved, short_names
 from imgloop.thresholds import Frozen, Thresholds
 
 DETECTED, EXCLUDED, UNDETERMINED = "detected", "excluded", "undetermined"
@@ -51,6 +51,9 @@ class Verdict:
     left_out: tuple[str, ...] = ()
 
 
+UNFIT = "Generation 0 is not a model of the data: "
+
+
 @dataclass(frozen=True)
 class Profile(Mapping[str, dict[int, Verdict]]):
     """The verdicts of a study, eight for each condition: a mapping of conditions to their verdicts by definition.
@@ -77,7 +80,14 @@ class Profile(Mapping[str, dict[int, Verdict]]):
         return {v.definition: v for v in self.verdicts if v.condition == name}
 
     def __contains__(self, condition: object) -> bool:
-        return condition in self.conditions
+        names, _ = short_names(self.conditions)
+        return condition in names or condition in names.values()
+
+    @property
+    def unfit(self) -> list[str]:
+        """The notes on generations 0 that are no model of the data, on which verdicts say little."""
+        texts = (text for notes in self.notes.values() for text in notes)
+        return list(dict.fromkeys(text for text in texts if text.startswith(UNFIT)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.conditions)

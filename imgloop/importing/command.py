@@ -130,6 +130,11 @@ def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Seq
     try:
         for chain in chains:
             write_chain(chain, given)
+    except UserError as e:
+        begun = any((study / c.condition / f"seed{c.seed}" / "gen000").is_dir() for c in chains)
+        if begun and "give --size" in str(e):
+            raise UserError(f"{e} Add --overwrite: earlier generations are imported at their own size.") from e
+        raise
     finally:
         write_states(study)
     protocol = measure(study, [f"features={a.features}"], device=a.device)

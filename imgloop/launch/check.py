@@ -11,6 +11,7 @@ from typing import Any
 from imgloop import loop, store
 from imgloop.chain.base import Surroundings
 from imgloop.chain.earlier import continued
+from imgloop.chain.trained import start_folder
 from imgloop.data.archive import check_exists
 from imgloop.errors import UserError
 from imgloop.guards import guarded
@@ -68,17 +69,19 @@ def note(jobs: Sequence[Job]) -> None:
 
 
 def check_parts(jobs: Sequence[Job]) -> None:
-    """Raise UserError for a part with a wrong setting, and for a folder of images that does not exist. What else the
-    data or the hardware can show fails the chain that it concerns."""
+    """Raise UserError for a part with a wrong setting, and for a folder of images or a model that does not exist. What
+    else the data or the hardware can show fails the chain that it concerns."""
     seen = set()
     for job in jobs:
         s = job.settings
-        if (key := store.content_key([s.choices, {g: s.config[g] for g in PARTS}])) in seen:
+        if (key := store.content_key([s.choices, {g: s.config[g] for g in (*PARTS, "start", "fork")}])) in seen:
             continue
         seen.add(key)
         try:
             for group in PARTS:
                 guarded(s.part(group), s.build(group))
+            if not s.solvable and s.config["fork"] is None:
+                start_folder(s.config["start"])
             if root := s.config["data"].get("root"):
                 check_exists(Path(root).expanduser())
         except UserError as e:

@@ -135,7 +135,7 @@ def report(
         reproduce.origin(study, names),
         tuple(bibliography.used(study, tested, bool(profile and profile.laws))),
         tuple(unknown(study, names, profile, reason, chains, times)),
-        tuple(warnings(study, names)),
+        (*warnings(study, names), *(profile.unfit if profile else ())),
         tuple(threshold_lines(study, profile)),
     )
 

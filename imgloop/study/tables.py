@@ -89,6 +89,8 @@ def table_file(path: str | Path, columns: Columns | None = None) -> Named:
     path = Path(path)
     if path.suffix.lower() in (".html", ".htm"):
         raise UserError(f"{path} is a page: give the study's folder, such as {path.parent}, or a CSV table.")
+    if path.suffix.lower() in (".json", ".png", ".webp", ".yaml", ".safetensors"):
+        raise UserError(f"{path} is no table: give the study's folder, such as {path.parent}, or a CSV table.")
     try:
         parquet = path.suffix.lower() in PARQUET
         return named(cast(DataFrame, pd.read_parquet(path) if parquet else pd.read_csv(path)), columns)
