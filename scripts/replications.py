@@ -100,11 +100,12 @@ def value(mine: Any, theirs: Any) -> str:
 
 
 def verdicts(study: Path) -> dict[str, str]:
-    """For each condition the definitions that are detected and excluded; empty without a control."""
+    """For each condition the definitions that are detected and excluded; empty without a control, or with it alone."""
     from imgloop.study.frozen import frozen
 
     table = plain.read_table(study)
-    if not any(tables.parts(str(c))[0] == "real_only" for c in table["condition"].unique()):
+    controls = {tables.parts(str(c))[0] == "real_only" for c in table["condition"].unique()}
+    if controls != {True, False}:
         return {}
     profile = collapse_profile(table, frozen=frozen(study))
     shown = {}
