@@ -653,6 +653,14 @@ def test_an_experiment_that_extends_another_is_named_by_what_it_changes():
     assert error.value.setting == "curation.fraction"
 
 
+def test_an_experiment_with_a_study_of_its_own_is_named_by_itself():
+    """What it changes in the experiment that it extends goes without saying: that one's chains are in another study."""
+    name = lambda *more: parsed("experiment=published/gillman/gpu", *more).condition  # noqa: E731
+    assert name("paradigm=augment") == "augment" and name("n_initial=50_000") == "accumulate"
+    assert name("paradigm=augment", "correction=centroid") == "augment,correction=centroid"
+    assert name("n_initial=1000") == "accumulate,n_initial=1000"  # as published/gillman has it
+
+
 def test_the_preset_for_cifar10_is_a_study_of_one_gpu():
     settings = parsed("experiment=study/cifar10")
     assert settings.choices["trainer"] == "gpu" and settings.choices["data"] == "cifar10"

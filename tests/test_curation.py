@@ -248,6 +248,20 @@ def test_choice_follows_the_softmax_of_the_reward():
     assert abs(share - p) < 4 * np.sqrt(p * (1 - p) / 4000)
 
 
+def test_a_choice_by_a_reward_of_scale_0_is_random():
+    """Rewards do not count: the same rows are chosen whatever the classifier says, and each equally often."""
+    sure, unsure = (np.log([[p, 1 - p], [1 - p, p]]) for p in (0.99, 0.6))
+    pair, chosen = Pool(IMAGES.x[:2]), []
+    for i in range(2000):
+        rows = [
+            Choice(2, 0.0, 0)(pair, context(lambda x, o=o: Features(PLANE[:2], o)), np.random.default_rng(i)).rows[0]
+            for o in (sure, unsure)
+        ]
+        assert rows[0] == rows[1]
+        chosen.append(rows[0])
+    assert abs(np.mean(chosen) - 0.5) < 4 * 0.5 / np.sqrt(2000)
+
+
 @given(st.integers(0, 26))
 @settings(max_examples=10, deadline=None)
 def test_the_reward_of_a_class_of_several_parts_is_the_product_of_its_digits(c):

@@ -15,7 +15,7 @@ PAGES = [
     REPO / "README.md",
     *(
         REPO / "docs" / f"{name}.md"
-        for name in ("paradigms", "selection", "data", "models", "results", "python", "logging")
+        for name in ("paradigms", "selection", "data", "models", "results", "replications", "python", "logging")
     ),
     *(REPO / "docs" / f"{name}.md" for name in ("systems", "theory")),
 ]

@@ -182,10 +182,11 @@ class SolvedChain(ChainFolder):
         Where mixes reach back to any pool, those after the first 500 but the last are not tried: each trial takes time
         in proportion to its pools.
         """
-        last, rows = self.generations - 1, []
+        last, rows, known = self.generations - 1, [], {}
         for t in range(self.generations):
+            known[t - 1] = sizes[t - 1]  # those before t; a copy for each t would take quadratic time
             if not self.paradigm.keeps_all or t < 500 or t == last:
-                mix = self.paradigm({s: n for s, n in sizes.items() if s < t}, t, self.rng(t, "mix"))
+                mix = self.paradigm(known, t, self.rng(t, "mix"))
                 check_weighted(self.settings, self.system, mix.weight is not None)
                 rows.append(len(mix))
             if self.stop():

@@ -260,10 +260,11 @@ def options(group: str, config_dirs: Sequence[Path] = ()) -> dict[str, Path]:
 
 def root(experiment: str, config_dirs: Sequence[Path] = ()) -> str:
     """The experiment that another one extends, by an entry /experiment/NAME@_global_ of its defaults, from the first in
-    such a row; `experiment` itself where it extends none."""
+    such a row; `experiment` itself where it extends none, or names a study of its own."""
     files, seen = options("experiment", config_dirs), [experiment]
     while path := files.get(seen[-1]):
-        entries = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults") or ()
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        entries = () if "study" in values else values.get("defaults") or ()
         names = (re.fullmatch(r"/experiment/(.+)@_global_", str(entry)) for entry in entries)
         extended = next((m[1] for m in names if m), None)
         if extended is None or extended in seen:

@@ -22,7 +22,7 @@ class Choice:
     """
 
     k: int = setting(4, low=2, why="since one of several is chosen")
-    scale: float = setting(10.0, above=0)
+    scale: float = setting(10.0, low=0)
     of_class: int | None = setting(None, kind=int, low=0)
 
     def __post_init__(self):
