@@ -155,6 +155,12 @@ def test_an_unknown_option_names_the_options(group):
     assert error.setting == group and set(re.findall(r"\w+", str(error))) >= {"nonsense", *names}
 
 
+def test_options_in_a_folder_named_as_an_option_stand_after_it():
+    from imgloop.config.messages import by_folder
+
+    assert by_folder(["b", "a/x", "a/x/y", "a/x/y/z", "a/w", "c/d"]) == "a/(w, x[/y[/z]]), b, c/(d)"
+
+
 @pytest.mark.parametrize("override", ["nonsense=1", "+nonsense=1", "++nonsense=1", "+nonsense.deep=1"])
 def test_an_unknown_key_names_the_keys(override):
     error = refused(override)

@@ -113,8 +113,9 @@ def run(name, out):
     small = TINY if name not in SOLVABLE else ["model.replicates=20", "display=none"]
     keys = {o.split("=")[0] for job in jobs(name) for o in job}
     small = [o for o in small if o.split("=")[0] not in keys]
-    if name == "ferbach":  # its reward needs the digits' classifier, and four samples for each that is chosen
-        small = [o for o in small if not o.startswith("features=")]
+    # A reward needs the digits' classifier, and equal parts of all generations as many samples as the set-up gives.
+    needed = {"ferbach": "features=", "shi": "n_samples="}.get(name, "-")
+    small = [o for o in small if not o.startswith(needed)]
     for job in jobs(name)[:: len(jobs(name)) - 1]:
         assert len(imgloop.run([*job, *small, "generations=2", f"out={out}"]).metrics) == 2
 

@@ -111,9 +111,16 @@ def having(key: str, config_dirs: Sequence[Path]) -> list[str]:
 
 
 def by_folder(names: Iterable[str]) -> str:
-    """Options in a row; those in folders once a folder: analytic/(gaussian, kde), study/(digits)."""
+    """Options in a row; those in folders once a folder, and those in a folder that is named as an option after it:
+    analytic/(gaussian, kde), study/(digits, realistic[/no_filter, /real_only])."""
+    known = sorted(names)
     folders: dict[str, list[str]] = {}
-    for name in sorted(names):
-        folder, _, option = name.rpartition("/")
-        folders.setdefault(folder, []).append(option)
-    return ", ".join(f"{f}/({', '.join(members)})" if f else ", ".join(members) for f, members in folders.items())
+    for name in known:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+
+    def shown(name: str) -> str:
+        below = ", ".join(f"/{shown(n)}" for n in folders.get(name, ()))
+        return name.rpartition("/")[2] + (f"[{below}]" if below else "")
+
+    rows = {f: ", ".join(map(shown, members)) for f, members in folders.items() if f not in known}
+    return ", ".join(f"{f}/({row})" if f else row for f, row in rows.items())
