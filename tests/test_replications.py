@@ -108,6 +108,11 @@ def test_conditions_are_compared_with_their_control_or_their_like():
     }
 
 
+def test_the_controls_that_the_documentation_adds_compose():
+    added = re.findall(r"experiment=published/\w+ paradigm=real_only [^`]+(?=`)", PAGE)
+    assert [parsed(words.split()).condition for words in added] == ["real_only,curation=none", "real_only"]
+
+
 def run(name, out):
     """A small study of a set-up's first and last condition, one seed, two generations."""
     small = TINY if name not in SOLVABLE else ["model.replicates=20", "display=none"]
