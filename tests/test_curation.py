@@ -83,7 +83,7 @@ def test_the_share_that_is_released_may_follow_a_schedule(tmp_path):
     assert list(result.metrics["n_pool"]) == [36, 24] and "fraction=0.75,0.5" in result.folder.parent.name
     with pytest.raises(UserError, match="lists 1 values") as error:  # before anything is trained
         imgloop.run([*QUICK, "curation=random", "curation.fraction=[0.5]", f"out={tmp_path / 'b'}"])
-    assert error.value.setting == "curation.fraction" and not (tmp_path / "b").exists()
+    assert error.value.setting == "curation.fraction" and not list((tmp_path / "b").rglob("config.yaml"))
 
 
 def test_confident_curation_releases_the_samples_with_the_surest_class():

@@ -244,6 +244,8 @@ MODELS = {
         "sampler": "euler",
         "sampler_steps": 3,
         "bias": 0.5,
+        "extrapolate": 1.0,
+        "extrapolate_share": 0.5,
         "conditional": True,
         "labels": "real",
         "guidance": 2.0,
@@ -264,6 +266,7 @@ MODELS = {
 }
 NEEDS = {  # settings without which a setting has no effect
     "prediction": ["model.objective=ddpm"],
+    "extrapolate_share": ["model.extrapolate=1"],
     "labels": ["model.conditional=true"],
     "guidance": ["model.conditional=true"],
     "guidance_interval": ["model.conditional=true", "model.guidance=2"],

@@ -36,7 +36,8 @@ def chain(out: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ["diffusion", pytest.param("gan", marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # a process a device
+@pytest.mark.parametrize("model", ["diffusion", "gan"])
 def test_two_devices_give_the_results_of_one_to_rounding(tmp_path, model):
     for count in (1, 2):
         settings = [

@@ -953,6 +953,7 @@ def test_watch_follows_a_study_until_ctrl_c(study, capsys):
         assert told.count("no process runs") == 1 and "1 chains unfinished" in told
 
 
+@pytest.mark.nightly
 def test_ctrl_c_ends_a_watch_quietly(made, capsys, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt

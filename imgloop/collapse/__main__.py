@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
@@ -17,6 +17,8 @@ from imgloop.thresholds import Frozen, Thresholds
 
 if TYPE_CHECKING:
     from imgloop.collapse.pilot import Pilot
+    from imgloop.collapse.protocols import Row
+    from imgloop.collapse.verdicts import Profile
     from imgloop.study.columns import Named
 
 EPILOG = (
@@ -30,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["power"]:
         return status("imgloop.collapse", planned, arguments[1:])
     if arguments[:1] == ["protocols"]:
-        from imgloop.collapse import protocols
-
-        return status("imgloop.collapse", protocols.run, arguments[1:])
+        return status("imgloop.collapse", compared, arguments[1:])
     return status("imgloop.collapse", profiled, arguments)
 
 
@@ -252,6 +252,76 @@ def piloted(a: argparse.Namespace) -> Pilot | None:
         measures=measures(chains(a.path)) if folder else None,
         thresholds=stored.thresholds if stored else None,
     )
+
+
+def compared(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imgloop.collapse protocols",
+        description="The verdicts of a study under each protocol (features) by which all its chains were measured, and "
+        "a warning where they differ. The samples are the same.",
+    )
+    parser.add_argument("path", metavar="STUDY", type=Path)
+    parser.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
+    parser.add_argument(
+        "--features", metavar="A,B", help="measure by these features first, where that was not done: pixels,random"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
+    a = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from imgloop.collapse import protocols
+
+    if not a.path.is_dir():
+        raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
+    if a.features:
+        from imgloop.measure import measure  # imports torch
+
+        for features in dict.fromkeys(a.features.split(",")):
+            measure(a.path, [f"features={features}"])
+    profiles = by_protocol(a.path, a.control)
+    found = protocols.rows(profiles)
+    if a.csv:
+        write_verdicts(a.csv, found)
+    console = Console(highlight=False)
+    protocols.show(found, list(profiles), console if console.is_terminal else Console(width=120, highlight=False))
+
+
+def by_protocol(path: Path, control: str) -> dict[str, Profile]:
+    """The profile of a study by protocol; raises UserError for a study that has fewer than two in all its chains."""
+    from imgloop.collapse.profile import collapse_profile
+    from imgloop.study.frozen import frozen
+    from imgloop.study.study import Study
+    from imgloop.study.tables import chains, is_solved, measures, protocols
+
+    folders = chains(path)
+    if folders and all(map(is_solved, folders)):
+        raise UserError(f"{path} holds solvable systems, whose quantities have no protocol.")
+    have = [protocols(c) for c in folders]
+    common = [p for p in have[0] if all(p in h for h in have)] if have else []
+    if len(common) < 2:
+        raise UserError(
+            f"{path} was measured by {' and '.join(common) or 'no protocol'} in all its chains, and a comparison needs "
+            "two: measure it by others with --features pixels,random."
+        )
+    stored = frozen(path)
+    given: Any = {"thresholds": stored.thresholds} if stored else {}
+    return {
+        p: collapse_profile(
+            Study(path, protocol=p).table, control, frozen=stored, measures=measures(folders, p), **given
+        )
+        for p in common
+    }
+
+
+def write_verdicts(path: Path, found: Sequence[Row]) -> None:
+    """Write the verdicts as a CSV table: condition, definition, a column a protocol, and whether they differ."""
+    import pandas as pd
+
+    from imgloop import store
+    from imgloop.study.tables import csv_text
+
+    table = [{"condition": r.condition, "definition": r.definition, **r.verdicts, "differ": r.differ} for r in found]
+    store.write_text(path, csv_text(pd.DataFrame(table)))
 
 
 if __name__ == "__main__":

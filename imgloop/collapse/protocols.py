@@ -1,26 +1,18 @@
-"""python -m imgloop.collapse protocols STUDY: do the verdicts on the same samples depend on how they are measured?"""
+"""Do the verdicts on the same samples depend on how they are measured?"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from imgloop import store
 from imgloop.collapse.definitions import SHORT, TITLES
-from imgloop.collapse.profile import Profile, collapse_profile
 from imgloop.collapse.show import MARKS, STYLES
+from imgloop.collapse.verdicts import Profile
 from imgloop.conditions import short_names
-from imgloop.errors import UserError
-from imgloop.study.frozen import frozen
-from imgloop.study.study import Study
-from imgloop.study.tables import chains, csv_text, is_solved, measures, protocols
 
 DECIDED = {"detected", "excluded"}
 
@@ -69,64 +61,6 @@ def warnings(found: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
         told = "; ".join(f"{verdict} by {', '.join(by)}" for verdict, by in by_verdict.items())
         kind = "contradiction" if row.contradict else "not the same"
         yield f"{names[row.condition]}, {row.definition} {TITLES[row.definition]}: {kind}: {told}"
-
-
-def run(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m imgloop.collapse protocols",
-        description="The verdicts of a study under each protocol (features) by which all its chains were measured, and "
-        "a warning where they differ. The samples are the same.",
-    )
-    parser.add_argument("path", metavar="STUDY", type=Path)
-    parser.add_argument("--control", default="real_only", help="the condition to compare with (real_only)")
-    parser.add_argument(
-        "--features", metavar="A,B", help="measure by these features first, where that was not done: pixels,random"
-    )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
-    a = parser.parse_args(arguments)
-    if not a.path.is_dir():
-        raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
-    if a.features:
-        from imgloop.measure import measure  # imports torch
-
-        for features in dict.fromkeys(a.features.split(",")):
-            measure(a.path, [f"features={features}"])
-    profiles = profiled(a.path, a.control)
-    found = rows(profiles)
-    if a.csv:
-        write(a.csv, found)
-    console = Console(highlight=False)
-    show(found, list(profiles), console if console.is_terminal else Console(width=120, highlight=False))
-
-
-def profiled(path: Path, control: str) -> dict[str, Profile]:
-    """The profile of a study by protocol; raises UserError for a study that has fewer than two in all its chains."""
-    folders = chains(path)
-    if folders and all(map(is_solved, folders)):
-        raise UserError(f"{path} holds solvable systems, whose quantities have no protocol.")
-    have = [protocols(c) for c in folders]
-    common = [p for p in have[0] if all(p in h for h in have)] if have else []
-    if len(common) < 2:
-        raise UserError(
-            f"{path} was measured by {' and '.join(common) or 'no protocol'} in all its chains, and a comparison needs "
-            "two: measure it by others with --features pixels,random."
-        )
-    stored = frozen(path)
-    given: Any = {"thresholds": stored.thresholds} if stored else {}
-    return {
-        p: collapse_profile(
-            Study(path, protocol=p).table, control, frozen=stored, measures=measures(folders, p), **given
-        )
-        for p in common
-    }
-
-
-def write(path: Path, found: Sequence[Row]) -> None:
-    """Write the verdicts as a CSV table: condition, definition, a column a protocol, and whether they differ."""
-    import pandas as pd
-
-    table = [{"condition": r.condition, "definition": r.definition, **r.verdicts, "differ": r.differ} for r in found]
-    store.write_text(path, csv_text(pd.DataFrame(table)))
 
 
 def show(found: Sequence[Row], names_of: Sequence[str], console: Console) -> None:

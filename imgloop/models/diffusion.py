@@ -31,7 +31,14 @@ from imgloop.models.base import (
     save_training,
 )
 from imgloop.models.denoising import DiffusionModule
-from imgloop.models.extrapolation import OWN_LR, extrapolate, own_samples, self_training, weight_schedule
+from imgloop.models.extrapolation import (
+    EXTRAPOLATE_SHARE,
+    OWN_LR,
+    extrapolate,
+    own_samples,
+    self_training,
+    weight_schedule,
+)
 from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.recipes import Recipe, recipe
@@ -193,7 +200,7 @@ class Diffusion(Model):
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
     bias: Knob = 1.0
     extrapolate: Knob = 0.0
-    extrapolate_share: float = setting(0.1, above=0, high=1)
+    extrapolate_share: float = setting(EXTRAPOLATE_SHARE, above=0, high=1)
     labels: str = setting("training", choices=("training", "real"))
     guidance: float = setting(1.0, low=0)
     guidance_interval: Sequence[float] | None = None
@@ -211,6 +218,11 @@ class Diffusion(Model):
                     f"model.{name} has no effect with model.objective={self.objective}; it is a setting of {of}.",
                     f"model.{name}",
                 )
+        if self.extrapolate_share != EXTRAPOLATE_SHARE and self.extrapolate_at.always(0):
+            raise UserError(
+                "model.extrapolate_share has no effect without model.extrapolate: set that above 0, or leave it out.",
+                "model.extrapolate_share",
+            )
         if self.time_mean is not None and self.time != "logit_normal":
             raise UserError(
                 f"model.time_mean has no effect with model.time={self.time}; it is a setting of logit_normal.",
@@ -340,7 +352,7 @@ class Diffusion(Model):
         generator = DiffusionGenerator(module.ema, description, device, training, trained.history)
         if (weight := self.extrapolate_at(task.t)) and steps:
             again = self_training(task, self.extrapolate_share, r.batch)
-            own = replace(self, extrapolate=0, lr=OWN_LR * r.lr).fit(
+            own = replace(self, extrapolate=0, extrapolate_share=EXTRAPOLATE_SHARE, lr=OWN_LR * r.lr).fit(
                 own_samples(generator, data, task), again, generator
             )
             extrapolate(generator.network, own.network, weight)
