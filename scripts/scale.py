@@ -74,7 +74,7 @@ class Stub:
         return Stub(store.read_json(Path(folder) / "imgloop.json")["mean"])
 
 
-def moments(pool, generator=None):
+def moments(pool, generator=None, *, training=None):
     """Scores of a pool from its streamed moments alone: the variance over that of the whole range of pixels."""
     from imgloop.measures import SCORES
     from imgloop.metrics.evaluator import Scores

@@ -1,6 +1,7 @@
 """What a run will cost: the chains that a command stands for, counts, times on k machines, devices, warnings."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,9 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.nightly  # three commands planned and run: about five minutes
 @pytest.mark.parametrize("name", ["default job", "GAN", "sweep"])
-def test_predictions_are_within_a_quarter(name):
+def test_predicted_images_and_disk_are_within_a_quarter(name):
+    """Time is for a machine with nothing else to do: the script alone judges it."""
     script = Path(REPO) / "scripts" / "plans.py"
     ran = subprocess.run([sys.executable, script, "--only", name], capture_output=True, text=True, timeout=590)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ratios = {w: float(r) for w, r in re.findall(r"\| (images seen|disk, MiB) \| .* \| ([\d.]+) \|", ran.stdout)}
+    assert len(ratios) == 2 and all(0.75 < r < 1.25 for r in ratios.values()), ran.stdout + ran.stderr
