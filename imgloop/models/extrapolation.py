@@ -15,9 +15,7 @@ from imgloop.pool import REAL, Mix, TrainingSet
 from imgloop.training.tasks import Task, no_loss
 
 EXTRAPOLATE_SHARE = 0.1  # images of training on own samples, of those before, by default
-OWN_LR = (
-    0.02  # its learning rate, of the recipe's: at the whole of it, the noise of its steps is all that counts
-)
+OWN_LR = 0.02  # its learning rate, of the recipe's: at the whole of it, the noise of its steps is all that counts
 
 
 def weight_schedule(extrapolate: Knob) -> Schedule:
