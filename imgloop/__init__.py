@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from imgloop.lazy import attached
 
 _PUBLIC = {
     "run": "imgloop.api",
@@ -32,14 +32,4 @@ _PUBLIC = {
     "Facts": "imgloop.data.real",
 }
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str):
-    """Import public names when they are first used, so that `python -m imgloop --help` answers at once."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'imgloop' has no attribute {name!r}; public are {', '.join(__all__)}")
-    return getattr(import_module(_PUBLIC[name]), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = attached(__name__, _PUBLIC)

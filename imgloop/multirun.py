@@ -25,8 +25,7 @@ def outcomes(sweep: Path) -> list[dict]:
 
 def write_report(study: Path) -> bool:
     """Write a study's report and print its profile; False if that failed, which costs no result."""
-    from rich.console import Console
-
+    from imgloop.collapse import show
     from imgloop.report import files, page, terminal
 
     try:
@@ -38,9 +37,8 @@ def write_report(study: Path) -> bool:
     except Exception:  # a fault of imgloop: shown whole, after the chains and before their failures are listed
         traceback.print_exc()
         return False
-    console = Console(highlight=False)
     print()
-    terminal.profile(report, console if console.is_terminal else Console(width=120, highlight=False))
+    terminal.profile(report, show.console())
     print(f"look at {path}", flush=True)
     return True
 

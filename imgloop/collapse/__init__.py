@@ -7,7 +7,7 @@ real data. Each name is imported at its first use.
 
 from __future__ import annotations
 
-from importlib import import_module
+from imgloop.lazy import attached
 
 _PUBLIC = {
     "collapse_profile": "imgloop.collapse.profile",
@@ -18,15 +18,4 @@ _PUBLIC = {
     "ScalingLaw": "imgloop.collapse.scaling",
 }
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'imgloop.collapse' has no attribute {name!r}; the public names are {', '.join(__all__)}"
-        )
-    return getattr(import_module(_PUBLIC[name]), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = attached(__name__, _PUBLIC)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imgloop.errors import UserError, status
 from imgloop.measures import ROLES
@@ -95,10 +95,7 @@ def profiled(arguments: list[str]) -> None:
     if a.json:
         print(json.dumps(profile.to_dict(), indent=1, allow_nan=False))
     else:
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        show.page(profile, console if console.is_terminal else Console(width=120, highlight=False))
+        show.page(profile, show.console())
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
@@ -267,9 +264,7 @@ def compared(arguments: list[str]) -> None:
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the verdicts as a table")
     a = parser.parse_args(arguments)
-    from rich.console import Console
-
-    from imgloop.collapse import protocols
+    from imgloop.collapse import protocols, show
 
     if not a.path.is_dir():
         raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
@@ -282,8 +277,7 @@ def compared(arguments: list[str]) -> None:
     found = protocols.rows(profiles)
     if a.csv:
         write_verdicts(a.csv, found)
-    console = Console(highlight=False)
-    protocols.show(found, list(profiles), console if console.is_terminal else Console(width=120, highlight=False))
+    protocols.show(found, list(profiles), show.console())
 
 
 def by_protocol(path: Path, control: str) -> dict[str, Profile]:
@@ -304,11 +298,9 @@ def by_protocol(path: Path, control: str) -> dict[str, Profile]:
             "two: measure it by others with --features pixels,random."
         )
     stored = frozen(path)
-    given: Any = {"thresholds": stored.thresholds} if stored else {}
+    given = {"thresholds": overridden((), stored), "frozen": stored}
     return {
-        p: collapse_profile(
-            Study(path, protocol=p).table, control, frozen=stored, measures=measures(folders, p), **given
-        )
+        p: collapse_profile(Study(path, protocol=p).table, control, measures=measures(folders, p), **given)
         for p in common
     }
 

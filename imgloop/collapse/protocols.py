@@ -63,14 +63,14 @@ def warnings(found: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
         yield f"{names[row.condition]}, {row.definition} {TITLES[row.definition]}: {kind}: {told}"
 
 
-def show(found: Sequence[Row], names_of: Sequence[str], console: Console) -> None:
+def show(found: Sequence[Row], protocols: Sequence[str], console: Console) -> None:
     """Print the verdicts, a column a protocol, and what depends on it."""
     names, common = short_names(list(dict.fromkeys(row.condition for row in found)))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("condition", "definition", *names_of, ""):
+    for head in ("condition", "definition", *protocols, ""):
         table.add_column(head)
     for row in found:
-        cells = [Text(MARKS[v] + v, STYLES.get(v, "")) for v in (row.verdicts[p] for p in names_of)]
+        cells = [Text(MARKS[v] + v, STYLES.get(v, "")) for v in (row.verdicts[p] for p in protocols)]
         note = "contradiction" if row.contradict else "differ" if row.differ else ""
         table.add_row(names[row.condition], f"{row.definition} {SHORT[row.definition]}", *cells, Text(note, "bold"))
     console.print(table)

@@ -14,6 +14,12 @@ MARKS = {"detected": "● ", "excluded": "○ ", "undetermined": "? ", "not meas
 STYLES = {"detected": "bold red", "excluded": "green", "undetermined": "yellow"}
 
 
+def console() -> Console:
+    """The terminal, or 120 characters a line where the output is none."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(width=120, highlight=False)
+
+
 def page(profile, console: Console) -> None:
     """Print a profile: for each condition a table and remarks, then what all conditions share, and the rules."""
     names, common = short_names(profile.conditions)

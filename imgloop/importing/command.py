@@ -132,7 +132,7 @@ def import_images(a: argparse.Namespace, chains: Sequence[Chain], arguments: Seq
             write_chain(chain, given)
     except UserError as e:
         begun = any((study / c.condition / f"seed{c.seed}" / "gen000").is_dir() for c in chains)
-        if begun and "give --size" in str(e):
+        if begun and e.setting == "size":
             raise UserError(f"{e} Add --overwrite: earlier generations are imported at their own size.") from e
         raise
     finally:

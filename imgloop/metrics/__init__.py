@@ -9,7 +9,7 @@ extrapolates to infinitely many samples; manifold and tail scores are computed f
 
 from __future__ import annotations
 
-from importlib import import_module
+from imgloop.lazy import attached
 
 _PUBLIC = {
     "frechet_distance": "imgloop.metrics.frechet",
@@ -27,15 +27,4 @@ _PUBLIC = {
     "score": "imgloop.metrics.scoring",
 }
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str):
-    if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'imgloop.metrics' has no attribute {name!r}; the public names are {', '.join(__all__)}"
-        )
-    return getattr(import_module(_PUBLIC[name]), name)
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = attached(__name__, _PUBLIC)

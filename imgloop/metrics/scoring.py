@@ -292,7 +292,8 @@ def alike(shape: tuple[int, ...], images: ImageSet, path: str | Path, real: str 
         smaller = min(x.shape[-1], shape[-1])
         raise UserError(
             f"{path} holds images of {x.shape[-1]} pixels and {real} of {shape[-1]}: give --size {smaller} or less to "
-            "reduce them all."
+            "reduce them all.",
+            "size",
         )
     if x.shape[1] != shape[0]:
         if x.shape[1] == 3 and not (x[:, :1] == x).all():

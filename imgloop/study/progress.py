@@ -101,12 +101,12 @@ def forget(study: Path, name: str) -> list[str]:
     chain that is not planned, or that has begun."""
     known = planned(study)
     short, _ = short_names(list(dict.fromkeys(n.rsplit("/", 1)[0] for n in known)))
-    condition, _, seed = name.rpartition("/") if name.rpartition("/")[2].startswith("seed") else (name, "", "")
-    named = [
-        n for n in known
-        for c, s in [n.rsplit("/", 1)]
-        if condition in (c, short[c]) and seed in ("", s)
-    ]  # fmt: skip
+
+    def names_of(chain: str) -> set[str]:
+        condition, seed = chain.rsplit("/", 1)
+        return {chain, condition, short[condition], f"{short[condition]}/{seed}"}
+
+    named = [chain for chain in known if name in names_of(chain)]
     if not named:
         raise UserError(f"{study} has no planned chain {name}; see python -m imgloop.report {study} --list.", "forget")
     begun = [n for n in named if (study / n).is_dir()]
