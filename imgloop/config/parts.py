@@ -12,6 +12,7 @@ import textwrap
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -212,6 +213,7 @@ def _source(function: FunctionType) -> str:
         return f"{function.__name__!r}, {function.__code__.co_code.hex()!r}, {function.__code__.co_names!r}"
 
 
+@cache
 def _normal(source: str) -> str:
     """Source without comments and layout."""
     try:
