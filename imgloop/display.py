@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 from imgloop import store
 from imgloop.errors import UserError, printable_lines
 
-STAGES = {"train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
+STAGES = {"select": "selecting", "train": "training", "sample": "sampling", "measure": "measuring", "write": "writing"}
 LINE_SECONDS = 30.0  # without a terminal, a long stage prints a line this often
 
 

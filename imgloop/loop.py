@@ -81,13 +81,13 @@ def advance(chain: ChainFolder, parts: Parts, generations: int) -> None:
     """From the generation that the chain has reached to the last."""
     for t in chain.remaining(generations):
         mix = parts.paradigm(chain.sizes, t, chain.rng(t, "mix"), chain.replicates)
-        data = TrainingSet.of(chain.pools, mix)
+        data = chain.selected(t, TrainingSet.of(chain.pools, mix), parts)
         fit = chain.fitted(t, parts.model, data)
         with chain.stage(t, "sample") as progress:
             drawn = fit.generator.sample(parts.n_drawn(t), seed=chain.seed(t, "sample"), progress=progress)
         with chain.stage(t, "measure"):
             scores = parts.evaluator(drawn, fit.generator, training=data)
         released = chain.released(t, fit, drawn, parts)
-        chain.commit(t, fit, data.mix, drawn, released, scores, parts)
+        chain.commit(t, fit, data, drawn, released, scores, parts)
         if parts.paradigm.closed and fit.generator.absorbed:  # a solvable system that cannot change any more
             break

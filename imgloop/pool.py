@@ -94,10 +94,14 @@ class Mix:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The pools and the mix of one generation, indexed as one array without copying the pools."""
+    """The pools and the mix of one generation, indexed as one array without copying the pools.
+
+    `selection`: JSON-able facts on how a curation chose the rows of the mix, None where none did.
+    """
 
     pools: Mapping[int, Pool]
     mix: Mix
+    selection: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, pools: Mapping[int, Pool], mix: Mix) -> TrainingSet:

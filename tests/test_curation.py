@@ -15,7 +15,7 @@ from imgloop.config.parts import Part
 from imgloop.config.settings import parsed
 from imgloop.contracts import Context, Given, Release
 from imgloop.correction import Centroid, Nothing
-from imgloop.curation import Confident, Everything, Random, log_probabilities, release
+from imgloop.curation import Confident, Everything, Random, log_probabilities, release, select
 from imgloop.curation.choice import Choice
 from imgloop.curation.ranked import Loss, Nearest
 from imgloop.curation.spread import Farthest, Threshold
@@ -361,6 +361,61 @@ def test_a_selected_chain_records_what_it_looked_at(tmp_path):
     assert records[0]["n_corrected"] > 0 and records[1]["real_share"] == pytest.approx(
         records[0]["n_train"] / (records[0]["n_train"] + 24)
     )
+
+
+def test_selection_from_a_mix_gives_rows_of_it_and_multiplies_weights():
+    @dataclass(frozen=True)
+    class Bright(Everything):
+        def __call__(self, drawn, context, rng):
+            light = drawn.x.reshape(len(drawn), -1).mean(1)
+            rows = np.argsort(-light)[:10]
+            return Release(rows, 1.0 + drawn.y[rows], {"looked_at": "brightness"})
+
+    pools = {REAL: IMAGES, 0: Pool(255 - np.asarray(IMAGES.x), IMAGES.y)}
+    origin, row = np.repeat([REAL, 0], 20)[:, None], np.tile(np.arange(20), 2)[:, None]
+    data = TrainingSet(pools, Mix(origin, row, np.linspace(1, 2, 40)[:, None]))
+    chosen = select(data, Bright(), context(), rng())
+    light = data.gather(np.arange(40)).reshape(40, -1).mean(1)
+    expected = np.argsort(-light)[:10]
+    assert np.array_equal(chosen.mix.origin, origin[expected]) and np.array_equal(chosen.mix.row, row[expected])
+    assert np.array_equal(chosen.mix.weight, data.mix.weight[expected] * (1.0 + IMAGES.y[row[expected]]))
+    assert chosen.selection == {
+        "of": "mix", "n_before": 40, "share": 0.25, "real_share_before": 0.5, "looked_at": "brightness"
+    }  # fmt: skip
+    assert (data.mix.origin[expected] == REAL).mean() not in (0, 0.5, 1)  # else the test would see no origin
+
+
+def test_selection_from_the_mix_trains_on_a_part_of_all_pools(tmp_path):
+    given = [*QUICK, "paradigm=accumulate", "curation=loss", "curation.fraction=[1,0.5,0.25]", "select_from=mix"]
+    whole = imgloop.run([*given, "generations=3", "keep_models=0", f"out={tmp_path / 'a'}"])
+    records = [store.read_json(whole.folder / f"gen{t:03d}" / "record.json") for t in range(3)]
+    n = records[0]["n_train"]
+    assert [r["n_pool"] for r in records] == [48] * 3 and "selection" not in records[0]
+    assert [r["n_train"] for r in records[1:]] == [round((n + 48) / 2), round((n + 96) / 4)]
+    chosen = records[2]["selection"]
+    assert chosen["of"] == "mix" and chosen["n_before"] == n + 96 and chosen["released_loss"] < chosen["mean_loss"]
+    mix = store.open_arrays(whole.folder / "gen002" / "mix.safetensors")
+    assert set(np.unique(mix["origin"])) == {REAL, 0, 1}
+    assert np.isclose((mix["origin"] == REAL).mean(), records[2]["real_share"])
+    imgloop.run([*given, "generations=2", "keep_models=0", f"out={tmp_path / 'b'}"])  # generation 2 needs f_1
+    resumed = imgloop.run([*given, "generations=3", "keep_models=0", f"out={tmp_path / 'b'}"])
+    for name in ("mix.safetensors", "pool.safetensors"):
+        a, b = (r.folder / "gen002" / name for r in (whole, resumed))
+        assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["select_from=mix"], "select_from=mix has no effect on curation=none"),
+        (["select_from=all", "curation=random"], "select_from=all: choose one of pool, mix"),
+        (["select_from=mix", "curation=random", "model=gaussian"], "select_from has no effect on model=gaussian"),
+    ],
+)
+def test_a_place_of_selection_without_effect_is_refused(overrides, words):
+    with pytest.raises(UserError, match=words) as error:
+        parsed(overrides)
+    assert error.value.setting == "select_from"
 
 
 # -- closed forms ----------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_conditions_are_compared_with_their_control_or_their_like():
     }
     chosen = ["replace", "replace,curation.scale=0", "augment", "augment,curation.scale=0"]
     assert list(pairs("ferbach", *chosen).values()) == [chosen[1], None, chosen[3], None]
-    assert pairs("shi", "stratified", "stratified,curation=farthest")["stratified,curation=farthest"] == "stratified"
+    assert pairs("shi", "accumulate", "accumulate,curation=farthest")["accumulate,curation=farthest"] == "accumulate"
     assert pairs("gillman", "augment", "replace", "augment,correction=centroid") == {
         "augment": None,
         "replace": None,
@@ -109,8 +109,13 @@ def test_conditions_are_compared_with_their_control_or_their_like():
 
 
 def test_the_controls_that_the_documentation_adds_compose():
-    added = re.findall(r"experiment=published/\w+ paradigm=real_only [^`]+(?=`)", PAGE)
-    assert [parsed(words.split()).condition for words in added] == ["real_only,curation=none", "real_only"]
+    added = re.findall(r"python -m imgloop (?:-m )?([^`]*paradigm=real_only[^`]*?)(?: 'seed=range\(0,5\)')?`", PAGE)
+    assert len(added) == 2
+    for words, experiment in zip(added, ("ferbach", "shi"), strict=True):
+        given, own = parsed(words.split()), parsed([f"experiment=published/{experiment}"])
+        assert given.study == own.study and given.condition.startswith("real_only")
+        for key in ("generations", "n_initial", "train"):
+            assert given.config[key] == own.config[key]
 
 
 def run(name, out):
@@ -118,8 +123,7 @@ def run(name, out):
     small = TINY if name not in SOLVABLE else ["model.replicates=20", "display=none"]
     keys = {o.split("=")[0] for job in jobs(name) for o in job}
     small = [o for o in small if o.split("=")[0] not in keys]
-    # A reward needs the digits' classifier, and equal parts of all generations as many samples as the set-up gives.
-    needed = {"ferbach": "features=", "shi": "n_samples="}.get(name, "-")
+    needed = {"ferbach": "features="}.get(name, "-")  # a reward needs the digits' classifier
     small = [o for o in small if not o.startswith(needed)]
     for job in jobs(name)[:: len(jobs(name)) - 1]:
         assert len(imgloop.run([*job, *small, "generations=2", f"out={out}"]).metrics) == 2

@@ -18,11 +18,11 @@ from imgloop import contracts, ranks, store
 from imgloop.chain.loggers import Log
 from imgloop.config.earlier import FORMAT, identity_of
 from imgloop.config.settings import Settings
-from imgloop.curation import Released, release
+from imgloop.curation import Everything, Released, release
 from imgloop.display import Display
 from imgloop.errors import UserError
 from imgloop.interrupt import Interrupt
-from imgloop.pool import Mix, Pool, TrainingSet
+from imgloop.pool import Pool, TrainingSet
 from imgloop.study.imported import refuse_imported
 from imgloop.study.progress import write_states
 from imgloop.study.tables import chains, is_solved
@@ -105,7 +105,9 @@ class ChainFolder(ABC):
         """f_t, fitted on `data`, or resumed."""
 
     @abstractmethod
-    def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores: Any, parts: Parts) -> None:
+    def commit(
+        self, t: int, fit: Fit, data: TrainingSet, drawn: Pool, released: Released, scores: Any, parts: Parts
+    ) -> None:
         """Make generation t exist."""
 
     @abstractmethod
@@ -150,7 +152,12 @@ class ChainFolder(ABC):
     def released(self, t: int, fit: Fit, drawn: Pool, parts: Parts) -> Released:
         """What of the drawn samples later generations may train on: corrected, then curated."""
         context = contracts.Context(t, fit.generator, self.real_pool, parts.features)
-        return release(drawn, parts.correction, parts.curation, context, lambda purpose: self.rng(t, purpose))
+        curation = Everything() if self.settings.selects_mix else parts.curation
+        return release(drawn, parts.correction, curation, context, lambda purpose: self.rng(t, purpose))
+
+    def selected(self, t: int, data: TrainingSet, parts: Parts) -> TrainingSet:
+        """The training set of generation t after selection: all of it, unless curation selects from the mix."""
+        return data
 
     @property
     def real_pool(self) -> Pool:

@@ -77,9 +77,10 @@ class Plan:
                     "this machine's memory: lower n_samples.",
                     "n_samples",
                 ) from None
-            mixes.append(len(mix))
+            n, from_mix = len(mix), chain.settings.selects_mix
+            mixes.append(curation.released(n, t) if from_mix and t > 0 else n)
             weighted = weighted or mix.weight is not None
-            sizes[t] = curation.released(samples[t - first], t)
+            sizes[t] = samples[t - first] if from_mix else curation.released(samples[t - first], t)
         plan = replace(plan, trained_on=tuple(mixes), weighted=weighted)
         if mixes and chain.settings.part("model").ours:
             plan.check_batch(chain.settings.config["model"].get("batch"))

@@ -30,7 +30,7 @@ from imgloop.curation import Everything, Random, Released
 from imgloop.curation.verifier import Verifier
 from imgloop.errors import UserError
 from imgloop.guards import call, check_weighted, guarded, what
-from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.provenance import versions
 from imgloop.study import solved
 from imgloop.study.compare import compare
@@ -226,10 +226,17 @@ class SolvedChain(ChainFolder):
         return Fit(self.newest, 0.0, [])
 
     def commit(
-        self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores: dict[str, np.ndarray], parts: Parts
+        self,
+        t: int,
+        fit: Fit,
+        data: TrainingSet,
+        drawn: Pool,
+        released: Released,
+        scores: dict[str, np.ndarray],
+        parts: Parts,
     ) -> None:
         """Keep generation t's quantities, and its pool for as long as a mix can reach it."""
-        pool = released.pool
+        pool, mix = released.pool, data.mix
         self.check_pool(drawn, len(drawn), "sample")
         for name, values in scores.items():
             self.values.setdefault(name, []).append(values)

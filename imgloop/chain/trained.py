@@ -16,12 +16,12 @@ from imgloop.chain.plan import Plan
 from imgloop.chain.written import write, write_losses
 from imgloop.config.fork import Fork
 from imgloop.config.settings import STARTS, Settings
-from imgloop.contracts import Given
-from imgloop.curation import Released
+from imgloop.contracts import Context, Given
+from imgloop.curation import Released, select
 from imgloop.errors import UserError
 from imgloop.guards import check_flips, check_weighted, guarded, user_measures
 from imgloop.measures import MEASURES
-from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.provenance import machine, versions
 from imgloop.study.compare import compare
 from imgloop.study.generation import check_files, check_numbers, generations, read_pool, read_record, read_scores
@@ -238,6 +238,14 @@ class Chain(ChainFolder):
         common = progress, self.stop, self.trainer, on_loss
         return Task(t, self.seed_number, images, start, scratch, *common, flip=self.flip)
 
+    def selected(self, t: int, data: TrainingSet, parts: Parts) -> TrainingSet:
+        if t == 0 or not self.settings.selects_mix:
+            return data
+        with self.stage(t, "select"):
+            generator = parts.model.load(self.generation(t - 1) / "model", self.trainer.device)
+            context = Context(t, generator, self.real_pool, parts.features)
+            return select(data, parts.curation, context, self.rng(t, "curation"))
+
     def fitted(self, t: int, model, data: TrainingSet) -> Fit:
         """f_t: fitted now, resumed from an interrupted fit, or for t = 0 taken from the study's shared folder."""
         if data.mix.weight is not None and not model.weighted:
@@ -312,10 +320,12 @@ class Chain(ChainFolder):
             }
         )
 
-    def commit(self, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, parts: Parts) -> None:
+    def commit(
+        self, t: int, fit: Fit, data: TrainingSet, drawn: Pool, released: Released, scores, parts: Parts
+    ) -> None:
         """Make generation t exist: everything is written beside its place and renamed into it, all or none."""
         with self.stage(t, "write"):
-            ranks.first(lambda: write(self, t, fit, mix, drawn, released, scores, parts.real.classes))
+            ranks.first(lambda: write(self, t, fit, data, drawn, released, scores, parts.real.classes))
             self.protocol = scores.name
             self.pools[t] = read_pool(self.generation(t) / "pool.safetensors")
         self.seconds = {}
@@ -333,11 +343,11 @@ class Chain(ChainFolder):
         self.log.update(self.protocol)
 
     def prune(self, t: int) -> None:
-        """keep_models=k keeps the weights of the newest k generations (the newest always, if the next starts from
-        it)."""
+        """keep_models=k keeps the weights of the newest k generations (the newest always, if the next starts from it
+        or selects by it)."""
         keep = self.settings.config["keep_models"]
         if keep is not None:
-            needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] else 0)
+            needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] or self.settings.selects_mix else 0)
             for old in range(0, t + 1 - needed):
                 store.remove(self.generation(old) / "model")
 

@@ -12,7 +12,7 @@ import numpy as np
 from imgloop import store
 from imgloop.chain.base import Fit
 from imgloop.curation import Released
-from imgloop.pool import REAL, STORED, Mix, Pool
+from imgloop.pool import REAL, STORED, Pool, TrainingSet
 from imgloop.provenance import machine, versions
 from imgloop.study.trained import LOSSES
 
@@ -24,7 +24,14 @@ FACTS = ("images_seen", "nfe", "sampling", "warning")  # of a generator, which h
 
 
 def write(
-    chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, scores, classes: Sequence[str] | None
+    chain: Chain,
+    t: int,
+    fit: Fit,
+    data: TrainingSet,
+    drawn: Pool,
+    released: Released,
+    scores,
+    classes: Sequence[str] | None,
 ) -> None:
     """Write generation t into its place; `classes` are the names of the labels."""
     from imgloop import figures  # imports Pillow
@@ -37,28 +44,33 @@ def write(
         store.write_arrays(part / "pool.safetensors", pool_arrays(released.pool, released))
         if released.rows is not None:
             store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
-        store.write_arrays(part / "mix.safetensors", mix.arrays(), STORED)
+        store.write_arrays(part / "mix.safetensors", data.mix.arrays(), STORED)
         store.write_arrays(part / "evolution.safetensors", pool_arrays(evolution))
         scores.write(part / "scores")
         write_losses(part, fit.losses)
         grid = figures.grid(chain.real_pool, drawn, f"generation {t}", classes)
         store.write_bytes(part / "grid.png", grid)
-        store.write_sealed(part / "record.json", describe(chain, t, fit, mix, drawn, released, part))
+        store.write_sealed(part / "record.json", describe(chain, t, fit, data, drawn, released, part))
 
     store.commit_folder(chain.generation(t), make)
     store.remove(chain.scratch(t))
     chain.prune(t)
 
 
-def describe(chain: Chain, t: int, fit: Fit, mix: Mix, drawn: Pool, released: Released, part: Path) -> dict[str, Any]:
+def describe(
+    chain: Chain, t: int, fit: Fit, data: TrainingSet, drawn: Pool, released: Released, part: Path
+) -> dict[str, Any]:
     """record.json: what generation t was made of and by."""
-    shares, facts, s = mix.shares(), fit.generator.facts, chain.settings
-    curated = {}
+    mix, facts, s = data.mix, fit.generator.facts, chain.settings
+    shares, curated = mix.shares(), {}
     if released.rows is not None:
         corrected = 0 if released.corrected is None else int(released.corrected.sum())
         curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
-        curated |= {"selection": {"share": len(released.pool) / len(drawn), **released.facts}}
+        if not s.selects_mix:
+            curated |= {"selection": {"share": len(released.pool) / len(drawn), **released.facts}}
         curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
+    if data.selection is not None:
+        curated |= {"curation": s.choices["curation"], "selection": dict(data.selection)}
     return {
         "generation": t,
         "condition": s.condition,

@@ -67,6 +67,7 @@ class Config:
     n_synthetic: Any = None
     budget: Any = None
     edit_fraction: Any = None
+    select_from: str = "pool"
     real_weight: Any = None
     start: str = "scratch"
     fork: str | None = None

@@ -48,6 +48,7 @@ NO_IDENTITY = (
     "logger",
 )
 STARTS = ("scratch", "weights", "weights_and_optimizer")
+PLACES = ("pool", "mix")  # where curation selects
 DISPLAYS = ("auto", "live", "lines", "none")
 
 
@@ -247,6 +248,7 @@ class Settings:
                     name,
                 )
         self.check_fork()
+        self.check_selection()
         Thresholds.of(c["collapse"])
         self.images, self.n_samples  # noqa: B018  (read, so that a wrong value is reported now)  # pyright: ignore
 
@@ -285,6 +287,23 @@ class Settings:
                 "start",
             )
 
+    def check_selection(self) -> None:
+        """Raise UserError for a place of selection that does not exist, or where nothing selects."""
+        place, curation = self.config["select_from"], self.choices["curation"]
+        if place not in PLACES:
+            raise UserError(f"select_from={place}: choose one of {', '.join(PLACES)}.", "select_from")
+        if self.selects_mix and curation == "none":
+            raise UserError(
+                "select_from=mix has no effect on curation=none, which selects nothing: choose a curation, such as "
+                "curation=random, or leave it out.",
+                "select_from",
+            )
+
+    @property
+    def selects_mix(self) -> bool:
+        """Whether curation selects from the whole training set, instead of among the newest samples."""
+        return self.config["select_from"] == "mix"
+
     def check_solvable(self) -> None:
         """Raise UserError for a setting that has no effect on a solvable system: none is ignored silently."""
         c, d, name = self.config, self.defaults, f"model={self.choices['model']}"
@@ -303,7 +322,7 @@ class Settings:
                 )
         if c["measure"]:
             raise UserError(f"measure has no effect on {name}, which measures itself: leave it out.", "measure")
-        for key in ("start", "fork", "keep_models", "threads", "train"):
+        for key in ("select_from", "start", "fork", "keep_models", "threads", "train"):
             if c[key] != d[key]:
                 raise UserError(f"{key} has no effect on {name}, which is solved in one step: leave it out.", key)
 

@@ -17,7 +17,7 @@ from imgloop.config.schedule import Knob, Schedule, knob, read_knobs, value_at
 from imgloop.contracts import Context, Correction, Curation, Given, Release
 from imgloop.errors import UserError
 from imgloop.paradigm import random_subsets
-from imgloop.pool import Pool
+from imgloop.pool import REAL, Mix, Pool, TrainingSet
 
 BY_CLASS = "probabilities of the features' classifier"
 
@@ -163,7 +163,22 @@ def log_probabilities(logits: np.ndarray, of_class: int | None = None) -> np.nda
     return (of - largest[..., 0] - np.log(np.exp(parts - largest).sum(-1))).sum(1)
 
 
-# -- from the drawn samples to the pool ------------------------------------------------------------------------------
+# -- from the drawn samples to the pool, or from a mix to a smaller one ----------------------------------------------
+
+
+def select(data: TrainingSet, curation: Curation, context: Context, rng: np.random.Generator) -> TrainingSet:
+    """The training set that a curation selects from a whole one of images: real rows and samples of all generations
+    alike. `context.generator` is the newest that exists."""
+    index, mix = np.arange(len(data)), data.mix
+    choice = curation(Pool(data.gather(index), data.labels()), context, rng)
+    rows = np.asarray(choice.rows, np.int64)
+    weight = None if mix.weight is None else mix.weight[rows]
+    if choice.weight is not None:
+        own = np.asarray(choice.weight, float)[:, None]
+        weight = own if weight is None else weight * own
+    facts = {"of": "mix", "n_before": len(mix), "share": len(rows) / len(mix)}
+    facts |= {"real_share_before": mix.shares().get(REAL, 0.0), **choice.facts}
+    return TrainingSet(data.pools, Mix(mix.origin[rows], mix.row[rows], weight), facts)
 
 
 @dataclass(frozen=True)
