@@ -13,8 +13,10 @@ from imgloop import store
 from imgloop.errors import Stopped, UserError
 from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
+from imgloop.models.extrapolation import away
 from imgloop.models.gan import GAN
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
+from imgloop.models.samplers import guided
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.training import trainer
 from imgloop.training.tasks import Task, TrainerSettings
@@ -317,9 +319,52 @@ def test_weights_move_away_from_those_after_training_on_own_samples(tmp_path, co
     on = model.fit(own, Task(0, store.seed_of(0, 0, "own"), 32, "weights", tmp_path / "on"), plain)
     for k, v in on.network.named_parameters():
         assert torch.allclose(weights[0][k] - v, moved[0][k], atol=1e-6), k
-    assert one.facts["extrapolated"] == {"weight": 1, "images": 32} and "extrapolated" not in plain.facts
+    assert (
+        one.facts["extrapolated"] == {"weight": 1, "images": 32, "by": "weights"} and "extrapolated" not in plain.facts
+    )
     one.save(tmp_path / "model")
     assert np.array_equal(load(tmp_path / "model").sample(4, seed=0).x, one.sample(4, seed=0).x)
+
+
+@pytest.mark.parametrize("objective", ["flow", "edm", "ddpm"])
+def test_scores_move_away_from_those_after_training_on_own_samples(tmp_path, objective):
+    data = training_set(labels=np.arange(64) % 3)
+    given = {"data": data, "images": 256, "conditional": True, "objective": objective}
+    plain, weights, scores = (
+        fitted(tmp_path / f"{w}{by}", **given, extrapolate=w, extrapolate_by=by, guidance=2)
+        for w, by in ((0, "weights"), (1, "weights"), (2, "scores"))
+    )
+    base, own = (dict(f.named_parameters()) for f in (scores.network, scores.own))
+    for k, v in weights.network.named_parameters():  # the same training on own samples as for weights
+        assert torch.allclose(v, 2 * base[k] - own[k], atol=1e-6), k
+    assert scores.facts["nfe"] == 2 * plain.facts["nfe"] and scores.facts["extrapolated"]["by"] == "scores"
+
+    x, y = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 3
+    level = x.new_full((4,), float(plain.objective.quantiles(3)[1]))
+    both = [guided(f, y, 2, 3) for f in (scores.network, scores.own)]
+    noised, timestep = plain.objective.inputs(x, level)
+    with torch.inference_mode():
+        if objective != "ddpm":  # which is sampled by the schedulers of diffusers
+            of = [plain.objective.derivative(x, f(noised, timestep), level) for f in (*both, away(*both, 2))]
+            assert (of[0] - of[1]).abs().max() > 1e-4
+            assert torch.allclose(of[2], of[0] + 2 * (of[0] - of[1]), atol=1e-5)
+        else:
+            of = [f(noised, timestep) for f in (*both, away(*both, 2))]
+            assert torch.allclose(of[2], of[0] + 2 * (of[0] - of[1]), atol=1e-5)
+    scores.save(tmp_path / "model")
+    drawn = scores.sample(4, seed=0).x
+    assert np.array_equal(load(tmp_path / "model").sample(4, seed=0).x, drawn)
+    assert not np.array_equal(plain.sample(4, seed=0).x, drawn)
+    (tmp_path / "model" / "own.safetensors").unlink()
+    with pytest.raises(UserError, match=r"own\.safetensors"):
+        load(tmp_path / "model")
+
+
+def test_scores_extrapolated_with_a_network_that_diffusers_samples_are_refused():
+    with pytest.raises(UserError, match="unet2d, whose files diffusers samples"):
+        Diffusion(extrapolate=1, extrapolate_by="scores", network="unet2d")
+    with pytest.raises(UserError, match="extrapolate_by has no effect without"):
+        Diffusion(extrapolate_by="scores")
 
 
 @pytest.mark.parametrize("last", [3, 10])

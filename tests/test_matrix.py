@@ -245,6 +245,7 @@ MODELS = {
         "sampler_steps": 3,
         "bias": 0.5,
         "extrapolate": 1.0,
+        "extrapolate_by": "scores",
         "extrapolate_share": 0.5,
         "conditional": True,
         "labels": "real",
@@ -267,6 +268,7 @@ MODELS = {
 NEEDS = {  # settings without which a setting has no effect
     "prediction": ["model.objective=ddpm"],
     "extrapolate_share": ["model.extrapolate=1"],
+    "extrapolate_by": ["model.extrapolate=1"],
     "labels": ["model.conditional=true"],
     "guidance": ["model.conditional=true"],
     "guidance_interval": ["model.conditional=true", "model.guidance=2"],

@@ -34,9 +34,11 @@ from imgloop.models.denoising import DiffusionModule
 from imgloop.models.extrapolation import (
     EXTRAPOLATE_SHARE,
     OWN_LR,
-    extrapolate,
-    own_samples,
-    self_training,
+    PLAIN,
+    away,
+    by_scores,
+    check_extrapolation,
+    move_away,
     weight_schedule,
 )
 from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
@@ -69,8 +71,10 @@ class DiffusionGenerator(Generator):
         device: str = "cpu",
         training: dict[str, Any] | None = None,
         history: History | None = None,
+        own: nn.Module | None = None,  # after training on own samples; scores are moved away from its scores
     ):
         self.network: Any = network.eval().to(device)
+        self.own = None if own is None else own.eval().to(device)
         self.description, self.device, self.training, self.history = description, device, training, history
         settings = dict(description["objective"])
         self.objective = OBJECTIVES[settings.pop("kind")](**settings)
@@ -81,6 +85,7 @@ class DiffusionGenerator(Generator):
         d = self.description
         interval = d.get("guidance_interval")
         nfe = evaluations(self.objective, d["sampler"], d["sampler_steps"], d["guidance"], interval)
+        nfe *= 1 if self.own is None else 2
         own = {k: d[k] for k in ("extrapolated",) if k in d}
         return {"images_seen": d["trained_images"], "nfe": nfe, "sampling": sampling(d), **own}
 
@@ -93,7 +98,13 @@ class DiffusionGenerator(Generator):
 
         def images_of(latents: Tensor, labels: Tensor | None) -> Tensor:
             classes, interval = len(d["label_frequencies"] or ()), d.get("guidance_interval")
-            predict = guided(self.network, labels, d["guidance"], classes, self.objective, interval)
+            predict, *own = (
+                guided(network, labels, d["guidance"], classes, self.objective, interval)
+                for network in (self.network, self.own)
+                if network is not None
+            )
+            if own:
+                predict = away(predict, own[0], d["extrapolated"]["weight"])
             return draw(self.objective, predict, latents, d["sampler"], d["sampler_steps"])
 
         return sample_images(images_of, n, (d["channels"], d["size"], d["size"]), d, self.device, seed, y, progress)
@@ -125,9 +136,10 @@ class DiffusionGenerator(Generator):
         if self.description["network"] == "unet2d":
             self.save_pipeline(folder)
         else:
-            store.write_arrays(
-                folder / "network.safetensors", {k: v.cpu().numpy() for k, v in self.network.state_dict().items()}
-            )
+            for name, network in (("network", self.network), ("own", self.own)):
+                if network is not None:
+                    weights = {k: v.cpu().numpy() for k, v in network.state_dict().items()}
+                    store.write_arrays(folder / f"{name}.safetensors", weights)
         save_training(folder, self.training)
 
     def save_pipeline(self, folder: Path) -> None:
@@ -162,20 +174,25 @@ class DiffusionGenerator(Generator):
             raise store.damaged(path, "does not describe an objective and its sampler")
         if (interval := d.get("guidance_interval")) is not None and not is_interval(interval):
             raise store.damaged(path, f"has guidance_interval {str(interval)[:40]}, which is not two noise levels")
+        own = None
         try:
             network: Any = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
+            if by_scores(d, path):
+                own = build_network(d["network"], d["size"], d["channels"], tuple(d["widths"]), d["embeddings"])
         except (UserError, TypeError, ValueError) as e:
             raise store.damaged(path, f"does not describe a network ({e})") from e
         try:
             if d["network"] == "unet2d":
                 network = type(network).from_pretrained(folder / "unet", low_cpu_mem_usage=False)
             else:
-                arrays = store.open_arrays(folder / "network.safetensors")
-                network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
+                for name, built in (("network", network), ("own", own)):
+                    if built is not None:
+                        arrays = store.open_arrays(folder / f"{name}.safetensors")
+                        built.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()})
         except (RuntimeError, OSError) as e:
             raise store.damaged(folder, f"holds weights that cannot be loaded ({first_line(e)})") from e
         try:
-            return cls(network, d, device, load_training(folder))
+            return cls(network, d, device, load_training(folder), own=own)
         except (TypeError, KeyError) as e:
             raise store.damaged(path, f"does not describe an objective ({e})") from e
 
@@ -200,6 +217,7 @@ class Diffusion(Model):
     sampler_steps: int | None = setting(None, kind=int, low=1, high=1000)  # diffusers' schedulers have 1000 levels
     bias: Knob = 1.0
     extrapolate: Knob = 0.0
+    extrapolate_by: str = setting("weights", choices=("weights", "scores"))
     extrapolate_share: float = setting(EXTRAPOLATE_SHARE, above=0, high=1)
     labels: str = setting("training", choices=("training", "real"))
     guidance: float = setting(1.0, low=0)
@@ -218,11 +236,7 @@ class Diffusion(Model):
                     f"model.{name} has no effect with model.objective={self.objective}; it is a setting of {of}.",
                     f"model.{name}",
                 )
-        if self.extrapolate_share != EXTRAPOLATE_SHARE and self.extrapolate_at.always(0):
-            raise UserError(
-                "model.extrapolate_share has no effect without model.extrapolate: set that above 0, or leave it out.",
-                "model.extrapolate_share",
-            )
+        check_extrapolation(self)
         if self.time_mean is not None and self.time != "logit_normal":
             raise UserError(
                 f"model.time_mean has no effect with model.time={self.time}; it is a setting of logit_normal.",
@@ -351,12 +365,8 @@ class Diffusion(Model):
             description["guidance_interval"] = [float(s) for s in self.guidance_interval]
         generator = DiffusionGenerator(module.ema, description, device, training, trained.history)
         if (weight := self.extrapolate_at(task.t)) and steps:
-            again = self_training(task, self.extrapolate_share, r.batch)
-            own = replace(self, extrapolate=0, extrapolate_share=EXTRAPOLATE_SHARE, lr=OWN_LR * r.lr).fit(
-                own_samples(generator, data, task), again, generator
-            )
-            extrapolate(generator.network, own.network, weight)
-            description["extrapolated"] = {"weight": weight, "images": own.description["trained_images"]}
+            plain = replace(self, lr=OWN_LR * r.lr, **PLAIN)
+            move_away(generator, plain, data, task, r.batch, weight, self.extrapolate_by, self.extrapolate_share)
         return generator
 
     def check_start(self, previous: DiffusionGenerator, network: nn.Module, task: Task, settings: dict) -> None:
