@@ -1,5 +1,6 @@
 """python -m imgloop.collapse STUDY_OR_CSV: the collapse profile; python -m imgloop.collapse power: its statistical
-power; python -m imgloop.collapse protocols: whether it depends on the features."""
+power; python -m imgloop.collapse protocols: whether it depends on the features; python -m imgloop.collapse correlate:
+whether two measures move together."""
 
 from __future__ import annotations
 
@@ -17,22 +18,21 @@ from imgloop.thresholds import Frozen, Thresholds
 
 if TYPE_CHECKING:
     from imgloop.collapse.pilot import Pilot
-    from imgloop.collapse.protocols import Row
     from imgloop.collapse.verdicts import Profile
     from imgloop.study.columns import Named
 
 EPILOG = (
     "python -m imgloop.collapse power --help: how many seeds and generations a definition needs; "
-    "python -m imgloop.collapse protocols --help: whether verdicts depend on the features"
+    "python -m imgloop.collapse protocols --help: whether verdicts depend on the features; "
+    "python -m imgloop.collapse correlate --help: whether two measures move together over generations"
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["power"]:
-        return status("imgloop.collapse", planned, arguments[1:])
-    if arguments[:1] == ["protocols"]:
-        return status("imgloop.collapse", compared, arguments[1:])
+    commands = {"power": planned, "protocols": compared, "correlate": correlated}
+    if arguments and arguments[0] in commands:
+        return status("imgloop.collapse", commands[arguments[0]], arguments[1:])
     return status("imgloop.collapse", profiled, arguments)
 
 
@@ -276,7 +276,7 @@ def compared(arguments: list[str]) -> None:
     profiles = by_protocol(a.path, a.control)
     found = protocols.rows(profiles)
     if a.csv:
-        write_verdicts(a.csv, found)
+        write_table(a.csv, [row.cells() for row in found])
     protocols.show(found, list(profiles), show.console())
 
 
@@ -305,15 +305,35 @@ def by_protocol(path: Path, control: str) -> dict[str, Profile]:
     }
 
 
-def write_verdicts(path: Path, found: Sequence[Row]) -> None:
-    """Write the verdicts as a CSV table: condition, definition, a column a protocol, and whether they differ."""
+def correlated(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m imgloop.collapse correlate",
+        description="Pearson's correlation of two measures over the generations of each chain, and of their changes, "
+        "with intervals over chains; for example of generalisation and mix_entropy.",
+    )
+    parser.add_argument("path", metavar="STUDY_OR_CSV", type=Path)
+    parser.add_argument("measures", metavar="COLUMN", nargs=2, help="the two measures")
+    add_columns(parser)
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the correlations as a table")
+    a = parser.parse_args(arguments)
+    from imgloop.collapse import correlation, show
+
+    table = opened(a)
+    first, second = (table.resolved(name) or name for name in a.measures)
+    rows = correlation.correlations(table.frame, first, second)
+    if a.csv:
+        write_table(a.csv, [row.cells() for row in rows])
+    correlation.show(rows, first, second, show.console())
+
+
+def write_table(path: Path, rows: Sequence[dict]) -> None:
+    """Write rows as a CSV table."""
     import pandas as pd
 
     from imgloop import store
     from imgloop.study.tables import csv_text
 
-    table = [{"condition": r.condition, "definition": r.definition, **r.verdicts, "differ": r.differ} for r in found]
-    store.write_text(path, csv_text(pd.DataFrame(table)))
+    store.write_text(path, csv_text(pd.DataFrame(list(rows))))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ class Row:
     definition: int
     verdicts: Mapping[str, str]
 
+    def cells(self) -> dict[str, str | int | bool]:
+        """The row as columns of a table: condition, definition, a column a protocol, and whether they differ."""
+        return {"condition": self.condition, "definition": self.definition, **self.verdicts, "differ": self.differ}
+
     @property
     def judged(self) -> set[str]:
         """The different verdicts among protocols that have one."""

@@ -1,0 +1,151 @@
+"""Do two measures move together over generations? Correlations within chains, with intervals over chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from imgloop.collapse.statistics import Moments
+from imgloop.conditions import short_names
+from imgloop.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LEVEL = 0.95  # of the intervals
+LEAST = 3  # points of a correlation
+NEARLY = 1 - 1e-6  # of a correlation: beyond it Fisher's transform is taken of this
+ALL = "all conditions"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A correlation over chains: `r`, the mean of Fisher's transform over `n` units, transformed back, and its t
+    interval from `low` to `high`, NaN for one unit."""
+
+    n: int
+    r: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, r: Sequence[float]) -> Interval:
+        """Of the correlations of independent units; NaN marks a unit that has none."""
+        z = Moments.of(np.arctanh(np.clip(np.asarray(r, float), -NEARLY, NEARLY)))
+        if z.n == 0:
+            return cls(0, np.nan, np.nan, np.nan)
+        low, high = (float(np.tanh(z.bound((1 + LEVEL) / 2, side))) for side in (-1, 1))
+        return cls(int(z.n), float(np.tanh(z.mean)), low, high)
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "-"
+        return f"{self.r:+.2f}" + ("" if np.isnan(self.low) else f" ({self.low:+.2f} to {self.high:+.2f})")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How two measures correlate in the chains of a condition: `levels` over generations, and `changes` from each
+    generation to the next, which a trend that both share does not raise."""
+
+    condition: str
+    levels: Interval
+    changes: Interval
+
+    def cells(self) -> dict[str, str | int | float]:
+        """The row as columns of a table."""
+        each = {"": self.levels, "_of_changes": self.changes}
+        found: dict[str, str | int | float] = {"condition": self.condition, "chains": self.levels.n}
+        return found | {f"{name}{of}": getattr(i, name) for of, i in each.items() for name in ("r", "low", "high")}
+
+
+def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
+    """Pearson's r of two columns within each chain, by condition, and over all conditions.
+
+    frame: columns condition, seed, generation, and the two. Chains with fewer than three generations that have both
+    numbers, or where one of them does not change, are left out. The interval is that of the mean of Fisher's transform
+    over chains; over all conditions it is over seeds, since chains of one seed share random numbers. Raises UserError
+    for a column that is missing or empty, and where no chain has a correlation.
+    """
+    for name in (a, b):
+        if name not in numeric(frame):
+            raise UserError(f"The table has no numbers in a column {name}; it has {', '.join(numeric(frame))}.")
+    if a == b:
+        raise UserError(f"{a} is compared with itself: give two columns.")
+    levels, changes = (each_chain(frame, a, b, of) for of in (pearson, of_changes))
+    if not any(np.isfinite(r) for r in levels.values()):
+        raise UserError(
+            f"No chain has {LEAST} generations with {a} and {b} in which both change: a correlation over generations "
+            "needs them."
+        )
+    names = list(dict.fromkeys(condition for condition, _ in levels))
+    rows = [
+        Row(name, *(Interval.of([r for (c, _), r in each.items() if c == name]) for each in (levels, changes)))
+        for name in names
+    ]
+    if len(names) > 1:
+        rows.append(Row(ALL, *(Interval.of(by_seed(each)) for each in (levels, changes))))
+    return rows
+
+
+def each_chain(
+    frame: DataFrame, a: str, b: str, of: Callable[[np.ndarray, np.ndarray], float]
+) -> dict[tuple[str, int], float]:
+    """A correlation of each chain, by condition and seed."""
+    both = frame.dropna(subset=[a, b]).sort_values(by="generation")
+    chains = both.groupby(["condition", "seed"], sort=False)
+    return {(str(k[0]), int(k[1])): of(c[a].to_numpy(float), c[b].to_numpy(float)) for k, c in chains}  # pyright: ignore
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of (n,) numbers; NaN for fewer than three, or where one of the two does not change."""
+    if len(x) < LEAST or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def of_changes(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of the changes from each number to the next."""
+    return pearson(np.diff(x), np.diff(y))
+
+
+def by_seed(each: dict[tuple[str, int], float]) -> list[float]:
+    """For each seed, the mean over conditions of Fisher's transform, transformed back."""
+    seeds = dict.fromkeys(seed for _, seed in each)
+    transformed = {k: np.arctanh(np.clip(r, -NEARLY, NEARLY)) for k, r in each.items() if np.isfinite(r)}
+    values = [[z for (_, s), z in transformed.items() if s == seed] for seed in seeds]
+    return [float(np.tanh(np.mean(v))) if v else np.nan for v in values]
+
+
+def numeric(frame: DataFrame) -> list[str]:
+    """The columns of numbers that are measures."""
+    counts = frame.select_dtypes("number").count()
+    return [str(c) for c, n in counts.items() if n and c not in ("seed", "generation")]
+
+
+def show(rows: Sequence[Row], a: str, b: str, console: Console) -> None:
+    """Print the correlations, a row a condition."""
+    names, common = short_names([row.condition for row in rows if row.condition != ALL])
+    console.print(Text(f"{a} and {b}: Pearson's r within chains, mean over chains ({LEVEL:.0%} interval)", "bold"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("condition", "chains", "over generations", "of changes"):
+        table.add_column(head, justify="right" if head == "chains" else "left")
+    for row in rows:
+        name, count = names.get(row.condition, row.condition), row.levels.n
+        units = f"{count} seed{'s' * (count != 1)}" if row.condition == ALL else f"{count}"
+        table.add_row(name, units, f"{row.levels}", f"{row.changes}")
+    console.print(table)
+    if common:
+        console.print(Text(f"all with {', '.join(common)}"))
+    console.print(
+        Text(
+            "Two measures that both drift correlate over generations even if they are unrelated; the correlation of "
+            "their changes does not rise by a common drift."
+        )
+    )
