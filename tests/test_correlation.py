@@ -73,9 +73,9 @@ def test_the_command_prints_and_writes_a_table(tmp_path, capsys):
     a, b = np.random.default_rng(5).standard_normal((2, 4, 5))
     path, out = tmp_path / "runs.csv", tmp_path / "r.csv"
     table(a, b).rename(columns={"a": "FID"}).to_csv(path, index=False)
-    assert main(["correlate", str(path), "fd", "b", "--csv", str(out)]) == 0
+    assert main(["correlate", str(path), "fid", "b", "--csv", str(out)]) == 0
     printed, written = capsys.readouterr().out, pd.read_csv(out)
     assert f"{written.r[0]:+.2f} ({written.low[0]:+.2f} to {written.high[0]:+.2f})" in printed
     assert list(written.columns)[-3:] == ["r_of_changes", "low_of_changes", "high_of_changes"]
-    assert main(["correlate", str(path), "b", "FID"]) == 0 and "b and fd" in capsys.readouterr().out
+    assert main(["correlate", str(path), "b", "FID"]) == 0 and "b and fid" in capsys.readouterr().out
     assert main(["correlate", str(path), "b", "recall"]) == 1 and "column recall" in capsys.readouterr().err
