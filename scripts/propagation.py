@@ -1,0 +1,175 @@
+"""python scripts/propagation.py [--store outputs] [--write]: the matrix of docs/propagation.md.
+
+Reads the raw tables docs/studies/propagation*.csv with the thresholds that their studies began with, and prints the
+verdicts, a row a condition and a column a definition, and what would settle those that are undetermined. --store: first
+copies tables and thresholds of the studies in a folder to docs/studies. --write: into docs/propagation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from imgloop import store
+from imgloop.collapse import power
+from imgloop.collapse.definitions import SHORT, TITLES
+from imgloop.collapse.pilot import pilot
+from imgloop.collapse.profile import collapse_profile
+from imgloop.collapse.verdicts import DETECTED, EXCLUDED, UNDETERMINED, Profile, Verdict
+from imgloop.display import duration
+from imgloop.errors import UserError
+from imgloop.study.frozen import FILE, read
+from imgloop.study.tables import csv_text, load_study
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, RAW = DOCS / "propagation.md", DOCS / "studies"
+START, END = "<!-- matrix -->", "<!-- /matrix -->"
+BLOCKS = {  # study: data, sizes and model
+    "propagation": ("digits", "fixed", "diffusion"),
+    "propagation-gan": ("digits", "fixed", "GAN"),
+    "propagation-realistic": ("digits", "realistic", "diffusion"),
+    "propagation-realistic-gan": ("digits", "realistic", "GAN"),
+}
+MARKS = {DETECTED: "**yes**", EXCLUDED: "no", UNDETERMINED: "?"}
+SEEDS = (8, 12, 16, 24, 32, 48, 64)  # that are tried to settle a verdict
+WANTED = 0.8  # probability of a verdict
+SIMULATED = 1_000  # studies for each number of seeds
+
+
+@dataclass(frozen=True)
+class Block:
+    """The study of one set of data, sizes and model, from its raw table."""
+
+    name: str
+
+    @property
+    def label(self) -> str:
+        return ", ".join(BLOCKS[self.name])
+
+    @cached_property
+    def frame(self) -> Any:
+        return pd.read_csv(RAW / f"{self.name}.csv")
+
+    @cached_property
+    def profile(self) -> Profile:
+        stored = read(RAW / f"{self.name}.json")
+        return collapse_profile(self.frame, thresholds=stored.thresholds, frozen=stored)
+
+    @property
+    def chain_seconds(self) -> float:
+        """Mean seconds of one chain."""
+        columns = [c for c in self.frame if str(c).startswith("seconds")]
+        return float(self.frame.groupby(["condition", "seed"])[columns].sum().sum(axis=1).mean())
+
+    def rows(self) -> Iterator[list[str]]:
+        """Condition, seeds, and for each definition the verdict with its effect and interval."""
+        for condition in self.profile.conditions:
+            verdicts = self.profile[condition]
+            seeds = max(v.seeds for v in verdicts.values())
+            cells = [f"{MARKS[v.verdict]} {v.effect:+.2g}" if v.verdict in MARKS else "–" for v in verdicts.values()]
+            yield [self.label, condition, f"{seeds}", *cells]
+
+    def effects(self) -> Iterator[list[str]]:
+        """Of each verdict: condition, definition, verdict, and effect with its interval in the measure's units."""
+        for condition in self.profile.conditions:
+            for number, v in self.profile[condition].items():
+                if v.verdict in MARKS:
+                    text = v.reading or f"{v.effect:+.2g} ({v.low:+.2g} to {v.high:+.2g})"
+                    yield [self.label, condition, f"{number} {TITLES[number]}", v.verdict, v.number, text]
+
+    def open(self) -> Iterator[list[str]]:
+        """Of each undetermined verdict: condition, definition, and the seeds and time that would settle it, if its
+        effect and spread are those of this study."""
+        for condition in self.profile.conditions:
+            for number, v in self.profile[condition].items():
+                if v.verdict == UNDETERMINED:
+                    yield [self.label, condition, f"{number} {TITLES[number]}", *self.settled(condition, number)]
+
+    def settled(self, condition: str, number: int) -> tuple[str, str]:
+        """The seeds, and the time on one core for as many chains of the condition and its control."""
+        try:
+            seen = pilot(self.frame, number, condition, thresholds=self.profile.thresholds)
+        except UserError as e:
+            return str(e), ""
+        plan = power.Plan(number, seen.effect, at=seen.at, spread=seen.spread)
+        for seeds in SEEDS:
+            outcome = power.power(plan, seeds, seen.at, SIMULATED)
+            for verdict, share in ((DETECTED, outcome.detected), (EXCLUDED, outcome.excluded)):
+                if share >= WANTED:
+                    return f"{seeds} seeds ({verdict} in {share:.0%})", duration(2 * seeds * self.chain_seconds)
+        return f"more than {SEEDS[-1]} seeds", f"more than {duration(2 * SEEDS[-1] * self.chain_seconds)}"
+
+
+def brief(v: Verdict) -> str:
+    """A verdict's effect in a few characters, such as +41%."""
+    if not v.reading:
+        return f"{v.effect:+.2g}"
+    return v.reading.split(" of ")[0].split(",")[0].replace(" percentage points", " pp").removeprefix("C ")
+
+
+def stored(out: Path) -> Iterator[str]:
+    """Copy tables and thresholds of the studies in a folder."""
+    for name in BLOCKS:
+        if (out / name / FILE).exists():
+            store.write_text(RAW / f"{name}.csv", csv_text(load_study(out / name)))
+            (RAW / f"{name}.json").write_bytes((out / name / FILE).read_bytes())
+            yield name
+
+
+def page() -> Iterator[str]:
+    """The matrix, the effects, and what is open, in Markdown."""
+    blocks = [Block(name) for name in BLOCKS if (RAW / f"{name}.csv").exists()]
+    yield from table(
+        ["study", "paradigm", "seeds", *(f"{k} {SHORT[k]}" for k in TITLES)], (r for b in blocks for r in b.rows())
+    )
+    yield from ("", f"*Not run yet: {'; '.join(b) or 'none'}.*" if (b := missing(blocks)) else "", "")
+    yield from ("**What would settle what is undetermined**", "")
+    yield from table(
+        ["study", "paradigm", "definition", f"seeds for a verdict in {WANTED:.0%}", "time on one core"],
+        (r for b in blocks for r in b.open()),
+    )
+
+
+def missing(blocks: list[Block]) -> list[str]:
+    known = {b.name for b in blocks}
+    return [", ".join(label) for name, label in BLOCKS.items() if name not in known]
+
+
+def table(head: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for cells in rows:
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, metavar="OUT", help="first copy the tables of the studies in this folder")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/propagation.md")
+    parser.add_argument("--effects", action="store_true", help="also print each verdict with its effect")
+    a = parser.parse_args(arguments)
+    if a.store:
+        for name in stored(a.store):
+            print(f"{name}: docs/studies/{name}.csv", file=sys.stderr)
+    text = "\n".join(page())
+    print(text)
+    if a.effects:
+        for name in BLOCKS:
+            if (RAW / f"{name}.csv").exists():
+                print("\n".join(table(["study", "paradigm", "definition", "verdict", "number", "effect"],
+                                      Block(name).effects())))  # fmt: skip
+    if a.write:
+        before, after = PAGE.read_text().split(START)[0], PAGE.read_text().split(END)[1]
+        PAGE.write_text(f"{before}{START}\n{text}\n{END}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
