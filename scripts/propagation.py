@@ -73,7 +73,7 @@ class Block:
         for condition in self.profile.conditions:
             verdicts = self.profile[condition]
             seeds = max(v.seeds for v in verdicts.values())
-            cells = [f"{MARKS[v.verdict]} {v.effect:+.2g}" if v.verdict in MARKS else "–" for v in verdicts.values()]
+            cells = [f"{MARKS[v.verdict]} {brief(v)}" if v.verdict in MARKS else "-" for v in verdicts.values()]
             yield [self.label, condition, f"{seeds}", *cells]
 
     def effects(self) -> Iterator[list[str]]:
