@@ -307,6 +307,7 @@ def scenario(name: str, faults: list[str], every: int, start: int, root: Path, s
                 run(command, work, Disk(str(work), at=keep))
         tried: set[bytes | int] = set()
         for n in chosen:
+            shown(f"{name}, {fault} at {n} of {len(names)}: {injected} faults, {len(found)} differences")
             if fault == "full":
                 failing = next((k for k in filling if k >= n), None)
                 if failing is None:
@@ -339,8 +340,15 @@ def scenario(name: str, faults: list[str], every: int, start: int, root: Path, s
                     found += [f"{at}: {d}" for d in differences(expected, tree(work))]
     shutil.rmtree(snapshots, ignore_errors=True)
     seconds = time.monotonic() - began
+    shown("")
     say(f"{name}: {len(names)} operations, {injected} faults injected, {len(found)} differences, {seconds:.0f} s")
     return found
+
+
+def shown(text: str) -> None:
+    """Show progress where a terminal can: the line is written over by the next."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @contextmanager
