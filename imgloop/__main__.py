@@ -70,6 +70,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (OSError, MemoryError) as e:
+        from imgloop.errors import refused
+
+        if (error := refused(e)) is None:
+            raise
+        sys.exit(f"imgloop: {error}")
 
 
 def command() -> None:

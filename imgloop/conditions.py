@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from imgloop.errors import UserError
+from imgloop.errors import UserError, printable
 
 
 def settings(condition: str) -> list[str]:
@@ -18,11 +18,12 @@ def paradigm(condition: str) -> str:
 
 
 def short_names(conditions: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Names to print for conditions, without the settings that all of them share; and those settings."""
-    parts = {c: settings(c) for c in conditions}
+    """Names to print for conditions, without the settings that all of them share; and those settings. Control
+    characters, which a folder of anybody's may have in its name, are spelt out."""
+    parts = {c: settings(printable(c)) for c in conditions}
     common = [p for p in next(iter(parts.values()), [])[1:] if all(p in others for others in parts.values())]
     names = {c: ",".join(p for i, p in enumerate(ps) if i == 0 or p not in common) for c, ps in parts.items()}
-    return (names, common) if len(set(names.values())) == len(names) else ({c: c for c in conditions}, [])
+    return (names, common) if len(set(names.values())) == len(names) else ({c: printable(c) for c in conditions}, [])
 
 
 def resolved(name: str, conditions: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
-"""The two ways a run ends early: a mistake of the user, and a request to stop."""
+"""The ways a run ends early: a mistake of the user, a refusal of the system, and a request to stop."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")  # categories of characters that a terminal or a page acts on, not shows
 
@@ -48,8 +51,51 @@ class Stopped(Exception):
         self.signal = signal
 
 
+KEPT = "Finished results are kept; run the same command again."
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def refused(error: OSError | MemoryError, path: str | Path | None = None) -> UserError | None:
+    """What the system refused, as a sentence; None for an error that the user cannot fix. path: what was written, else
+    the file that the error names was read or written."""
+    if isinstance(error, MemoryError):
+        return UserError(f"There is not enough memory. Free some, or lower n_samples or data.n. {KEPT}")
+    place, number = path if path is not None else error.filename, error.errno
+    if place is None or number is None:
+        return None
+    if number in FULL:
+        return disk_full(Path(place))
+    if number == errno.EIO:
+        return UserError(
+            f"{place} could not be written: the disk reports an error ({error.strerror}). Finished results are kept; "
+            "check the disk and run the same command again."
+        )
+    if number in FORBIDDEN:
+        what = "read or written" if path is None else "written"
+        way = "" if path is None else "give another out=FOLDER, or "
+        return UserError(f"{place} cannot be {what} ({error.strerror}): {way}fix its permissions.", "out")
+    if number in (errno.EISDIR, errno.ENOTEMPTY):
+        return UserError(f"{place} cannot be written, since a folder has its name: move that away.", "out")
+    if number == errno.EFBIG:
+        return UserError(f"{place} is larger than files may be here: raise the limit (ulimit -f). {KEPT}", "out")
+    if number in (errno.EMFILE, errno.ENFILE):
+        return UserError(f"{place} cannot be opened: too many files are open. Raise the limit (ulimit -n). {KEPT}")
+    return None
+
+
+def disk_full(path: Path) -> UserError:
+    """The error for a full disk at `path`."""
+    folder = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return UserError(
+        f"The disk is full: {path} could not be written ({shutil.disk_usage(folder).free >> 20} MiB free). "
+        "Finished results are kept; free some space and run the same command again."
+    )
+
+
 def status(name: str, command: Callable, *arguments) -> int:
-    """Run a command and return its exit status; a UserError is printed as one sentence after the command's `name`."""
+    """Run a command and return its exit status; a UserError, or what the system refuses, is printed as one sentence
+    after the command's `name`."""
     try:
         command(*arguments)
     except UserError as e:
@@ -60,5 +106,10 @@ def status(name: str, command: Callable, *arguments) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, MemoryError) as e:
+        if (error := refused(e)) is None:
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -202,7 +202,7 @@ def evolution(
     sheets = [(t, tile(pool.x, len(pool), y=pool.y, classes=classes)) for t, pool in generations]
     page = Image.new("RGB", (left + sheets[0][1].width + 12, top + sum(s.height for _, s in sheets) + 8), PAPER)
     draw, down = ImageDraw.Draw(page), top
-    draw.text((left, 7), f"{title}: {columns}, one row per generation", INK, font)
+    draw.text((left, 7), f"{printable(title)}: {columns}, one row per generation", INK, font)
     for t, sheet in sheets:
         draw.text((12, down + sheet.height / 2 - 8), f"gen {t}", MUTED, font)
         page.paste(sheet, (left, down))
@@ -245,6 +245,7 @@ def sheet(count: int, title: str, labels: Sequence[str]):
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
+    title = printable(title)
     columns = min(4, count) or 1
     rows = -(-count // columns) or 1
     width = 3.5 * columns

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgloop import store
-from imgloop.errors import UserError
+from imgloop.errors import UserError, printable, refused
 from imgloop.pool import REAL, Pool, TrainingSet
 from imgloop.study import compare, tables, trained
 from imgloop.study.generation import check_files, check_numbers, read_mix, read_pool, read_record, read_scores
@@ -77,7 +77,8 @@ def measure(
                 check_files(folder, record, ("pool.safetensors", "drawn.safetensors", "mix.safetensors", "model"))
                 scores = measured(folder, evaluator, device, settings.config_dirs)
                 values = " · ".join(f"{k} {v:.3g}" for k, v in scores.values.items() if v is not None)
-                print(f"{chain.parent.name}, {chain.name}, generation {record['generation']}: {values}", flush=True)
+                name_of = printable(f"{chain.parent.name}, {chain.name}, generation {record['generation']}")
+                print(f"{name_of}: {values}", flush=True)
             trained.write_files(chain, name)
     compare.compare(chains[0].parent.parent)
     return name
@@ -105,12 +106,12 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
         same = folder / "scores" / f"{scores.name}.json"
         tail_risk = read_scores(same)["scores"].get("tail_risk") if same.exists() else None
         scores = Scores(scores.protocol, {**scores.values, "risk": risk, "tail_risk": tail_risk}, scores.notes)
-    scores.write(folder / "scores")
+    scores.write(folder / "scores", store.file_hash(folder / "pool.safetensors"))
     return scores
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line; a UserError ends it with one line and status 1."""
+    """The command line; a UserError, or what the system refuses, ends it with one line and status 1."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="python -m imgloop.measure", description=__doc__)
     parser.add_argument(
@@ -127,8 +128,11 @@ def main(argv: list[str] | None = None) -> None:
     a = parser.parse_args(argv)
     try:
         name = measure(a.study, a.override, a.again, a.device, a.config_dir)
-    except UserError as e:
-        sys.exit(f"imgloop.measure: {e}")
+    except (UserError, OSError, MemoryError) as e:
+        error = e if isinstance(e, UserError) else refused(e)
+        if error is None:
+            raise
+        sys.exit(f"imgloop.measure: {error}")
     print(f"measured under {name}; see metrics.csv of each chain and {a.study}")
 
 

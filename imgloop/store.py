@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from imgloop.errors import UserError
+from imgloop.errors import UserError, disk_full, refused
 
 DTYPES = {  # in the order in which safetensors stores them, from last to first
     "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "U16": np.uint16, "F16": np.float16,
@@ -102,26 +103,9 @@ def writing(path: Path):
     try:
         yield
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from e
-        if e.errno == errno.EIO:
-            raise UserError(
-                f"{path} could not be written: the disk reports an error ({e.strerror}). Finished results are kept; "
-                "check the disk and run the same command again."
-            ) from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-            raise UserError(
-                f"{path} cannot be written ({e.strerror}): give another out=FOLDER, or fix its permissions.", "out"
-            ) from e
+        if (error := refused(e, path)) is not None:
+            raise error from e
         raise
-
-
-def disk_full(path: Path) -> UserError:
-    """The error for a full disk at `path`."""
-    return UserError(
-        f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
-        "Finished results are kept; free some space and run the same command again."
-    )
 
 
 def existing(path: Path) -> Path:
@@ -150,17 +134,29 @@ def _plain(value):
     return json.loads(json.dumps(value))
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file; raises UserError, naming the file, where it is missing or damaged."""
+def read_json(path: Path, instead: str | None = None) -> Any:
+    """The value of a JSON file; raises UserError, naming the file, where it is missing, damaged, or of more than 64
+    MiB. instead: how to fix it without restoring the file."""
     try:
-        value = json.loads(Path(path).read_text())
+        regular(path)
+        with open(path, encoding="utf-8") as f:
+            text = f.read(MOST_JSON + 1)
+        if len(text) > MOST_JSON:
+            raise ValueError(f"more than {MOST_JSON:,} characters")
+        value = json.loads(text)
     except FileNotFoundError as e:
-        raise damaged(path, "is missing") from e
+        raise damaged(path, "is missing", instead) from e
     except (ValueError, RecursionError, OSError) as e:
-        raise damaged(path, f"cannot be read ({e})") from e
+        raise damaged(path, f"cannot be read ({e})", instead) from e
     if not intact(value):
-        raise damaged(path, "is not what was written (its hash differs)")
+        raise damaged(path, "is not what was written (its hash differs)", instead)
     return value
+
+
+def regular(path: Path) -> None:
+    """Raise ValueError for what is no regular file, such as a pipe, whose reading could wait for ever."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise ValueError("it is not a regular file")
 
 
 def sealed(value: Mapping) -> dict[str, Any]:
@@ -175,6 +171,7 @@ def intact(value: Any) -> bool:
 
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML has it
+MOST_JSON = 64 << 20  # characters of a JSON file
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a YAML file, and of its values with every alias written out
 
 
@@ -182,6 +179,7 @@ def read_yaml(path: Path) -> Any:
     """The value of a YAML file; raises UserError, naming the file, where it is missing, damaged, or too large, such as
     one whose aliases stand for more than 100,000 values."""
     try:
+        regular(path)
         with open(path, encoding="utf-8") as f:
             text = f.read(MOST_BYTES + 1)
         if len(text) > MOST_BYTES:
@@ -243,6 +241,7 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
     """Memory-mapped arrays of a safetensors file; raises UserError, naming the file, where it is missing or damaged."""
     path = Path(path)
     try:
+        regular(path)
         size = path.stat().st_size
         with open(path, "rb") as f:
             (length,) = struct.unpack("<Q", f.read(8))
@@ -269,6 +268,8 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
 def file_hash(path: Path) -> str:
     """A hash of a file, or of a folder's files with their names, in hex: SHA-256 of the SHA-256 of each."""
     path, digest = Path(path), hashlib.sha256()
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise damaged(path, "is not a regular file")
     for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
             digest.update(part.relative_to(path).as_posix().encode())

@@ -94,7 +94,11 @@ def trial(base: Path, command: str) -> tuple[int, str, dict]:
         return status, output, torture.tree(work) if status == 0 else {}
 
 
-def main(arguments: list[str] | None = None, say: Callable[[str], None] = print) -> int:
+def printed(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(arguments: list[str] | None = None, say: Callable[[str], None] = printed) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="*", help=", ".join(STUDIES))
     parser.add_argument("--every", type=int, default=1, metavar="K", help="only each K-th case")

@@ -16,6 +16,7 @@ that is full from an operation on that a full disk does not fail. Plots of equal
 from __future__ import annotations
 
 import argparse
+import atexit
 import builtins
 import csv
 import errno
@@ -383,6 +384,7 @@ def preload() -> None:
         assert parsed(SCENARIOS[name][1].split()[1:]).code
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else PyTorch's libraries count what is left as leaks
 
 
 def draw_once(folder: Path) -> None:
@@ -426,7 +428,6 @@ def main(arguments: list[str] | None = None) -> int:
             new = scenario(name, a.faults.split(","), a.every, a.first, folder, lambda text: print(text, flush=True))
             print("\n".join(f"  {re.sub(chr(10), ' / ', line)}" for line in new[:20]), end="\n" * bool(new), flush=True)
             found += new
-    gc.unfreeze()
     print(f"{len(found)} differences")
     return 1 if found else 0
 

@@ -40,11 +40,12 @@ def copy_fork(fork: Fork, folder: Path) -> None:
 
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder into an existing one, by hard links on one disk: files of a finished generation never change."""
-
-    def link(a: str, b: str) -> None:
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(exist_ok=True)
+            continue
         try:
-            os.link(a, b)
+            os.link(path, copy)
         except OSError:  # another disk, or a file system without links
-            shutil.copy2(a, b)
-
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+            shutil.copy2(path, copy)

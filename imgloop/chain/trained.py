@@ -60,6 +60,7 @@ class Chain(ChainFolder):
     @property
     def done(self) -> int:
         """How many generations exist; those of a fork exist before they are copied."""
+        check_numbers(self.folder)
         t = len(generations(self.folder))
         return t if self.fork is None else max(t, self.fork.t + 1)
 
@@ -188,7 +189,7 @@ class Chain(ChainFolder):
                 )
             check_files(folder, record)
             for path in (folder / "scores").glob("*.json"):
-                read_scores(path)
+                read_scores(path, record)
             self.pools[t] = read_pool(folder / "pool.safetensors")
 
     def warn_changes(self) -> None:

@@ -46,7 +46,7 @@ def write(
             store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
         store.write_arrays(part / "mix.safetensors", data.mix.arrays(), STORED)
         store.write_arrays(part / "evolution.safetensors", pool_arrays(evolution))
-        scores.write(part / "scores")
+        scores.write(part / "scores", store.file_hash(part / "pool.safetensors"))
         write_losses(part, fit.losses)
         grid = figures.grid(chain.real_pool, drawn, f"generation {t}", classes)
         store.write_bytes(part / "grid.png", grid)

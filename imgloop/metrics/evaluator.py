@@ -52,10 +52,10 @@ class Scores:
     def name(self) -> str:
         return protocol_name(self.protocol)
 
-    def write(self, folder: Path) -> None:
-        store.write_sealed(
-            Path(folder) / f"{self.name}.json", {"protocol": self.protocol, "scores": self.values, "notes": self.notes}
-        )
+    def write(self, folder: Path, pool_hash: str) -> None:
+        """Write the scores to a generation's folder scores/. pool_hash: of its pool.safetensors, which binds them."""
+        values = {"protocol": self.protocol, "scores": self.values, "notes": self.notes, "pool_hash": pool_hash}
+        store.write_sealed(Path(folder) / f"{self.name}.json", values)
 
 
 def protocol_name(protocol: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imgloop import store
 from imgloop.config.earlier import identity_of
 from imgloop.errors import UserError
-from imgloop.study import derived, frozen, generation, solved, tables
+from imgloop.study import derived, frozen, generation, progress, solved, tables
 from imgloop.study.real import read_real, real_folder
 
 
@@ -26,12 +27,17 @@ def check(study: Path) -> Checked:
     no study."""
     study = Path(study)
     folders = [p for p in study.glob("*/seed*") if p.is_dir() and p.parent.name != "shared"]
+    named = [p for p in folders if generation.is_seed(p.name)]
     chains = sorted(
-        p for p in folders if (p / "config.yaml").exists() or generation.generations(p) or tables.is_solved(p)
+        p for p in named if (p / "config.yaml").exists() or generation.generations(p) or tables.is_solved(p)
     )
     if not chains:
         raise UserError(f"{study} contains no chain (CONDITION/seedK): give a study's folder.")
     files, faults = 0, []
+    strange = [p for p in folders if p not in named]
+    strange += [p for c in chains for p in c.glob("gen*") if not generation.is_generation(p.name)]
+    for path in strange:
+        faults.append(f"{path} has a name that no chain or generation has, and is left out: move it out of the study.")
     for test in _tests(study, chains):
         try:
             files += test()
@@ -48,6 +54,7 @@ def _tests(study: Path, chains: list[Path]) -> Iterator[Callable[[], int]]:
         yield lambda f=folder: len(store.file_hashes(store.verified(f)))
         if folder.name.startswith("real-"):
             yield lambda f=folder: len([read_real(f)])
+    yield lambda: _states(study)
     if (study / frozen.FILE).exists():
         yield lambda: len([frozen.read(study / frozen.FILE)])
     for chain in chains:
@@ -61,7 +68,7 @@ def _tests(study: Path, chains: list[Path]) -> Iterator[Callable[[], int]]:
             for name in generation.HASHED:
                 yield lambda f=folder, n=name: _file(f, n)
             for path in sorted((folder / "scores").glob("*.json")):
-                yield lambda p=path: len([generation.read_scores(p)])
+                yield lambda p=path, f=folder: len([generation.read_scores(p, _known(f))])
     for folder in (study, *chains):
         yield lambda f=folder: _derived(f)
 
@@ -73,11 +80,27 @@ def _record(folder: Path, study: Path) -> int:
     return 1
 
 
+def _known(folder: Path) -> dict[str, Any] | None:
+    """The record of a generation; None where it is damaged, which a test of its own says."""
+    try:
+        return generation.read_record(folder)
+    except UserError:
+        return None
+
+
+def _states(study: Path) -> int:
+    """What sweeps have planned, and the states of the chains."""
+    progress.planned(study)
+    path = study / progress.FILE
+    if path.exists():
+        store.read_json(path, "delete it, or run any command of the study, which writes it anew")
+    return path.exists() + (study / progress.PLAN).exists()
+
+
 def _file(folder: Path, name: str) -> int:
     """One file of a generation, or its model; nothing where the record, which has a test of its own, is damaged."""
-    try:
-        record = generation.read_record(folder)
-    except UserError:
+    record = _known(folder)
+    if record is None:
         return 0
     generation.check_files(folder, record, (name,))
     if name == "pool.safetensors":

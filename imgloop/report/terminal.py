@@ -11,7 +11,7 @@ from rich.text import Text
 
 from imgloop.collapse.definitions import SHORT
 from imgloop.conditions import short_names
-from imgloop.errors import UserError
+from imgloop.errors import UserError, printable
 from imgloop.measures import MEASURES
 from imgloop.report.page import MARKS, Report
 from imgloop.report.progress import readable, size
@@ -91,7 +91,8 @@ def listing(path: Path, console: Console) -> None:
         console.print(table)
         for p in chains:
             if p.fault or (p.failed and p.state == "failed"):
-                console.print(Text(f"  {names[p.chain.parent.name]}/{p.chain.name}: {p.fault or p.failed}", "red"))
+                why = printable(p.fault or p.failed)
+                console.print(Text(f"  {names[p.chain.parent.name]}/{p.chain.name}: {why}", "red"))
         console.print()
 
 

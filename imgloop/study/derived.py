@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgloop import store
+from imgloop.errors import UserError
 
 FILE = ".derived.json"
 
@@ -50,10 +50,10 @@ def recent(folder: Path, share: int) -> bool:
 def _read(folder: Path) -> dict[str, Any]:
     """What stands in the file; nothing where it is missing or damaged, since all of it can be made again."""
     try:
-        stored = json.loads((folder / FILE).read_text())
+        stored = store.read_json(folder / FILE)
         if isinstance(stored["files"], dict) and isinstance(stored.get("seconds", 0), int | float):
             return stored
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         pass
     return {}
 

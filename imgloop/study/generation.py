@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,19 @@ AGAIN = "delete it and measure the study again"
 
 
 def generations(chain: Path) -> list[Path]:
-    """The chain's generation folders in order of their numbers."""
-    named = (p for p in Path(chain).glob("gen[0-9]*") if p.name[3:].isdecimal() and p.is_dir())
+    """The chain's generation folders in order of their numbers; folders of other names, such as gen0001, are none."""
+    named = (p for p in Path(chain).glob("gen[0-9]*") if is_generation(p.name) and p.is_dir())
     return sorted(named, key=lambda p: int(p.name[3:]))
+
+
+def is_generation(name: str) -> bool:
+    """Whether a folder has the name of a generation: gen000, gen001, ..., gen1000."""
+    return re.fullmatch(r"gen(\d{3}|[1-9]\d{3,8})", name, re.ASCII) is not None
+
+
+def is_seed(name: str) -> bool:
+    """Whether a folder has the name of a chain's seed: seed0, seed1, ..."""
+    return re.fullmatch(r"seed(0|[1-9]\d{0,18})", name, re.ASCII) is not None
 
 
 def check_numbers(chain: Path) -> None:
@@ -59,12 +70,54 @@ def read_record(folder: Path, shown: bool = False) -> dict[str, Any]:
     which needs less of it."""
     path = folder / "record.json"
     values = _checked(path, SHOWN)
+    _check_place(path, values)
     return values if shown else _with(values, path, IMPORTED if "imported" in values else RECORD)
 
 
-def read_scores(path: Path) -> dict[str, Any]:
-    """A file of scores/; raises UserError if it is missing, damaged, or of another kind."""
+def _check_place(path: Path, record: dict[str, Any]) -> None:
+    """Raise UserError for the record of another generation or chain: its folder was moved or copied. A chain that was
+    forked has generations of another."""
+    folder = path.parent.absolute()
+    place = {"generation": int(folder.name[3:]) if is_generation(folder.name) else None}
+    place |= chain_place(folder.parent)
+    moved = [k for k, v in place.items() if v is not None and record.get(k, v) != v]
+    if moved and not (place["generation"] == record.get("generation") and _forked(folder)):
+        raise misplaced(path, record, "delete the generation's folder and all later ones to compute them again")
+
+
+def chain_place(chain: Path) -> dict[str, Any]:
+    """The condition and seed that a chain's folder has by its place; both None where it is not in a study."""
+    chain = chain.absolute()
+    named = is_seed(chain.name)
+    return {"condition": chain.parent.name if named else None, "seed": int(chain.name[4:]) if named else None}
+
+
+def misplaced(path: Path, record: dict[str, Any], instead: str) -> UserError:
+    """The error for a record in the place of another."""
+    words = [str(record["condition"])] if "condition" in record else []
+    words += [f"{k} {record[k]}" for k in ("seed", "generation") if k in record]
+    return store.damaged(
+        path, f"is that of {', '.join(words)}, and was moved or copied here", f"move it back, or {instead}"
+    )
+
+
+def _forked(generation: Path) -> bool:
+    """Whether a chain was forked from another that had this generation."""
+    try:
+        fork = str(read_config(generation.parent)["config"].get("fork") or "")
+    except UserError:
+        return False
+    t = fork.rpartition("@")[2]
+    return t.isdecimal() and int(generation.name[3:]) <= int(t)
+
+
+def read_scores(path: Path, record: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A file of scores/; raises UserError if it is missing, damaged, of another kind, or of other samples than those of
+    the generation's `record`."""
     values = _checked(path, SCORES, AGAIN)
+    pool = (record or {}).get("pool_hash")
+    if pool is not None and values.get("pool_hash", pool) != pool:
+        raise store.damaged(path, "has the scores of other samples, and was moved or copied here", AGAIN)
     wrong = [k for k, v in values["scores"].items() if isinstance(v, bool) or not isinstance(v, int | float | None)]
     if wrong:
         raise store.damaged(path, f"has a score {wrong[0]!r} that is no number", AGAIN)
@@ -95,6 +148,9 @@ def read_config(chain: Path) -> dict[str, Any]:
         raise store.damaged(path, "is not the configuration of a chain", "run the chain again")
     if not store.intact(values):
         raise store.damaged(path, "is not what was written (its hash differs)", "run the chain again elsewhere")
+    seed, own = values["config"].get("seed"), chain_place(chain)["seed"]
+    if own is not None and seed != own:
+        raise store.damaged(path, f"is that of seed {seed}, and was moved or copied here", "move it back")
     return values
 
 

@@ -15,9 +15,11 @@ from imgloop.conditions import short_names
 from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.study import solved, tables
+from imgloop.study.generation import check_numbers, is_seed, read_record
 
 FILE = "study.json"
 PLAN = Path("shared") / "sweeps.json"  # the chains that sweeps have planned, and why some of them failed
+PLAN_AGAIN = "delete it, which forgets chains that were planned and have not begun"
 RUNNING = "running.json"  # in a sweep's folder: the chains that it runs now; touched every few seconds
 FRESH = 30.0  # seconds after which a sweep that does not touch it has ended
 STATES = ("damaged", "finished", "running", "failed", "waiting")
@@ -67,12 +69,11 @@ def progress(path: Path) -> list[Progress]:
     """The chains of a study in the order of load_study, including those without a finished generation and those that a
     sweep has planned."""
     path = Path(path)
-    folders = {p for p in path.glob("*/seed*") if p.is_dir() and p.parent.name != "shared"}
+    folders = {p for p in path.glob("*/seed*") if is_seed(p.name) and p.is_dir() and p.parent.name != "shared"}
     folders = {p for p in folders if (p / "config.yaml").exists() or tables.generations(p) or tables.is_solved(p)}
     plan, locks, active = planned(path), locked(), _active(path)
     names = {p.relative_to(path).as_posix(): p for p in folders} | {n: path / n for n in plan}
-    seeds = {p: int(p.name[4:]) if p.name[4:].isdigit() else 0 for p in names.values()}
-    ordered = sorted(names.items(), key=lambda item: (item[1].parent.name, seeds[item[1]]))
+    ordered = sorted(names.items(), key=lambda item: (item[1].parent.name, int(item[1].name[4:])))
     return [_of(chain, locks, name in active, plan.get(name, {})) for name, chain in ordered]
 
 
@@ -82,7 +83,22 @@ def progress(path: Path) -> list[Progress]:
 def planned(study: Path) -> dict[str, dict[str, Any]]:
     """The chains that sweeps have planned, by CONDITION/seedK: `generations`, and why the last run `failed` or null."""
     path = study / PLAN
-    return store.read_json(path)["chains"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    record = store.read_json(path, PLAN_AGAIN)
+    chains = record.get("chains") if isinstance(record, dict) else None
+    if not isinstance(chains, dict) or not all(_is_planned(name, entry) for name, entry in chains.items()):
+        raise store.damaged(path, "does not hold planned chains", PLAN_AGAIN)
+    return chains
+
+
+def _is_planned(name: str, entry: Any) -> bool:
+    condition, _, seed = name.rpartition("/")
+    return (
+        condition not in ("", ".", "..") and "/" not in condition and is_seed(seed)
+        and isinstance(entry, dict) and type(entry.get("generations")) is int
+        and isinstance(entry.get("failed"), str | None)
+    )  # fmt: skip
 
 
 def plan(study: Path, chains: Mapping[str, int]) -> None:
@@ -144,7 +160,8 @@ def _active(study: Path) -> set[str]:
     """The chains of a study that a sweep runs on any machine, by CONDITION/seedK."""
     names = set()
     for path in (study.parent / ".multirun").glob(f"*/{RUNNING}"):
-        with suppress(FileNotFoundError):  # the sweep has ended meanwhile
+        # The sweep has ended meanwhile, or the file is damaged: then nothing says which chains it runs.
+        with suppress(FileNotFoundError, UserError, TypeError, ValueError, IndexError):
             if time.time() - path.stat().st_mtime < FRESH:
                 names |= {f"{c.parent.name}/{c.name}" for c in map(Path, store.read_json(path))
                           if c.parents[1].resolve() == study.resolve()}  # fmt: skip
@@ -229,9 +246,10 @@ def _of(chain: Path, locks: set[tuple[int, int]] | None, active: bool, plan: Map
             done, ended = int(record["generations"]), bool(record["complete"])
             ended = ended and (record["absorbed"] or planned is None or done >= planned)
         else:
+            check_numbers(chain)
             done = len(tables.generations(chain))
             for generation in tables.generations(chain):
-                store.read_json(generation / "record.json")
+                read_record(generation, shown=True)
             ended = planned is not None and done >= planned
     except (UserError, TypeError, ValueError, KeyError) as e:
         return Progress(chain, 0, planned, False, running, changed, str(e), failed)

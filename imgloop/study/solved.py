@@ -13,6 +13,7 @@ from imgloop import figures, store
 from imgloop.analytic.system import Quantity
 from imgloop.conditions import short_names
 from imgloop.study import derived
+from imgloop.study.generation import chain_place, misplaced
 
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
 Series = Any  # pandas.Series
@@ -29,6 +30,8 @@ def record(chain: Path) -> dict[str, Any]:
     values = store.read_json(path)
     if not isinstance(values, dict) or not {"complete", "generations", "quantities", "metrics_hash"} <= set(values):
         raise store.damaged(path, "is not the record of a solvable system's chain", AGAIN)
+    if any(v is not None and values.get(k, v) != v for k, v in chain_place(Path(chain)).items()):
+        raise misplaced(path, values, AGAIN)
     return values
 
 

@@ -12,6 +12,7 @@ from imgloop.errors import UserError
 from imgloop.measures import COLUMNS, MEASURES, MeasureInfo, names
 from imgloop.study import solved, trained
 from imgloop.study.columns import Columns, Named, named
+from imgloop.study.generation import is_seed
 from imgloop.study.trained import DataFrame, csv_text, generations, protocols, reference
 
 __all__ = [
@@ -29,7 +30,7 @@ def is_solved(chain: Path) -> bool:
 
 def chains(study: Path) -> list[Path]:
     """The study's chain folders that hold at least one generation, by condition and seed."""
-    named = [p for p in Path(study).glob("*/seed*") if p.name[4:].isdecimal() and p.parent.name != "shared"]
+    named = [p for p in Path(study).glob("*/seed*") if is_seed(p.name) and p.parent.name != "shared"]
     return sorted((p for p in named if generations(p) or is_solved(p)), key=lambda p: (p.parent.name, int(p.name[4:])))
 
 

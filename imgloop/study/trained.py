@@ -11,7 +11,7 @@ from imgloop import figures, store
 from imgloop.measures import COLUMNS, MEASURES, SIZES, MeasureInfo, with_user_measures
 from imgloop.pool import Pool
 from imgloop.study import derived
-from imgloop.study.generation import check_files, generations, read_pool, read_record, read_scores
+from imgloop.study.generation import check_files, check_numbers, generations, read_pool, read_record, read_scores
 from imgloop.study.real import read_facts, real_folder
 
 EVOLUTION = "evolution.safetensors"  # in a generation's folder: samples from the latents that all generations share
@@ -23,7 +23,7 @@ LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] a
 def protocols(chain: Path) -> list[str]:
     """The protocols under which the chain's generations have scores, the most recently written last."""
     newest: dict[str, float] = {}
-    for path in Path(chain).glob("gen[0-9]*/scores/*.json"):
+    for path in (p for g in generations(chain) for p in (g / "scores").glob("*.json")):
         newest[path.stem] = max(newest.get(path.stem, 0.0), path.stat().st_mtime)
     return sorted(newest, key=lambda name: newest[name])
 
@@ -39,7 +39,7 @@ def row(folder: Path, protocol: str | None) -> dict[str, Any]:
     values |= {f"seconds_{s}": record["seconds"].get(s) for s in ("train", "sample", "measure")}
     path = folder / "scores" / f"{protocol}.json"
     if protocol is not None and path.exists():
-        values |= {**read_scores(path)["scores"], "protocol": protocol}
+        values |= {**read_scores(path, record)["scores"], "protocol": protocol}
     return values
 
 
@@ -66,6 +66,7 @@ def table(chain: Path, protocol: str | None = None) -> DataFrame:
     """
     import pandas as pd  # here, since it takes half a second to import
 
+    check_numbers(Path(chain))
     protocol = protocol or next(reversed(protocols(chain)), None)
     columns = [*COLUMNS, *(m for m in measures(chain, protocol) if m not in MEASURES)]
     frame = cast(DataFrame, pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=columns))
