@@ -80,7 +80,7 @@ def outcome(expected: dict, found: dict, spoilt: str, status: int, output: str) 
     if status != 0:
         return "named" if any(w in output for w in words) else f"FAULT: not named: {output[-300:]}"
     wrong = [d for d in torture.differences(expected, found) if spoilt not in d]
-    lost = [d for d in wrong if not any(k in d for k in (".derived.json", "report", "comparison"))]
+    lost = [d for d in wrong if not any(k in d for k in (".derived.json", "report", "comparison", "study.json"))]
     if lost:
         return f"FAULT: {lost[:3]}"
     if expected.get(spoilt) == found.get(spoilt):

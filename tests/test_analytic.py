@@ -524,10 +524,10 @@ def watched(monkeypatch):
         seen.append({"t": t, "f": result.generator, "mix": data.mix, "rows": rows, "real": before[REAL]})
         return result
 
-    def keep(self, t, result, mix, samples, released, scores, parts):
-        assert seen[-1]["f"] is result.generator and seen[-1]["mix"] is mix
+    def keep(self, t, result, data, samples, released, scores, parts):
+        assert seen[-1]["f"] is result.generator and seen[-1]["mix"] is data.mix
         seen[-1]["pool"] = released.pool.x.copy()
-        commit(self, t, result, mix, samples, released, scores, parts)
+        commit(self, t, result, data, samples, released, scores, parts)
 
     monkeypatch.setattr(SolvedChain, "fitted", fit)
     monkeypatch.setattr(SolvedChain, "commit", keep)

@@ -151,14 +151,19 @@ def test_composing_restores_the_hydra_that_runs_us():
 @pytest.mark.parametrize("group", GROUPS)
 def test_an_unknown_option_names_the_options(group):
     error = refused(f"{group}=nonsense")
-    names = {part for name in GROUPS[group] for part in name.split("/")}  # options of one folder share its name
+    variants = {n for n in GROUPS[group] if any(n.startswith(f"{o}/") for o in GROUPS[group])}
+    names = {part for n in {*GROUPS[group]} - variants for part in n.split("/")}  # options of one folder share its name
     assert error.setting == group and set(re.findall(r"\w+", str(error))) >= {"nonsense", *names}
+    for variant in variants:
+        option, _, name = variant.rpartition("/")
+        assert {option.rpartition("/")[2], name} <= set(re.findall(r"\w+", str(refused(f"{group}={option}/nonsense"))))
 
 
 def test_options_in_a_folder_named_as_an_option_stand_after_it():
     from imgloop.config.messages import by_folder
 
     assert by_folder(["b", "a/x", "a/x/y", "a/x/y/z", "a/w", "c/d"]) == "a/(w, x[/y[/z]]), b, c/(d)"
+    assert by_folder(["a/x", "a/x/y", "a/w"], variants=False) == "a/(w, x[/...])"
 
 
 @pytest.mark.parametrize("override", ["nonsense=1", "+nonsense=1", "++nonsense=1", "+nonsense.deep=1"])

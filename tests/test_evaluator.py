@@ -290,11 +290,11 @@ def test_two_runs_and_any_batch_size_give_the_same_digits(digits, tmp_path, monk
     pool = Pool(digits.train.x[:300])
     first = build(digits, tmp_path / "a")(pool, WithRisk())
     assert build(digits, tmp_path / "b")(pool, WithRisk()) == first
-    first.write(tmp_path / "one")
+    first.write(tmp_path / "one", "hash of the pool")
     monkeypatch.setattr("imgloop.metrics.neighbours.BLOCK", 5000)
     small = build(digits, tmp_path / "c")
     small.extractor.chunk = 17
-    small(pool, WithRisk()).write(tmp_path / "two")
+    small(pool, WithRisk()).write(tmp_path / "two", "hash of the pool")
     one, two = (json.loads(next((tmp_path / n).glob("*.json")).read_text()) for n in ("one", "two"))
     assert one == two
 

@@ -25,6 +25,7 @@ from conftest import thinned
 from safetensors.numpy import load_file
 
 import imgloop
+from imgloop import store
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.measure import measure
@@ -161,6 +162,8 @@ def test_a_chain_of_an_objective_without_a_mean_of_levels_goes_on(tmp_path):
     made, folder = imgloop.run([*given, *recipe]).folder, parsed(given).folder
     folder.parent.mkdir(parents=True)
     made.rename(folder)
+    record = folder / "gen000" / "record.json"
+    store.write_sealed(record, {**store.read_json(record), "condition": folder.parent.name})
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     identity = {k: v for k, v in stored["identity"].items() if k.split(".")[-1] not in ADDED}
     kept = {"format": 2, "choices": stored["choices"], "identity": identity, "config": stored["config"]}

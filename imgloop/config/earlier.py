@@ -36,9 +36,9 @@ def identity_of(stored: Mapping[str, Any]) -> dict[str, Any]:
     if before_recipes(identity["model"], stored):
         model = {k.removeprefix("model."): v for k, v in identity.items() if k.startswith("model.")}
         identity = {f"model.{k}": v for k, v in earlier_recipe(identity["model"], model).items()} | identity
-    later = {"train.flip": False}  # settings that came later, at their default
+    later = {"train.flip": False, "select_from": "pool"}  # settings that came later, at their default
     if identity["model"] == "diffusion":
-        later |= {"model.extrapolate": 0, "model.extrapolate_share": 0.1}
+        later |= {"model.extrapolate": 0, "model.extrapolate_share": 0.1, "model.extrapolate_by": "weights"}
     return later | identity
 
 

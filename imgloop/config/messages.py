@@ -26,7 +26,9 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
         return launcher(match[1]), "launcher"
     if match := re.search(r"Could not (?:find|load) '([\w-]+)/([^']*)'", text):
         group, option = match.groups()
-        names = by_folder(options(group, config_dirs))
+        known, folder = options(group, config_dirs), option.rpartition("/")[0]
+        beside = [n for n in known if n.startswith(f"{folder}/")]
+        names = by_folder(beside) if beside else by_folder(known, variants=False)
         if not names:
             return f"{group}={option}: imgloop has no options of {group}; they come from --config-dir.", group
         return f"{group}={option} does not exist: choose one of {names}.", group
@@ -110,9 +112,9 @@ def having(key: str, config_dirs: Sequence[Path]) -> list[str]:
     return sorted(o for o, path in known.items() if re.search(rf"^{re.escape(name)}:", path.read_text(), re.M))
 
 
-def by_folder(names: Iterable[str]) -> str:
+def by_folder(names: Iterable[str], variants: bool = True) -> str:
     """Options in a row; those in folders once a folder, and those in a folder that is named as an option after it:
-    analytic/(gaussian, kde), study/(digits, realistic[/no_filter, /real_only])."""
+    analytic/(gaussian, kde), study/(digits, realistic[/no_filter, /real_only]); variants=False: realistic[/...]."""
     known = sorted(names)
     folders: dict[str, list[str]] = {}
     for name in known:
@@ -120,6 +122,7 @@ def by_folder(names: Iterable[str]) -> str:
 
     def shown(name: str) -> str:
         below = ", ".join(f"/{shown(n)}" for n in folders.get(name, ()))
+        below = below if variants or not below else "/..."
         return name.rpartition("/")[2] + (f"[{below}]" if below else "")
 
     rows = {f: ", ".join(map(shown, members)) for f, members in folders.items() if f not in known}
