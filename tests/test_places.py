@@ -81,6 +81,27 @@ def test_whole_files_in_another_place_are_named_and_not_read(folder, tmp_path, m
         assert (folder / "metrics.csv").read_bytes() == before
 
 
+def test_scores_that_one_generation_lacks_are_named(folder, tmp_path):
+    (path,) = (folder / "gen000" / "scores").glob("*.json")
+    content = path.read_bytes()
+    path.unlink()
+    for read in (lambda: imgloop.load_study(folder.parents[1]), lambda: chain(tmp_path, "paradigm=accumulate")):
+        with pytest.raises(UserError, match=r"gen000/scores/.*json is missing.*measure the study again"):
+            read()
+    path.write_bytes(content)
+    later = path.with_name("random-12345678.json")  # measuring by other features was interrupted
+    store.write_sealed(later, store.read_json(path))
+    assert imgloop.load_study(folder.parents[1])["protocol"].unique().tolist() == [path.stem]
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"condition": 5}', None])
+def test_a_fork_of_a_damaged_record_is_one_sentence(folder, tmp_path, record):
+    path = folder / "gen000" / "record.json"
+    path.write_text((folder / "gen001" / "record.json").read_text() if record is None else record)
+    with pytest.raises(UserError, match=r"gen000/record\.json is (not the record|that of generation 1)"):
+        chain(tmp_path, "paradigm=augment", f"fork='{folder}@0'")
+
+
 def test_a_fork_has_the_generations_of_another_chain(folder, tmp_path):
     source = other(folder)
     fork = chain(tmp_path, "paradigm=augment", f"fork='{source}@0'").folder

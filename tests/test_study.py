@@ -84,10 +84,13 @@ def test_a_table_has_the_columns_in_order_and_none_that_is_empty(tmp_path):
 def test_protocols_are_ordered_by_when_they_were_written(tmp_path):
     chains = [trained_chain(tmp_path, seed=s) for s in range(3)]
     add_scores(chains[0] / "gen000", "random-1", fd=7.0)
+    assert trained.protocols(chains[0]) == ["pixels-1"]  # measuring by the other has not ended
+    for generation in trained.generations(chains[0])[1:]:
+        add_scores(generation, "random-1", fd=7.0)
     assert trained.protocols(chains[0])[-1] == "random-1" and tables.table(chains[0])["fd"][0] == 7
     assert tables.common_protocol(chains) == "pixels-1" and set(tables.load_study(tmp_path)["protocol"]) == {"pixels-1"}
-    for chain in chains[1:]:
-        add_scores(chain / "gen000", "random-1", fd=7.0)
+    for generation in (g for chain in chains[1:] for g in trained.generations(chain)):
+        add_scores(generation, "random-1", fd=7.0)
     assert tables.common_protocol(chains) == "random-1"  # the newest of two that all have
 
 

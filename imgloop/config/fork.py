@@ -50,7 +50,15 @@ class Fork:
         return self.folder / f"gen{t:03d}"
 
     def record(self, t: int) -> dict[str, Any]:
-        return store.read_json(self.generation(t) / "record.json")
+        """record.json of generation t; raises UserError if it is damaged, or that of another generation."""
+        path = self.generation(t) / "record.json"
+        record = store.read_json(path)
+        kinds = {"condition": str, "seed": int, "generation": int, "real": str, "pool_hash": str}
+        if not isinstance(record, dict) or not all(isinstance(record.get(k), v) for k, v in kinds.items()):
+            raise store.damaged(path, "is not the record of a generation")
+        if record["generation"] != t:
+            raise store.damaged(path, f"is that of generation {record['generation']}, and was moved or copied here")
+        return record
 
     def name(self, seed: int) -> str:
         """The fork's name in a condition: equal for the chains of several seeds that each fork their own."""

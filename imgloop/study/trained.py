@@ -17,15 +17,18 @@ from imgloop.study.real import read_facts, real_folder
 EVOLUTION = "evolution.safetensors"  # in a generation's folder: samples from the latents that all generations share
 DRAWN = 2  # how the pictures are drawn: 2 has class names and an animation
 DataFrame = Any  # pandas.DataFrame, whose methods type checkers misread without stubs
+MEASURE = "python -m imgloop.measure"
 LOSSES = "loss.json"  # in a generation's folder: [images seen, training loss] about every 50 steps
 
 
 def protocols(chain: Path) -> list[str]:
-    """The protocols under which the chain's generations have scores, the most recently written last."""
-    newest: dict[str, float] = {}
-    for path in (p for g in generations(chain) for p in (g / "scores").glob("*.json")):
-        newest[path.stem] = max(newest.get(path.stem, 0.0), path.stat().st_mtime)
-    return sorted(newest, key=lambda name: newest[name])
+    """The protocols under which all of the chain's generations have scores, the most recently written last. One that
+    some generations lack, because measuring was interrupted, counts only if there is no other."""
+    folders, written = generations(chain), dict[str, list[float]]()
+    for path in (p for g in folders for p in (g / "scores").glob("*.json")):
+        written.setdefault(path.stem, []).append(path.stat().st_mtime)
+    complete = [name for name, times in written.items() if len(times) == len(folders)]
+    return sorted(complete or written, key=lambda name: max(written[name]))
 
 
 def row(folder: Path, protocol: str | None) -> dict[str, Any]:
@@ -62,13 +65,18 @@ def measures(chain: Path, protocol: str | None = None) -> dict[str, MeasureInfo]
 def table(chain: Path, protocol: str | None = None) -> DataFrame:
     """The chain's metrics, one row a generation: COLUMNS of imgloop.measures, then the user's own measures.
 
-    protocol: by default the chain's newest. Scores that no generation has are left out.
+    protocol: by default the chain's newest. Scores that no generation has are left out. Raises UserError where some
+    generations have no scores under it, and others have.
     """
     import pandas as pd  # here, since it takes half a second to import
 
     check_numbers(Path(chain))
     protocol = protocol or next(reversed(protocols(chain)), None)
     columns = [*COLUMNS, *(m for m in measures(chain, protocol) if m not in MEASURES)]
+    scores = [g / "scores" / f"{protocol}.json" for g in generations(chain)]
+    absent = [path for path in scores if not path.exists()]
+    if 0 < len(absent) < len(scores):
+        raise store.damaged(absent[0], "is missing", f"measure the study again ({MEASURE} {chain.parents[1]})")
     frame = cast(DataFrame, pd.DataFrame([row(g, protocol) for g in generations(chain)], columns=columns))
     return frame[[c for c in columns if c in SIZES or frame[c].notna().any()]]
 
