@@ -1137,7 +1137,7 @@ def test_thresholds_tell_when_they_were_set_and_what_changed_since(study):
         told = yaml.safe_load((chain / "config.yaml").read_text())
         told["config"]["collapse"]["tail_kept"] = 0.7
         told.pop(store.SEAL)
-        (chain / "config.yaml").write_text(yaml.safe_dump(told))
+        (chain / "config.yaml").write_text(yaml.safe_dump(store.sealed(told)))
         whose = ("some chains", "the chains")[i]
         said = [f"The configuration of {whose} differs: tail_kept was 0.8 and is 0.7."]
         assert list(page.report(study).thresholds[1:]) == said
