@@ -13,6 +13,7 @@ import imgloop
 from imgloop import store
 from imgloop.chain.fork import copy_tree
 from imgloop.errors import UserError, refused, status
+from imgloop.measure import measure
 from imgloop.report.__main__ import main as report
 from imgloop.report.check import check
 from imgloop.study.progress import FILE, PLAN, RUNNING, planned, progress
@@ -79,6 +80,22 @@ def test_whole_files_in_another_place_are_named_and_not_read(folder, tmp_path, m
         with pytest.raises(UserError, match=r"moved or copied here|is missing"):
             chain(tmp_path, "paradigm=accumulate")
         assert (folder / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["remove", "[]", "swap"])
+def test_scores_of_real_images_that_are_damaged_are_named_and_made_again(folder, tmp_path, damage):
+    (path,) = folder.parents[1].glob("shared/reference-*/reference.json")
+    before = (folder / "curves.png").read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_text((path.parent / "hashes.json").read_text() if damage == "swap" else damage)
+    with pytest.raises(UserError, match=r"reference\.json .*delete the folder .*: it is made again"):
+        chain(tmp_path, "paradigm=accumulate")
+    assert (folder / "curves.png").read_bytes() == before
+    shutil.rmtree(path.parent)
+    measure(folder.parents[1], ["features=pixels"], again=True)
+    assert path.exists() and not check(folder.parents[1]).faults
 
 
 def test_scores_that_one_generation_lacks_are_named(folder, tmp_path):

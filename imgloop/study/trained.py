@@ -168,9 +168,18 @@ def csv_text(frame: DataFrame) -> str:
 def reference(study: Path, frame: DataFrame) -> dict[str, Any] | None:
     """Scores of real images against real images by measure, under the table's protocol.
 
-    None where the study has none, or the table has several protocols. Of several, the newest is read.
+    None where the study has none, or the table has several protocols. Of several, the newest is read. Raises UserError
+    where one is damaged.
     """
     shown = set(frame["protocol"].dropna()) if "protocol" in frame else set()
-    paths = (Path(study) / "shared").glob("reference-*/reference.json")
-    references = [store.read_json(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime)]
-    return next((r for r in reversed(references) if {r.get("protocol")} == shown), None)
+    folders = [p for p in (Path(study) / "shared").glob("reference-*") if p.is_dir()]
+    references = [_reference(p) for p in sorted(folders, key=lambda p: p.stat().st_mtime)]
+    return next((r for r in reversed(references) if {r["protocol"]} == shown), None)
+
+
+def _reference(folder: Path) -> dict[str, Any]:
+    path, again = store.verified(folder) / "reference.json", f"delete the folder {folder}: it is made again"
+    values = store.read_json(path, again)
+    if not isinstance(values, dict) or not isinstance(values.get("protocol"), str):
+        raise store.damaged(path, "does not hold scores of real images", again)
+    return values
