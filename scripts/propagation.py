@@ -126,6 +126,9 @@ def stored(out: Path) -> Iterator[str]:
 def page() -> Iterator[str]:
     """The matrix, the effects, and what is open, in Markdown."""
     blocks = [Block(name) for name in BLOCKS if (RAW / f"{name}.csv").exists()]
+    if not blocks:
+        yield "None of these studies has been run to its end yet."
+        return
     yield from table(
         ["study", "paradigm", "seeds", *(f"{k} {SHORT[k]}" for k in TITLES)], (r for b in blocks for r in b.rows())
     )
