@@ -84,11 +84,18 @@ def refused(error: OSError | MemoryError, path: str | Path | None = None) -> Use
     return None
 
 
+def existing(path: Path) -> Path:
+    """The nearest folder above `path` that exists."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def disk_full(path: Path) -> UserError:
     """The error for a full disk at `path`."""
-    folder = next(p for p in (path, *path.absolute().parents) if p.exists())
     return UserError(
-        f"The disk is full: {path} could not be written ({shutil.disk_usage(folder).free >> 20} MiB free). "
+        f"The disk is full: {path} could not be written ({shutil.disk_usage(existing(path)).free >> 20} MiB free). "
         "Finished results are kept; free some space and run the same command again."
     )
 

@@ -106,7 +106,7 @@ def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence
         same = folder / "scores" / f"{scores.name}.json"
         tail_risk = read_scores(same)["scores"].get("tail_risk") if same.exists() else None
         scores = Scores(scores.protocol, {**scores.values, "risk": risk, "tail_risk": tail_risk}, scores.notes)
-    scores.write(folder / "scores", store.file_hash(folder / "pool.safetensors"))
+    scores.write(folder / "scores", read_record(folder)["pool_hash"])
     return scores
 
 

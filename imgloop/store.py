@@ -108,14 +108,6 @@ def writing(path: Path):
         raise
 
 
-def existing(path: Path) -> Path:
-    """The nearest folder above `path` that exists."""
-    path = Path(path).absolute()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
@@ -136,7 +128,8 @@ def _plain(value):
 
 def read_json(path: Path, instead: str | None = None) -> Any:
     """The value of a JSON file; raises UserError, naming the file, where it is missing, damaged, or of more than 64
-    MiB. instead: how to fix it without restoring the file."""
+    MiB. instead: how to fix a file that belongs to no chain without restoring it."""
+    overwrite = instead is None
     try:
         regular(path)
         with open(path, encoding="utf-8") as f:
@@ -145,11 +138,11 @@ def read_json(path: Path, instead: str | None = None) -> Any:
             raise ValueError(f"more than {MOST_JSON:,} characters")
         value = json.loads(text)
     except FileNotFoundError as e:
-        raise damaged(path, "is missing", instead) from e
+        raise damaged(path, "is missing", instead, overwrite) from e
     except (ValueError, RecursionError, OSError) as e:
-        raise damaged(path, f"cannot be read ({e})", instead) from e
+        raise damaged(path, f"cannot be read ({e})", instead, overwrite) from e
     if not intact(value):
-        raise damaged(path, "is not what was written (its hash differs)", instead)
+        raise damaged(path, "is not what was written (its hash differs)", instead, overwrite)
     return value
 
 
@@ -205,12 +198,12 @@ def _values(node: yaml.Node, sizes: dict[int, int]) -> int:
     return sizes[id(node)]
 
 
-def damaged(path: Path, what: str, instead: str | None = None) -> UserError:
-    """The error for a damaged file; `instead`: how to fix it without restoring the file."""
+def damaged(path: Path, what: str, instead: str | None = None, overwrite: bool = True) -> UserError:
+    """The error for a damaged file; `instead`: how to fix it without restoring the file. overwrite: whether starting
+    again fixes it, too, as it does what belongs to one chain."""
     instead = instead or "delete the generation's folder and all later ones to compute them again"
-    return UserError(
-        f"{path} {what}: the run folder is damaged. Restore the file, or {instead}, or start again with overwrite=true."
-    )
+    again = ", or start again with overwrite=true" if overwrite else ""
+    return UserError(f"{path} {what}: the run folder is damaged. Restore the file, or {instead}{again}.")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], least: Mapping[str, Any] = MappingProxyType({})) -> None:

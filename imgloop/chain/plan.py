@@ -13,7 +13,7 @@ import numpy as np
 
 from imgloop import store
 from imgloop.display import duration
-from imgloop.errors import UserError
+from imgloop.errors import UserError, existing
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
 from imgloop.training.tasks import Task
 
@@ -140,7 +140,7 @@ class Plan:
 
     def check_disk(self, folder: Path) -> None:
         """Raise UserError if the disk has less space than the generations to come will take."""
-        free = shutil.disk_usage(store.existing(folder)).free
+        free = shutil.disk_usage(existing(folder)).free
         if self.disk > free:
             raise UserError(
                 f"This chain needs about {self.disk >> 20:,} MiB for samples, models and a checkpoint, and {folder} "

@@ -46,11 +46,12 @@ def write(
             store.write_arrays(part / "drawn.safetensors", pool_arrays(drawn))
         store.write_arrays(part / "mix.safetensors", data.mix.arrays(), STORED)
         store.write_arrays(part / "evolution.safetensors", pool_arrays(evolution))
-        scores.write(part / "scores", store.file_hash(part / "pool.safetensors"))
+        pool_hash = store.file_hash(part / "pool.safetensors")
+        scores.write(part / "scores", pool_hash)
         write_losses(part, fit.losses)
         grid = figures.grid(chain.real_pool, drawn, f"generation {t}", classes)
         store.write_bytes(part / "grid.png", grid)
-        store.write_sealed(part / "record.json", describe(chain, t, fit, data, drawn, released, part))
+        store.write_sealed(part / "record.json", describe(chain, t, fit, data, drawn, released, part, pool_hash))
 
     store.commit_folder(chain.generation(t), make)
     store.remove(chain.scratch(t))
@@ -58,7 +59,7 @@ def write(
 
 
 def describe(
-    chain: Chain, t: int, fit: Fit, data: TrainingSet, drawn: Pool, released: Released, part: Path
+    chain: Chain, t: int, fit: Fit, data: TrainingSet, drawn: Pool, released: Released, part: Path, pool_hash: str
 ) -> dict[str, Any]:
     """record.json: what generation t was made of and by."""
     mix, facts, s = data.mix, fit.generator.facts, chain.settings
@@ -92,7 +93,7 @@ def describe(
         "seconds": {k: round(v, 3) for k, v in chain.seconds.items()},
         "seeds": {p: chain.seed(t, p) for p in ("mix", "sample")},
         "real": chain.real_key,
-        "pool_hash": store.file_hash(part / "pool.safetensors"),
+        "pool_hash": pool_hash,
         "mix_hash": store.file_hash(part / "mix.safetensors"),
         "model_hash": store.file_hash(part / "model"),
         "evolution_hash": store.file_hash(part / "evolution.safetensors"),

@@ -11,9 +11,9 @@ import numpy as np
 
 from imgloop.data.cache import pair, read_part, write_labels, write_part
 from imgloop.data.real import size_facts
-from imgloop.errors import UserError
+from imgloop.errors import UserError, existing
 from imgloop.pool import Pool
-from imgloop.store import content_key, existing, once, seed_of
+from imgloop.store import content_key, once, seed_of
 
 BLOCK = 1024  # rows per stream of random numbers
 CHUNK = 4 * BLOCK  # rows in memory at once

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imgloop import store
 from imgloop.config.settings import Settings
 from imgloop.display import duration
+from imgloop.errors import existing
 from imgloop.plan import devices
 from imgloop.plan.carbon import Intensity
 from imgloop.plan.chains import Work
@@ -58,7 +58,7 @@ class Shown:
     def free(self) -> dict[Path, int]:
         """Bytes free by the folder of a study."""
         folders = {w.settings.study for w in self.works}
-        return {f: shutil.disk_usage(store.existing(f)).free for f in sorted(folders)}
+        return {f: shutil.disk_usage(existing(f)).free for f in sorted(folders)}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """What, how much, and how it is known."""

@@ -88,7 +88,7 @@ def planned(study: Path) -> dict[str, dict[str, Any]]:
     record = store.read_json(path, PLAN_AGAIN)
     chains = record.get("chains") if isinstance(record, dict) else None
     if not isinstance(chains, dict) or not all(_is_planned(name, entry) for name, entry in chains.items()):
-        raise store.damaged(path, "does not hold planned chains", PLAN_AGAIN)
+        raise store.damaged(path, "does not hold planned chains", PLAN_AGAIN, overwrite=False)
     return chains
 
 

@@ -181,5 +181,5 @@ def _reference(folder: Path) -> dict[str, Any]:
     path, again = store.verified(folder) / "reference.json", f"delete the folder {folder}: it is made again"
     values = store.read_json(path, again)
     if not isinstance(values, dict) or not isinstance(values.get("protocol"), str):
-        raise store.damaged(path, "does not hold scores of real images", again)
+        raise store.damaged(path, "does not hold scores of real images", again, overwrite=False)
     return values
