@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_table import table
 
 from imgloop import figures
 from imgloop.collapse.statistics import Moments
@@ -110,12 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
         sys.exit(f"echo: {e}")
     last = len(found[0].mean)
     print(f"{a.measure}, excess over real_only at generation {last}")
-    print("| share a | seeds | measured | noise | bias |")
-    print("|---|---|---|---|---|")
     fits = {name: fitted(found, law) for name, law in LAWS.items()}
+    rows = []
     for c in found:
         theory = [f"{fits[name][0] * law(c.share, c.t)[-1]:.3g}" for name, law in LAWS.items()]
-        print(f"| {c.share:.2g} | {c.seeds} | {c.mean[-1]:.3g} ± {c.sem[-1]:.2g} | {' | '.join(theory)} |")
+        rows.append([f"{c.share:.2g}", c.seeds, f"{c.mean[-1]:.3g} ± {c.sem[-1]:.2g}", *theory])
+    print("\n".join(table(["share a", "seeds", "measured", "noise", "bias"], rows)))
     for name, (e, left) in fits.items():
         alone = ", ".join(f"{fitted([c], LAWS[name])[0]:.3g}" for c in found)
         print(f"{name}: e = {e:.3g} leaves {left:.1%} of the squares unexplained; e of each share alone: {alone}")

@@ -23,6 +23,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import ladder_gan
+import markdown_table
 import numpy as np
 import pandas as pd
 
@@ -172,12 +173,12 @@ def table(rows: pd.DataFrame) -> str:
     """Mean and standard deviation over seeds of each rung, in Markdown."""
     scores, counts = [s for s in SCORES if rows[s].notna().any()], ["diverged"] if "diverged" in rows else []
     columns = ["rung", "images", *scores, *counts]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = []
     for name, group in rows.groupby("rung", sort=False):
         cells = [f"{group[s].mean():.3f} ± {group[s].std():.3f}" for s in scores]
         cells += [f"{group[c].sum()} of {len(group)}" for c in counts]
-        lines.append(f"| {name} | {int(group['images'].iloc[0]):,} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([name, f"{int(group['images'].iloc[0]):,}", *cells])
+    return "\n".join(markdown_table.table(columns, lines))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markdown_table import table
 
 from imgloop import store
 from imgloop.collapse import power
@@ -143,13 +144,6 @@ def page() -> Iterator[str]:
 def missing(blocks: list[Block]) -> list[str]:
     known = {b.name for b in blocks}
     return [", ".join(label) for name, label in BLOCKS.items() if name not in known]
-
-
-def table(head: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for cells in rows:
-        yield "| " + " | ".join(cells) + " |"
 
 
 def main(arguments: list[str] | None = None) -> int:

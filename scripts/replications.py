@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_table import header, row
 
 import imgloop
 from imgloop.collapse import statistics, tables
@@ -190,14 +191,6 @@ def cost(name: str) -> str:
     else:
         time = f"{(images / TRAINED + samples / DRAWN + generations * REST) / 2 / 60:.0f} min"
     return row(f"`published/{name}`", chains, generations, f"{images:,}", f"{samples:,}", time)
-
-
-def header(*names: str) -> list[str]:
-    return [row(*names), "|---" * len(names) + "|"]
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

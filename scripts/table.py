@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from markdown_table import table
+
 import imgloop
 from imgloop import figures
 from imgloop.measures import MEASURES
@@ -39,25 +41,23 @@ def main() -> None:
         sys.exit(f"table: {unknown[0]} is not measured in {a.study}; choose from {', '.join(frame.columns[3:])}.")
     generations = sorted(frame["generation"].unique())
     for measure in a.measure:
-        print(f"| {measure} | " + " | ".join(f"generation {t}" for t in generations) + " |")
-        print("|---" * (len(generations) + 1) + "|")
+        rows = []
         for condition, part in frame.groupby("condition"):
             by = part.groupby("generation")[measure]
             mean, sd = by.mean(), by.std(ddof=1)
             cells = [f"{mean[t]:.3g} ± {sd[t]:.2g}" if sd.notna()[t] else f"{mean[t]:.3g}" for t in mean.index]
-            print(f"| {condition} | " + " | ".join(cells) + " |")
-        print()
+            rows.append([condition, *cells])
+        print("\n".join(table([measure, *(f"generation {t}" for t in generations)], rows)), end="\n\n")
 
 
 def measures() -> str:
     """The Markdown table of all measures, from imgloop/measures.py."""
-    rows = [("measure", "meaning", "unit", "range", "when a generator collapses", "of a perfect generator")]
-    rows += [
+    head = ("measure", "meaning", "unit", "range", "when a generator collapses", "of a perfect generator")
+    rows = [
         (f"`{name}`", info.label, info.unit, info.limits, info.collapse or "", info.perfect)
         for name, info in MEASURES.items()
     ]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+    return "\n".join(table(head, rows))
 
 
 def listed(text: str) -> str:

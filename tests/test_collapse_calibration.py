@@ -1,21 +1,16 @@
 """Error rates and power of the profile in simulated studies, against docs/profile.md; and the same with the rules
 broken on purpose, which must fail."""
 
-import sys
-from pathlib import Path
-
+import calibrate
 import numpy as np
 import pytest
+from calibrate import H, Simulated, family
 from conftest import thinned
 from scipy.stats import binom
 
 from imgloop.collapse import definitions, power, statistics
 from imgloop.collapse.definitions import judge
 from imgloop.collapse.power import Plan
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import calibrate  # pyright: ignore[reportMissingImports]
-from calibrate import H, Simulated, family  # pyright: ignore[reportMissingImports]
 
 STUDIES = 2_000
 CASES = [(kind, accumulated, s) for kind in calibrate.NOISES for accumulated in (0.0, 1.0) for s in (4, 5, 8)]

@@ -1,21 +1,15 @@
 """The paper's own cases, from simulation: Table 1, the two plateaus, the Gaussian's decomposition."""
 
-import sys
-from pathlib import Path
-
+import known_law
 import numpy as np
 import pandas as pd
+import paper
 import pytest
 from scipy.stats import norm
 
 from imgloop.analytic import theory
 from imgloop.analytic.course import Course
 from imgloop.collapse.profile import collapse_profile
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts" / "paper_parts"))
-import known_law  # pyright: ignore[reportMissingImports]
-import paper  # pyright: ignore[reportMissingImports]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import PurePosixPath
 
+import docs_site
 import pytest
 import yaml
 from conftest import REPO
@@ -16,9 +17,6 @@ from test_readme import jobs
 
 from imgloop.config import help as conf
 from imgloop.measures import MEASURES
-
-sys.path.insert(0, str(REPO / "scripts"))
-import docs_site
 
 DOCS = REPO / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -1,16 +1,11 @@
 """scripts/echo.py: the laws of errors that fade, against simulated chains of errors."""
 
-import sys
-
+import echo
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPO
 
 from imgloop.errors import UserError
-
-sys.path.insert(0, str(REPO / "scripts"))
-import echo  # pyright: ignore[reportMissingImports]
 
 SHARES, GENERATIONS, SEEDS = (0.0, 0.1, 0.3, 0.6), 6, 400
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from launchers import SMALL, commands, results
 
 import imgloop
 from imgloop import store
@@ -26,9 +27,6 @@ from imgloop.launch.outcome import Outcome
 from imgloop.launch.scheduler import Sweep
 from imgloop.report.__main__ import main as report
 from imgloop.study import progress
-
-sys.path.insert(0, str(REPO / "scripts"))
-from launchers import SMALL, commands, results
 
 SOLVED = ["model=gaussian", "data.n=9", "model.replicates=3", "generations=2", "display=none"]
 

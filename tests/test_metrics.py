@@ -1,12 +1,12 @@
 """The metric functions against closed forms, brute force in float64, simulation, prdc and torch-fidelity."""
 
-import importlib.util
 import warnings
 
 import numpy as np
 import pytest
+import table
 import torch
-from conftest import REPO, thinned
+from conftest import thinned
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
@@ -703,8 +703,4 @@ def test_a_stream_of_one_side_names_the_missing_side():
 
 
 def test_the_table_in_the_documentation_is_that_of_the_list():
-    spec = importlib.util.spec_from_file_location("table", REPO / "scripts" / "table.py")
-    assert spec is not None and spec.loader is not None
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
     assert table.listed(table.DOCS.read_text()) == table.measures(), "run: python scripts/table.py measures"

@@ -2,12 +2,12 @@
 scripts/replications.py."""
 
 import re
-import sys
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+import replications
 from conftest import REPO, TINY, thinned
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scipy import stats
@@ -15,9 +15,6 @@ from scipy import stats
 import imgloop
 from imgloop.config.compose import compose
 from imgloop.config.settings import parsed
-
-sys.path.insert(0, str(REPO / "scripts"))
-import replications  # pyright: ignore[reportMissingImports]
 
 FOLDER = REPO / "conf" / "experiment" / "published"
 PAGE = (REPO / "docs" / "replications.md").read_text()

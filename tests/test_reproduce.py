@@ -1,24 +1,20 @@
 """Theory must notice a broken loop: each deliberate fault in the chain that exposes it, and the script that prints them
 beside every experiment's comparison with theory."""
 
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
+import reproduce
 from conftest import thinned
+from faults import TWINS, Twin
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from imgloop.analytic.course import Course
 from imgloop.config.compose import CONF, compose
 from imgloop.config.settings import parsed
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import faults  # pyright: ignore[reportMissingImports]
-import reproduce  # pyright: ignore[reportMissingImports]
-from faults import TWINS, Twin  # pyright: ignore[reportMissingImports]
 
 
 def options(group):

@@ -192,6 +192,18 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> 
         GlobalHydra.instance().hydra = outer
 
 
+def expanded(params: Mapping[str, Any] | None, overrides: Sequence[str], loader: Any = None) -> list[list[str]]:
+    """The overrides of each job of a multirun, in the order of Hydra's own sweeper: those of hydra.sweeper.params,
+    which those given replace. Raises Hydra's own exceptions."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's extension point for sweepers
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = OverridesParser.create(loader).parse_overrides(
+        [*(f"{k}={v}" for k, v in (params or {}).items()), *overrides]
+    )
+    return [list(job) for batch in BasicSweeper.split_arguments(given, None) for job in batch]
+
+
 def spelt(value: Any) -> str:
     """A value as Hydra's command line reads it."""
     if value is None or isinstance(value, bool):

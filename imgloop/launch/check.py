@@ -12,6 +12,7 @@ from imgloop import loop, store
 from imgloop.chain.base import Surroundings
 from imgloop.chain.earlier import continued
 from imgloop.chain.trained import start_folder
+from imgloop.config.compose import expanded
 from imgloop.data.archive import check_exists
 from imgloop.errors import UserError
 from imgloop.guards import guarded
@@ -25,18 +26,13 @@ PARTS = ("paradigm", "curation", "correction", "data", "model")  # that are buil
 
 def jobs_of(config: Any) -> list[Job]:
     """The jobs of a multirun, in the order of Hydra's sweeper; raises UserError for the first with a wrong setting."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         return []  # another sweeper chooses its jobs while they run
     loader = GlobalHydra.instance().config_loader()
-    arguments = [f"{k}={v}" for k, v in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])
-    (batch,) = BasicSweeper.split_arguments(overrides, None)
     jobs = []
-    for number, words in enumerate(batch):
+    for number, words in enumerate(expanded(config.hydra.sweeper.params, config.hydra.overrides.task, loader)):
         try:
             jobs.append(job_of(loader.load_sweep_config(config, words), number))
         except UserError as e:

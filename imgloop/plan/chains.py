@@ -56,7 +56,6 @@ class Work:
 def jobs(overrides: Sequence[str], dirs: Sequence[Path], multirun: bool) -> tuple[list[list[str]], bool]:
     """The overrides of each job of a command, and whether it is a multirun: by -m, or because the experiment is one.
     Sweeps are expanded by Hydra's own sweeper. Raises UserError for overrides that cannot be read."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra's extension point for sweepers
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -68,11 +67,10 @@ def jobs(overrides: Sequence[str], dirs: Sequence[Path], multirun: bool) -> tupl
         hydra = compose.compose(single, dirs).hydra
         if not multirun and str(hydra.mode) != "RunMode.MULTIRUN":
             return [list(overrides)], False
-        params = [f"{k}={v}" for k, v in (hydra.sweeper.get("params") or {}).items()]
-        expanded = BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
+        every = compose.expanded(hydra.sweeper.get("params"), overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as e:  # ValueError: a group given a number or null
         raise e if isinstance(e, UserError) else UserError(*sentence(e, overrides, dirs)) from e
-    return [[o for o in job if not o.startswith(("hydra.", "hydra/"))] for job in expanded], True
+    return [[o for o in job if not o.startswith(("hydra.", "hydra/"))] for job in every], True
 
 
 def settings_of(jobs: Sequence[Sequence[str]], dirs: Sequence[Path]) -> dict[tuple[str, ...], Settings]:
