@@ -130,7 +130,8 @@ class Given:
 
     model: its option. features: the option of the features, None for solvable systems, which have none. classes: their
     number, None for data without labels. logits: whether the features classify. risk: whether generators may have a
-    loss. n_real: number of real training samples.
+    loss. n_real: number of real training samples. from_mix: whether curation selects from whole training sets, real
+    rows among them, instead of among new samples.
     """
 
     model: str
@@ -139,6 +140,7 @@ class Given:
     logits: bool
     risk: bool
     n_real: int
+    from_mix: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,12 @@ class GuardedCuration:
             raise self.part.error(
                 f"returned weights {what(weight)}; expected finite floats {rows.shape} from 0 up, not all 0."
             )
+        try:
+            json.dumps(dict(release.facts), allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise self.part.error(
+                f"returned facts that JSON cannot hold ({e}); expected names with texts or finite numbers."
+            ) from e
         return release
 
 

@@ -1,6 +1,6 @@
 """What of the drawn samples is released: curation and correction between sampling and the pool, with closed forms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -317,6 +317,8 @@ UNLABELLED = Given("diffusion", "random", None, logits=False, risk=True, n_real=
         (Verifier(1.0), SOLVABLE, "fraction=1 releases every sample"),
         (Verifier(), Given("gaussian", None, None, False, False, 1), "there are 1"),
         (Loss(), Given("gan", "classifier", 10, True, False, 100), "model=gan has none"),
+        (Nearest(), replace(GIVEN, from_mix=True), "nearest to itself"),
+        (Farthest([0.5, 1, 1]), replace(GIVEN, from_mix=True), "fraction=1 releases every sample"),
         (Centroid(), UNLABELLED, "these data have no labels"),
         (Centroid(), SOLVABLE, "model=gaussian is a solvable system"),
     ],
@@ -327,7 +329,9 @@ def test_what_a_chain_lacks_is_named_before_anything_is_trained(stage, chain, wo
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-@pytest.mark.parametrize("stage", [Confident(), Choice(), Farthest(), Loss(), Verifier(), Centroid(), Random(1.0)])
+@pytest.mark.parametrize(
+    "stage", [Confident(), Choice(), Farthest(), Loss(), Verifier(), Centroid(), Random(1.0), Farthest([0.5, 1, 1])]
+)
 def test_a_chain_that_has_all_is_accepted(stage):
     stage.check(GIVEN)
 
@@ -376,13 +380,52 @@ def test_selection_from_a_mix_gives_rows_of_it_and_multiplies_weights():
     data = TrainingSet(pools, Mix(origin, row, np.linspace(1, 2, 40)[:, None]))
     chosen = select(data, Bright(), context(), rng())
     light = data.gather(np.arange(40)).reshape(40, -1).mean(1)
-    expected = np.argsort(-light)[:10]
+    expected = np.sort(np.argsort(-light)[:10])
     assert np.array_equal(chosen.mix.origin, origin[expected]) and np.array_equal(chosen.mix.row, row[expected])
     assert np.array_equal(chosen.mix.weight, data.mix.weight[expected] * (1.0 + IMAGES.y[row[expected]]))
     assert chosen.selection == {
         "of": "mix", "n_before": 40, "share": 0.25, "real_share_before": 0.5, "looked_at": "brightness"
     }  # fmt: skip
     assert (data.mix.origin[expected] == REAL).mean() not in (0, 0.5, 1)  # else the test would see no origin
+
+
+def half_real(weight=None):
+    """A training set of 200 equal images, of which the first half is real."""
+    same = Pool(np.zeros((100, 1, 8, 8), np.uint8), np.zeros(100, int))
+    mix = Mix(np.repeat([REAL, 0], 100)[:, None], np.tile(np.arange(100), 2)[:, None], weight)
+    return TrainingSet({REAL: same, 0: same}, mix)
+
+
+@dataclass(frozen=True)
+class First(Everything):
+    def __call__(self, drawn, context, rng):
+        return Release(np.arange(20))
+
+
+def test_a_curation_that_takes_the_first_rows_of_a_mix_does_not_prefer_real_ones():
+    shares = [select(half_real(), First(), context(), np.random.default_rng(i)).mix.shares()[REAL] for i in range(50)]
+    assert abs(np.mean(shares) - 0.5) < 4 * 0.5 / np.sqrt(50 * 20) and np.ptp(shares) > 0
+
+
+def test_a_selection_that_leaves_no_weight_is_refused():
+    weight = np.repeat([0.0, 1.0], 100)[:, None]
+    assert select(half_real(weight), First(), context(), rng()).mix.weight.sum() > 0
+
+    @dataclass(frozen=True)
+    class Real(Everything):  # knows a real row by its label
+        def __call__(self, drawn, context, rng):
+            return Release(np.flatnonzero(drawn.y == 1)[:20])
+
+    data = half_real(weight)
+    pools = {REAL: Pool(data.pools[REAL].x, np.ones(100, int)), 0: data.pools[0]}
+    with pytest.raises(UserError, match="all have the weight 0") as error:
+        select(TrainingSet(pools, data.mix), Real(), context(), rng())
+    assert error.value.setting == "real_weight"
+
+
+def test_one_farthest_sample_has_no_distance_to_record():
+    chosen = Farthest(0.01)(IMAGES, context(lambda x: Features(x.reshape(len(x), -1).astype(float))), rng())
+    assert len(chosen.rows) == 1 and "least_distance" not in chosen.facts
 
 
 def test_selection_from_the_mix_trains_on_a_part_of_all_pools(tmp_path):
@@ -521,3 +564,14 @@ def test_a_release_without_weight_in_one_replicate_is_refused(tmp_path):
     drawn = Pool(np.zeros((4, 2, 1)))
     with pytest.raises(UserError, match=r"curation=zero .*not all 0"):
         GuardedCuration(part, Zero())(drawn, context(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("facts", [{"gap": np.arange(3)}, {"gap": float("inf")}])
+def test_facts_that_a_record_cannot_hold_are_refused(tmp_path, facts):
+    class Odd(Everything):
+        def __call__(self, drawn, context, rng):
+            return Release(np.arange(4), facts=facts)
+
+    part = Part("curation", "odd", "odd.Odd", tmp_path / "parts" / "curation" / "odd.yaml")
+    with pytest.raises(UserError, match=r"curation=odd .*facts that JSON cannot hold"):
+        GuardedCuration(part, Odd())(Pool(np.zeros((4, 1, 8, 8), np.uint8)), context(), np.random.default_rng(0))

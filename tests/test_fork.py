@@ -133,6 +133,15 @@ def test_an_impossible_fork_is_refused(tmp_path, source, more, name, what):
     assert error.value.setting == name
 
 
+@pytest.mark.parametrize("more", [["start=weights"], ["select_from=mix", "curation=loss"]])
+def test_a_fork_of_a_generation_without_its_model_is_refused_where_the_next_needs_it(tmp_path, source, more):
+    shutil.copytree(source, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / "gen001" / "model")
+    with pytest.raises(UserError, match="keep_models removed it") as error:
+        forked(tmp_path / "out", tmp_path / "c", 1, "paradigm=replace", "generations=3", *more)
+    assert error.value.setting == "fork" and not list((tmp_path / "out").glob("*/*/seed0"))
+
+
 def test_other_generations_under_the_same_name_are_refused(tmp_path, source):
     forked(tmp_path / "out", source, 0, "paradigm=replace", "generations=2")
     moved = tmp_path / "moved" / "seed0"

@@ -11,9 +11,16 @@ from imgloop.config.fork import Fork
 from imgloop.errors import UserError
 
 
-def check_fork(fork: Fork, real_key: str, folder: Path) -> None:
-    """Raise UserError if the fork learnt from other real data, or is not the one that the chain in `folder` was forked
-    from."""
+def check_fork(fork: Fork, real_key: str, folder: Path, needs_model: bool) -> None:
+    """Raise UserError if the fork learnt from other real data, is not the one that the chain in `folder` was forked
+    from, or lacks the model of its last generation where the next one `needs_model`."""
+    last = fork.generation(fork.t)
+    if needs_model and not (folder / f"gen{fork.t + 1:03d}").is_dir() and not (last / "model").is_dir():
+        raise UserError(
+            f"fork: {last} has no model (keep_models removed it), and the next generation starts from it or selects by "
+            "it: fork a generation that has one, or leave start=weights and select_from=mix out.",
+            "fork",
+        )
     for t in range(fork.t + 1):
         record = fork.record(t)
         if record["real"] != real_key:

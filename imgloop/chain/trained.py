@@ -139,7 +139,10 @@ class Chain(ChainFolder):
         evaluator = Evaluator(extractor, compared, self.shared, measures=user_measures(self.settings))
         choices, classes, n_real = self.settings.choices, real.classes, len(real.train)
         logits = evaluator.heldout_features.logits is not None
-        given = Given(choices["model"], extractor.name, classes and len(classes), logits, model.has_risk, n_real)
+        from_mix = self.settings.selects_mix
+        given = Given(
+            choices["model"], extractor.name, classes and len(classes), logits, model.has_risk, n_real, from_mix
+        )
         for stage in (parts.correction, parts.curation):
             stage.check(given)
         self.stop.end_of_fit()  # all is imported: from here on a signal may stop us anywhere
@@ -178,7 +181,8 @@ class Chain(ChainFolder):
         self.pools = {REAL: real.train}
         check_numbers(self.folder)
         if self.fork is not None:
-            check_fork(self.fork, self.real_key, self.folder)
+            continues = self.settings.config["start"] in STARTS[1:] or self.settings.selects_mix
+            check_fork(self.fork, self.real_key, self.folder, needs_model=continues)
         for t in range(self.done):
             record, folder = self.record(t), self.source(t)
             if record["real"] != self.real_key:

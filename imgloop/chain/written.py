@@ -66,9 +66,10 @@ def describe(
     shares, curated = mix.shares(), {}
     if released.rows is not None:
         corrected = 0 if released.corrected is None else int(released.corrected.sum())
-        curated = {"curation": s.choices["curation"], "correction": s.choices["correction"]}
+        curated = {"correction": s.choices["correction"]}
         if not s.selects_mix:
-            curated |= {"selection": {"share": len(released.pool) / len(drawn), **released.facts}}
+            selection = {"share": len(released.pool) / len(drawn), **released.facts}
+            curated = {"curation": s.choices["curation"], **curated, "selection": selection}
         curated |= {"n_corrected": corrected, "drawn_hash": store.file_hash(part / "drawn.safetensors")}
     if data.selection is not None:
         curated |= {"curation": s.choices["curation"], "selection": dict(data.selection)}

@@ -83,11 +83,13 @@ class Schedule:
             )
         return int(value) if self.whole else float(value)
 
-    def always(self, value: float) -> bool:
-        """Whether this is `value` in every generation."""
+    def always(self, value: float, first: int = 0) -> bool:
+        """Whether this is `value` in every generation from `first` on."""
         if self.values is not None:
-            return set(self.values) == {value}
-        return self(0) == value and (self.factor == 1 or (self.start in (0, value) and self(1) == value))
+            return set(self.values[first:]) == {value}
+        if self(first) != value:
+            return False
+        return self.factor == 1 or ((not self.whole or self.start in (0, value)) and self(first + 1) == value)
 
     def __call__(self, t: int) -> float:
         """The value at generation t, an int where the schedule is whole."""

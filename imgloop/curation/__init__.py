@@ -49,7 +49,7 @@ class Fraction:
 
     def check(self, given: Given) -> None:
         """Raise UserError for a solvable system, which has no features, and for a share that selects nothing."""
-        self.check_share()
+        self.check_share(given)
         if given.features is None:
             raise UserError(
                 f"curation={self.option} looks at images, and model={given.model} is a solvable system: use "
@@ -57,8 +57,8 @@ class Fraction:
                 "curation",
             )
 
-    def check_share(self) -> None:
-        if isinstance(self.fraction, Schedule) and self.fraction.always(1):
+    def check_share(self, given: Given) -> None:
+        if isinstance(self.fraction, Schedule) and self.fraction.always(1, first=int(given.from_mix)):
             raise UserError(
                 f"curation.fraction=1 releases every sample, so that curation={self.option} selects nothing: give a "
                 "share below 1, or curation=none.",
@@ -168,14 +168,24 @@ def log_probabilities(logits: np.ndarray, of_class: int | None = None) -> np.nda
 
 def select(data: TrainingSet, curation: Curation, context: Context, rng: np.random.Generator) -> TrainingSet:
     """The training set that a curation selects from a whole one of images: real rows and samples of all generations
-    alike. `context.generator` is the newest that exists."""
-    index, mix = np.arange(len(data)), data.mix
-    choice = curation(Pool(data.gather(index), data.labels()), context, rng)
-    rows = np.asarray(choice.rows, np.int64)
+    alike. `context.generator` is the newest that exists. The curation gets the rows in random order, since a mix has
+    the real ones first. Raises UserError where no row that is selected has a weight."""
+    mix, order = data.mix, rng.permutation(len(data))
+    labels = data.labels()
+    choice = curation(Pool(data.gather(order), None if labels is None else labels[order]), context, rng)
+    chosen = order[np.asarray(choice.rows, np.int64)]
+    ascending = np.argsort(chosen, kind="stable")
+    rows = chosen[ascending]
     weight = None if mix.weight is None else mix.weight[rows]
     if choice.weight is not None:
-        own = np.asarray(choice.weight, float)[:, None]
+        own = np.asarray(choice.weight, float)[ascending, None]
         weight = own if weight is None else weight * own
+    if weight is not None and not weight.any():
+        raise UserError(
+            f"The curation selected {len(rows)} rows for generation {context.t}, and all have the weight 0 "
+            "(real_weight=0 gives it to real rows): give real_weight above 0, or another curation.",
+            "real_weight",
+        )
     facts = {"of": "mix", "n_before": len(mix), "share": len(rows) / len(mix)}
     facts |= {"real_share_before": mix.shares().get(REAL, 0.0), **choice.facts}
     return TrainingSet(data.pools, Mix(mix.origin[rows], mix.row[rows], weight), facts)

@@ -21,6 +21,15 @@ class Nearest(Fraction):
 
     looks_at: ClassVar[str] = "distances to real training samples in feature space"
 
+    def check(self, given: Given) -> None:
+        super().check(given)
+        if given.from_mix:
+            raise UserError(
+                "curation=nearest would select the real rows of a training set, each of which is nearest to itself: "
+                "leave select_from=mix out, or use another curation, such as curation=verifier.",
+                "select_from",
+            )
+
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         from imgloop.metrics.manifold import nearest_distances  # imports torch
 
@@ -32,13 +41,14 @@ class Nearest(Fraction):
 
 @dataclass(frozen=True)
 class Loss(Fraction):
-    """Releases the samples on which the generator that drew them has the lowest (`keep=low`) or highest loss.
+    """Releases the samples on which the newest generator has the lowest (`keep=low`) or highest loss: the one that drew
+    them, or for a whole training set the one before.
 
     The denoising loss of diffusion models bounds the negative log-likelihood up to its weighting (Ho et al. 2020).
     Raises UserError for models without a loss.
     """
 
-    looks_at: ClassVar[str] = "loss of the generator that drew the samples"
+    looks_at: ClassVar[str] = "loss of the newest generator"
 
     keep: str = setting("low", choices=("low", "high"))
 

@@ -24,14 +24,14 @@ class Farthest(Fraction):
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         x, count = features_of(drawn.x, context, self), self.released(len(drawn), context.t)
-        rows, gap = [int(rng.integers(len(x)))], np.inf
+        rows, gap = [int(rng.integers(len(x)))], 0.0
         apart = distances(x, x[rows[0]])
         while len(rows) < count:
             rows.append(int(apart.argmax()))
             gap = float(apart[rows[-1]])
             apart = np.minimum(apart, distances(x, x[rows[-1]]))
             apart[rows] = -1  # released, also among exact copies
-        return self.release(np.sort(rows), least_distance=gap)
+        return self.release(np.sort(rows), **({"least_distance": gap} if count > 1 else {}))
 
 
 @dataclass(frozen=True)

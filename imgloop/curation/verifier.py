@@ -17,7 +17,8 @@ from imgloop.pool import Pool
 
 @dataclass(frozen=True)
 class Verifier(Fraction):
-    """Releases the first samples that a verifier accepts, a share `fraction` of those drawn.
+    """Releases the first samples that a verifier accepts, a share `fraction` of those drawn; of a whole training set,
+    whose rows come in random order, likewise.
 
     The verifier accepts a sample with probability p = exp(-d² / (2 (radius s)²)), d its distance to the nearest
     reference and s the root mean square distance of real samples to theirs. References are the real class centroids in
@@ -37,7 +38,7 @@ class Verifier(Fraction):
     error: float = setting(0.0, low=0, below=0.5, why="since a verifier that errs half of the time decides nothing")
 
     def check(self, given: Given) -> None:
-        self.check_share()
+        self.check_share(given)
         if given.n_real < 2:
             raise UserError(
                 f"curation=verifier takes its reference from real training samples, and there are {given.n_real}: "
