@@ -300,6 +300,14 @@ def test_a_schedule_of_the_sampling_bias_is_checked_before_training(tmp_path, bi
     assert not list(tmp_path.rglob("record.json"))
 
 
+def test_a_list_too_short_for_an_extended_chain_is_refused_before_training(tmp_path, monkeypatch):
+    given = [*TINY, "paradigm=replace", "model.bias=[1,0.9]", f"out={tmp_path}"]
+    imgloop.run([*given, "generations=2"])
+    monkeypatch.setattr(Diffusion, "fit", None)
+    with pytest.raises(UserError, match="lists 2 values, but generation 2 needs one"):
+        imgloop.run([*given, "generations=3"])
+
+
 # -- Extrapolation ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from imgloop.chain.fork import check_fork, copy_fork
 from imgloop.chain.plan import Plan
 from imgloop.chain.written import write, write_losses
 from imgloop.config.fork import Fork
+from imgloop.config.schedule import check_schedules
 from imgloop.config.settings import STARTS, Settings
 from imgloop.contracts import Context, Given
 from imgloop.curation import Released, select
@@ -120,6 +121,7 @@ class Chain(ChainFolder):
         """The model; raises UserError for one that does not suit the outlined data, budgets, flips and weights."""
         model = guarded(self.settings.part("model"), self.settings.build("model"))
         model.check(parts.real, parts.plan.images)
+        check_schedules(getattr(model, "inner", model), range(parts.plan.first, parts.plan.generations))
         check_flips(self.settings, model)
         check_weighted(self.settings, model, parts.plan.weighted)
         return model

@@ -64,11 +64,12 @@ class Schedule:
         for v in schedule.values or (schedule.start,):
             schedule.checked(v)
         if schedule.values is None:
-            schedule.checked(schedule(0))
+            schedule(0)
         return schedule
 
-    def checked(self, value: Any) -> float:
-        """`value` as int or float; raises UserError where it is not a number, or out of bounds."""
+    def checked(self, value: Any, t: int | None = None) -> float:
+        """`value` as int or float; raises UserError where it is not a number, or out of bounds. t: the generation at
+        which a geometric schedule reaches it."""
         low, high = self.low, self.high
         allowed = is_number(value) and math.isfinite(value) and not (self.whole and value != int(value))
         too_low = allowed and self.above is not None and not value > self.above
@@ -77,6 +78,13 @@ class Schedule:
             span = "" if low is None else f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
             if self.above is not None:
                 span = f" above {self.above:g}" + ("" if high is None else f" and at most {high:g}")
+            if t and self.values is None and self.factor != 1:
+                mend = "change factor, set max, or give a list" if self.factor > 1 else "change factor, or give a list"
+                raise UserError(
+                    f"{self.name} is {value:g} at generation {t}, from start={self.start:g} and "
+                    f"factor={self.factor:g}; it must be {kind}{span}: {mend}.",
+                    self.name,
+                )
             raise UserError(
                 f"{self.name}={value}: give {kind}{span}, a list of such numbers, or {{start: , factor: , max: }}.",
                 self.name,
@@ -108,7 +116,7 @@ class Schedule:
         if self.whole and math.isfinite(value):
             # Floating-point powers such as 1.4^5 can fall just below their decimal value.
             value = math.floor(value * (1 + 1e-12) + 1e-9)
-        return self.checked(value)
+        return self.checked(value, t)
 
 
 # A setting of a part: what Schedule.of reads, or None for the part's own default.
@@ -150,6 +158,15 @@ def value_at(value: Knob, t: int, default: float = 0) -> float:
         return default
     assert isinstance(value, Schedule)  # by read_knobs
     return value(t)
+
+
+def check_schedules(part: Any, generations: range) -> None:
+    """Raise UserError for a schedule among the attributes of a part that has no value allowed for one of the
+    generations."""
+    for schedule in getattr(part, "__dict__", {}).values():
+        if isinstance(schedule, Schedule):
+            for t in generations:
+                schedule(t)
 
 
 def is_number(value: Any) -> bool:

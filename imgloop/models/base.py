@@ -175,13 +175,6 @@ def bias_schedule(bias: Knob) -> Schedule:
     return Schedule.of("model.bias", bias, above=0, whole=False)
 
 
-def check_schedules(generations: int, *schedules: Schedule) -> None:
-    """Raise UserError for a schedule that has no value for one of the generations."""
-    for schedule in schedules:
-        for t in range(generations):
-            schedule(t)
-
-
 def check_images(batch: int, conditional: bool, real: RealData, images: tuple[int, ...]) -> None:
     """Raise UserError for a budget under one batch, for a batch that the devices cannot share, and for real data
     without the classes that `conditional` needs."""

@@ -23,7 +23,6 @@ from imgloop.models.base import (
     bias_schedule,
     check_description,
     check_images,
-    check_schedules,
     label_frequencies,
     load_training,
     sample_images,
@@ -309,7 +308,6 @@ class Diffusion(Model):
         _, channels, size, _ = real.train.x.shape
         r = self.recipe(size)
         check_images(r.batch, self.conditional, real, images)
-        check_schedules(len(images), self.bias_at, self.extrapolate_at)
         with torch.device("meta"):
             network = build_network(r.network, size, channels, self.widths and tuple(self.widths))
         check_fits([network], "model.widths")

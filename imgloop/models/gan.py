@@ -23,7 +23,6 @@ from imgloop.models.base import (
     bias_schedule,
     check_description,
     check_images,
-    check_schedules,
     label_frequencies,
     load_training,
     sample_images,
@@ -151,7 +150,6 @@ class GAN(contracts.Model):
         """Raise UserError for images or a budget that this model cannot be trained with."""
         channels, size = real.train.x.shape[1:3]
         check_images(self.recipe.batch, self.conditional, real, images)
-        check_schedules(len(images), self.bias_at)
         sizes = {"size": size, "channels": channels, "widths": check_widths(size, self.widths), "blocks": self.blocks}
         with torch.device("meta"):
             check_fits(networks_of(sizes | {"label_frequencies": None}), "model.widths")
