@@ -199,6 +199,12 @@ def test_verdicts_that_depend_on_the_protocol_are_told_contradictions_first():
     assert "not the same: detected by a; undetermined by b" in told[1]
 
 
+def test_profiles_without_any_verdict_are_not_compared_silently():
+    one = collapse_profile(table(seeds=1))
+    with pytest.raises(UserError, match="several seeds of both, and there is 1"):
+        protocols.rows({"a": one, "b": one})
+
+
 @pytest.mark.nightly  # eight chains
 def test_the_verdicts_of_one_study_under_two_protocols(tmp_path, capsys):
     given = [*TINY, f"out={tmp_path}", "generations=3", "study=s"]

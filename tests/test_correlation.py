@@ -69,6 +69,30 @@ def test_series_without_a_correlation_are_left_out():
         correlations(table(a[:, :2], b[:, :2]), "a", "b")
 
 
+def test_a_change_is_between_generations_that_follow_each_other():
+    a, b = np.random.default_rng(6).standard_normal((2, 1, 7))
+    a[0, 3] = np.inf  # counts as missing
+    (row,) = correlations(table(a, b), "a", "b")
+    da, db = np.diff(a[0]), np.diff(b[0])
+    known = np.array([0, 1, 4, 5])
+    assert row.changes.r == pytest.approx(np.corrcoef(da[known], db[known])[0, 1])
+    rest = np.array([0, 1, 2, 4, 5, 6])
+    assert row.levels.r == pytest.approx(np.corrcoef(a[0, rest], b[0, rest])[0, 1])
+
+
+def test_a_table_that_is_not_one_of_chains_is_refused():
+    a, b = np.random.default_rng(7).standard_normal((2, 3, 5))
+    whole = table(a, b)
+    for wrong, words in (
+        (whole.drop(columns="seed"), "no column seed"),
+        (pd.concat([whole, whole]), "more than once"),
+        (whole.assign(seed=[None, *whole["seed"][1:]]), "rows without a condition, seed or generation"),
+        (whole.iloc[:0], "no rows"),
+    ):
+        with pytest.raises(UserError, match=words):
+            correlations(wrong, "a", "b")
+
+
 def test_the_command_prints_and_writes_a_table(tmp_path, capsys):
     a, b = np.random.default_rng(5).standard_normal((2, 4, 5))
     path, out = tmp_path / "runs.csv", tmp_path / "r.csv"

@@ -523,8 +523,8 @@ def test_an_impossible_value_is_refused_when_the_paradigm_is_built(rule, knobs):
 @pytest.mark.parametrize(
     "rule, t, words",
     [
-        (RealOnly(n_initial=21), 0, "n_initial is 21 at generation 1, .*20"),
-        (Accumulate(n_initial=[20, 21]), 1, "n_initial is 21 at generation 1, .*20"),
+        (RealOnly(n_initial=21), 0, "n_initial=21.*20"),
+        (Accumulate(n_initial=[20, 21]), 1, "n_initial is 21 at generation 1, .*max: 20"),
         (AccumulateSubsample(budget=31), 1, "budget=31.*30"),
         (AccumulateSubsample(n_initial=5, budget=26), 2, "budget=26.*25"),
         (AccumulateSubsample(budget=[1, 2]), 2, "budget.*2"),
@@ -534,7 +534,7 @@ def test_an_impossible_value_is_refused_when_the_paradigm_is_built(rule, knobs):
         (Fresh(n_initial=5, n_real=5, n_synthetic=11), 1, "n_synthetic=11.*10"),
         (Fresh(n_initial=5, n_real=0, n_synthetic=0), 1, "n_real.*n_synthetic"),
         (Fresh(), 1, "n_initial"),
-        (Fresh(n_initial=21), 0, "n_initial is 21 at generation 1, .*20"),
+        (Fresh(n_initial=21), 0, "n_initial=21.*20"),
         (Replace(n_initial=4, real_fraction=0.5), 1, "real_fraction=0.5.*5.*n_initial"),
         (Replace(real_fraction={"start": 0.5, "factor": 2}), 2, "real_fraction"),
     ],

@@ -269,9 +269,13 @@ def compared(arguments: list[str]) -> None:
     if not a.path.is_dir():
         raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
     if a.features:
+        from imgloop.config.settings import parsed
         from imgloop.measure import measure  # imports torch
 
-        for features in dict.fromkeys(a.features.split(",")):
+        wanted = dict.fromkeys(a.features.split(","))
+        for features in wanted:  # all names first: measuring takes minutes
+            parsed([f"features={features}"])
+        for features in wanted:
             measure(a.path, [f"features={features}"])
     profiles = by_protocol(a.path, a.control)
     found = protocols.rows(profiles)

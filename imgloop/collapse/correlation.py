@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from imgloop.collapse import tables
 from imgloop.collapse.statistics import Moments
 from imgloop.conditions import short_names
 from imgloop.errors import UserError
@@ -57,6 +58,7 @@ class Row:
     condition: str
     levels: Interval
     changes: Interval
+    total: bool = False  # over all conditions
 
     def cells(self) -> dict[str, str | int | float]:
         """The row as columns of a table."""
@@ -70,14 +72,19 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
 
     frame: columns condition, seed, generation, and the two. Chains with fewer than three generations that have both
     numbers, or where one of them does not change, are left out. The interval is that of the mean of Fisher's transform
-    over chains; over all conditions it is over seeds, since chains of one seed share random numbers. Raises UserError
-    for a column that is missing or empty, and where no chain has a correlation.
+    over chains; over all conditions it is over seeds, since chains of one seed share random numbers. A change is that
+    between two generations that follow each other; values that are not finite count as missing. Raises UserError for a
+    table that is not one of chains, a column that is missing or empty, and where no chain has a correlation.
     """
-    for name in (a, b):
-        if name not in numeric(frame):
-            raise UserError(f"The table has no numbers in a column {name}; it has {', '.join(numeric(frame))}.")
     if a == b:
         raise UserError(f"{a} is compared with itself: give two columns.")
+    known = numeric(frame)
+    for name in (a, b):
+        if name not in known and len(frame):
+            raise UserError(f"The table has no numbers in a column {name}; it has {', '.join(known) or 'none'}.")
+    frame = tables.checked(frame, (a, b))
+    for condition, part in frame.groupby("condition"):
+        tables.check_once(part.set_index(["seed", "generation"]), str(condition))
     levels, changes = (each_chain(frame, a, b, of) for of in (pearson, of_changes))
     if not any(np.isfinite(r) for r in levels.values()):
         raise UserError(
@@ -90,21 +97,29 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
         for name in names
     ]
     if len(names) > 1:
-        rows.append(Row(ALL, *(Interval.of(by_seed(each)) for each in (levels, changes))))
+        rows.append(Row(ALL, *(Interval.of(by_seed(each)) for each in (levels, changes)), total=True))
     return rows
 
 
 def each_chain(
     frame: DataFrame, a: str, b: str, of: Callable[[np.ndarray, np.ndarray], float]
 ) -> dict[tuple[str, int], float]:
-    """A correlation of each chain, by condition and seed."""
-    both = frame.dropna(subset=[a, b]).sort_values(by="generation")
-    chains = both.groupby(["condition", "seed"], sort=False)
-    return {(str(k[0]), int(k[1])): of(c[a].to_numpy(float), c[b].to_numpy(float)) for k, c in chains}  # pyright: ignore
+    """A correlation of each chain, by condition and seed, from the values of every generation, NaN where one is
+    missing."""
+    found, generations = {}, range(int(frame["generation"].to_numpy().max()) + 1)
+    chains: Any = frame.groupby(["condition", "seed"], sort=False)
+    for (condition, seed), chain in chains:
+        values = chain.set_index("generation")[[a, b]].reindex(generations).to_numpy(float)
+        values[~np.isfinite(values).all(1)] = np.nan
+        found[condition, seed] = of(values[:, 0], values[:, 1])
+    return found
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of (n,) numbers; NaN for fewer than three, or where one of the two does not change."""
+    """Pearson's correlation of (n,) numbers, of those that both have; NaN for fewer than three, or where one of the two
+    does not change."""
+    known = ~np.isnan(x + y)
+    x, y = x[known], y[known]
     if len(x) < LEAST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
     return float(np.corrcoef(x, y)[0, 1])
@@ -131,14 +146,14 @@ def numeric(frame: DataFrame) -> list[str]:
 
 def show(rows: Sequence[Row], a: str, b: str, console: Console) -> None:
     """Print the correlations, a row a condition."""
-    names, common = short_names([row.condition for row in rows if row.condition != ALL])
+    names, common = short_names([row.condition for row in rows if not row.total])
     console.print(Text(f"{a} and {b}: Pearson's r within chains, mean over chains ({LEVEL:.0%} interval)", "bold"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("condition", "chains", "over generations", "of changes"):
         table.add_column(head, justify="right" if head == "chains" else "left")
     for row in rows:
-        name, count = names.get(row.condition, row.condition), row.levels.n
-        units = f"{count} seed{'s' * (count != 1)}" if row.condition == ALL else f"{count}"
+        name, count = row.condition if row.total else names[row.condition], row.levels.n
+        units = f"{count} seed{'s' * (count != 1)}" if row.total else f"{count}"
         table.add_row(name, units, f"{row.levels}", f"{row.changes}")
     console.print(table)
     if common:

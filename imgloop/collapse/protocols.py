@@ -13,6 +13,7 @@ from imgloop.collapse.definitions import SHORT, TITLES
 from imgloop.collapse.show import MARKS, STYLES
 from imgloop.collapse.verdicts import Profile
 from imgloop.conditions import short_names
+from imgloop.errors import UserError
 
 DECIDED = {"detected", "excluded"}
 
@@ -45,14 +46,21 @@ class Row:
 
 
 def rows(profiles: Mapping[str, Profile]) -> list[Row]:
-    """The verdicts of profiles of one study by protocol; definitions that no protocol measures are left out."""
+    """The verdicts of profiles of one study by protocol; definitions that no protocol measures are left out. Raises
+    UserError where there is no verdict at all."""
     first = next(iter(profiles.values()))
     found = [
         Row(condition, number, {name: p[condition][number].verdict for name, p in profiles.items()})
         for condition in first.conditions
         for number in first[condition]
     ]
-    return [row for row in found if row.judged]
+    if not (judged := [row for row in found if row.judged]):
+        seeds = max((v.seeds for c in first.conditions for v in first[c].values()), default=0)
+        raise UserError(
+            f"The study has no verdict under any protocol: a verdict needs the control and several seeds of both, and "
+            f"there {'is' if seeds == 1 else 'are'} {seeds} with both."
+        )
+    return judged
 
 
 def warnings(found: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:

@@ -88,16 +88,21 @@ def conditions(frame: Frame, measures: Sequence[str] = MEASURES) -> list[Conditi
         for size, rows in sizes:
             label = f"{name},size={size:g}" if len(sizes) > 1 else str(name)
             indexed = rows.set_index(["seed", "generation"]).sort_index()
-            if (repeated := indexed.index.duplicated()).any():
-                seed, generation = indexed.index[repeated][0]
-                raise UserError(
-                    f"The table has generation {generation} of {label}, seed {seed}, more than once: give one row for "
-                    "each condition, seed and generation."
-                )
+            check_once(indexed, label)
             size = size if np.isfinite(size) else named_size(str(name))
             base = SIZED.sub("", str(name)) if np.isfinite(size) else str(name)
             result.append(Condition(str(name), label, base, float(size), indexed))
     return result
+
+
+def check_once(indexed: Frame, label: str) -> None:
+    """Raise UserError for a condition's rows, indexed by seed and generation, of which two have one index."""
+    if (repeated := indexed.index.duplicated()).any():
+        seed, generation = indexed.index[repeated][0]
+        raise UserError(
+            f"The table has generation {generation} of {label}, seed {seed}, more than once: give one row for each "
+            "condition, seed and generation."
+        )
 
 
 def named_size(name: str) -> float:
