@@ -22,8 +22,10 @@ from markdown_table import table
 
 from imgloop import figures
 from imgloop.collapse.statistics import Moments
+from imgloop.collapse.tables import parts
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES
+from imgloop.study.progress import incomplete, progress
 from imgloop.study.tables import load_study
 
 
@@ -55,19 +57,28 @@ class Course:
 
 
 def courses(frame: Any, measure: str) -> list[Course]:
-    """The courses of a study's shares, the smallest share first; raises UserError for a study without a control, or
-    where no condition has a constant real share."""
+    """The courses of a study's shares, the smallest share first; raises UserError for a study without a control or with
+    several, where no condition has a constant real share, and where one has no whole chain of a seed of the control."""
     if measure not in frame or not frame[measure].notna().any():
         raise UserError(f"{measure} was not measured.")
     series = frame.pivot_table(index=["condition", "seed"], columns="generation", values=measure)
-    control = next((c for c in frame["condition"].unique() if c.startswith("real_only")), None)
-    if control is None:
-        raise UserError("The study has no condition real_only, with which the others are compared.")
+    controls = [c for c in frame["condition"].unique() if parts(c)[0] == "real_only"]
+    if len(controls) != 1:
+        raise UserError(
+            f"The study needs one condition real_only, with which the others are compared; it has "
+            f"{' and '.join(controls) or 'none'}."
+        )
+    (control,) = controls
     found = []
     for condition, part in frame[frame["generation"] > 0].groupby("condition", sort=False):
         shares = part["real_share"].unique()
         if condition != control and np.ptp(shares) < 1e-9:
             excess = (series.loc[condition] - series.loc[control]).dropna().to_numpy()[:, 1:]
+            if not len(excess):
+                raise UserError(
+                    f"No seed has all {series.shape[1]} generations of {condition} and {control}: run the study to "
+                    "its end."
+                )
             moments = Moments.of(excess.T)
             found.append(Course(float(shares[0]), len(excess), moments.mean, moments.sem))
     if not found:
@@ -107,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     try:
         found = courses(load_study(a.study), a.measure)
+        note = incomplete(progress(a.study))
     except UserError as e:
         sys.exit(f"echo: {e}")
     last = len(found[0].mean)
@@ -120,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (e, left) in fits.items():
         alone = ", ".join(f"{fitted([c], LAWS[name])[0]:.3g}" for c in found)
         print(f"{name}: e = {e:.3g} leaves {left:.1%} of the squares unexplained; e of each share alone: {alone}")
+    if note:
+        print(note)
     if a.figure:
         a.figure.write_bytes(drawn(found, a.measure))
     return 0

@@ -27,6 +27,7 @@ from imgloop.collapse.verdicts import DETECTED, EXCLUDED, UNDETERMINED, Profile,
 from imgloop.display import duration
 from imgloop.errors import UserError
 from imgloop.study.frozen import FILE, read
+from imgloop.study.progress import incomplete, progress
 from imgloop.study.tables import csv_text, load_study
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -116,12 +117,19 @@ def brief(v: Verdict) -> str:
 
 
 def stored(out: Path) -> Iterator[str]:
-    """Copy tables and thresholds of the studies in a folder."""
-    for name in BLOCKS:
-        if (out / name / FILE).exists():
-            store.write_text(RAW / f"{name}.csv", csv_text(load_study(out / name)))
-            (RAW / f"{name}.json").write_bytes((out / name / FILE).read_bytes())
-            yield name
+    """Copy tables and thresholds of the studies in a folder, and say so. Raises UserError for a study that is not
+    finished or has no control, before anything of it is copied, and where there is none."""
+    there = [name for name in BLOCKS if (out / name / FILE).exists()]
+    if not there:
+        raise UserError(f"{out} has none of the studies {', '.join(BLOCKS)}: run one, or name their folder by --store.")
+    for name in there:
+        if note := incomplete(progress(out / name)):
+            raise UserError(f"{out / name}: {note}. Run it to its end.")
+        frame, frozen = load_study(out / name), read(out / name / FILE)
+        collapse_profile(frame, thresholds=frozen.thresholds, frozen=frozen)
+        store.write_text(RAW / f"{name}.csv", csv_text(frame))
+        (RAW / f"{name}.json").write_bytes((out / name / FILE).read_bytes())
+        yield f"{name}: docs/studies/{name}.csv"
 
 
 def page() -> Iterator[str]:
@@ -152,10 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/propagation.md")
     parser.add_argument("--effects", action="store_true", help="also print each verdict with its effect")
     a = parser.parse_args(arguments)
-    if a.store:
-        for name in stored(a.store):
-            print(f"{name}: docs/studies/{name}.csv", file=sys.stderr)
-    text = "\n".join(page())
+    try:
+        for line in stored(a.store) if a.store else ():
+            print(line, file=sys.stderr)
+        text = "\n".join(page())
+    except UserError as e:
+        sys.exit(f"propagation: {e}")
     print(text)
     if a.effects:
         for name in BLOCKS:

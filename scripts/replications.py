@@ -70,6 +70,14 @@ def study_of(name: str, out: Path) -> Path:
     return out / f"published-{name.replace('/', '-')}"
 
 
+def lacking(name: str, study: Path) -> str:
+    """The conditions of a set-up that its study does not have at all, in a sentence; "" if it has all."""
+    chosen = settings_of(jobs([f"experiment=published/{name}"], (), True)[0], ())
+    there = {c.parent.name for c in chains(study)}
+    missing = [c for c in dict.fromkeys(s.condition for s in chosen.values()) if c not in there]
+    return f"not run: {', '.join(missing)}" if missing else ""
+
+
 def trained(study: Path, setup: Setup) -> Iterator[str]:
     """A Markdown table of a trained set-up's study: means over seeds and their standard errors at the last generation
     that all chains have, differences paired by seed with 95 % t intervals, and verdicts."""
@@ -216,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             lines = trained(study, SETUPS[name.removesuffix("/gpu")]) if name not in SYSTEMS else None
             print("\n".join(lines or solvable(study, SYSTEMS[name])))
-            if note := incomplete(progress(study)):
+            for note in filter(None, (incomplete(progress(study)), lacking(name, study))):
                 print(f"\n{note}")
         except imgloop.UserError as e:
             sys.exit(f"replications: {e}")

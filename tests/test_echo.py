@@ -44,7 +44,9 @@ def test_each_law_explains_its_own_errors_and_not_the_others(law, errors):
 def test_a_study_that_cannot_be_compared_is_refused():
     frame = study(lambda rng, n: np.ones(n))
     for wrong, words in (
-        (frame[frame["condition"] != "real_only"], "no condition real_only"),
+        (frame[frame["condition"] != "real_only"], "one condition real_only, .*it has none"),
+        (pd.concat([frame, frame[:40].assign(condition="real_only,n_initial=9")]), "real_only,n_initial=9"),
+        (frame[(frame["condition"] != "real_only") | (frame["generation"] < 3)], "No seed has all 6 generations"),
         (frame[frame["condition"] == "real_only"], "No condition has a constant share"),
         (frame.drop(columns="risk"), "risk was not measured"),
     ):

@@ -139,9 +139,9 @@ def test_a_set_up_runs_and_its_table_is_printed(name, tmp_path, capsys):
 def test_times_to_total_collapse_are_printed_beside_the_formula_of_the_paper(tmp_path, capsys):
     imgloop.run(["experiment=published/schaeffer", "data.n=10", f"out={tmp_path}", "display=none", "generations=500"])
     replications.main(["schaeffer", "--out", str(tmp_path)])
-    draws, outcomes, simulated, exact, diffusion, paper, ratio = (
-        capsys.readouterr().out.splitlines()[-2].split("|")[1:-1]
-    )
+    draws, outcomes, simulated, exact, diffusion, paper, ratio = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("| 10 ")
+    ).split("|")[1:-1]
     mean, sem = map(float, simulated.split("±"))
     assert (int(draws), int(outcomes)) == (10, 10) and float(paper) == pytest.approx(10 * np.log(10), rel=1e-3)
     assert abs(mean - float(exact)) < 4 * sem and float(ratio) == pytest.approx(mean / float(paper), abs=0.01)
@@ -166,6 +166,16 @@ def test_differences_are_paired_by_seed_with_a_t_interval(monkeypatch, tmp_path)
     expected = f"{mine.mean():.3g} ± {stats.sem(mine):.2g}; {(mine - theirs).mean():+.3g} [{low:+.3g}, {high:+.3g}]"
     assert last == ["augment,correction=centroid", "5", "augment", expected]
     assert lines[-2].endswith(f"|  | {theirs.mean():.3g} ± {stats.sem(theirs):.2g} |")
+
+
+def test_conditions_that_a_study_lacks_are_named(tmp_path):
+    chosen = parsed([*jobs("gerstgrasser")[0], f"out={tmp_path}"])
+    study = replications.study_of("gerstgrasser", tmp_path)
+    (study / chosen.condition / "seed0" / "gen000").mkdir(parents=True)
+    (study / chosen.condition / "seed0" / "config.yaml").write_text("")
+    said = replications.lacking("gerstgrasser", study)
+    assert said.startswith("not run: ") and chosen.condition not in said.removeprefix("not run: ").split(", ")
+    assert len(said.split(", ")) == 2
 
 
 def test_what_was_not_run_is_said_and_an_unknown_name_is_refused(tmp_path, capsys):

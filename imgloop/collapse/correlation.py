@@ -97,7 +97,7 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
         for name in names
     ]
     if len(names) > 1:
-        rows.append(Row(ALL, *(Interval.of(by_seed(each)) for each in (levels, changes)), total=True))
+        rows.append(Row(ALL, Interval.of(by_seed(levels)), Interval.of(by_seed(changes)), total=True))
     return rows
 
 
