@@ -168,6 +168,16 @@ MOST_JSON = 64 << 20  # characters of a JSON file
 MOST_BYTES, MOST_VALUES = 1 << 20, 100_000  # of a YAML file, and of its values with every alias written out
 
 
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def yaml_text(content: Any) -> str:
+    """YAML in the order given, without aliases: a value that stands twice is written twice."""
+    return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+
+
 def read_yaml(path: Path) -> Any:
     """The value of a YAML file; raises UserError, naming the file, where it is missing, damaged, or too large, such as
     one whose aliases stand for more than 100,000 values."""

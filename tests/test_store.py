@@ -670,3 +670,11 @@ def test_odd_headers_are_damage(tmp_path, header):
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
     with pytest.raises(UserError, match=r"x\.safetensors"):
         store.open_arrays(path)
+
+
+def test_yaml_is_written_without_aliases(tmp_path):
+    shared = [1, 0.5]
+    text = store.yaml_text({"z": shared, "a": shared, "name": "réal"})
+    store.write_text(tmp_path / "c.yaml", text)
+    assert "&" not in text and text.index("z:") < text.index("a:") and "réal" in text
+    assert store.read_yaml(tmp_path / "c.yaml") == {"z": shared, "a": shared, "name": "réal"}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from imgloop import contracts, ranks, store
 from imgloop.chain.loggers import Log
@@ -277,7 +276,5 @@ class ChainFolder(ABC):
         content: dict[str, Any] = {"format": FORMAT, "choices": choices, "identity": s.identity, "config": config}
         if s.config_dirs:
             content["config_dirs"] = [str(d) for d in s.config_dirs]
-        store.write_text(
-            self.folder / "config.yaml", yaml.safe_dump(store.sealed(content), sort_keys=False, allow_unicode=True)
-        )
+        store.write_text(self.folder / "config.yaml", store.yaml_text(store.sealed(content)))
         store.remove(self.aside)  # the new chain has begun

@@ -92,10 +92,11 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
             "needs them."
         )
     names = list(dict.fromkeys(condition for condition, _ in levels))
-    rows = [
-        Row(name, *(Interval.of([r for (c, _), r in each.items() if c == name]) for each in (levels, changes)))
-        for name in names
-    ]
+
+    def of_condition(name: str, each: dict[tuple[str, int], float]) -> Interval:
+        return Interval.of([r for (condition, _), r in each.items() if condition == name])
+
+    rows = [Row(name, of_condition(name, levels), of_condition(name, changes)) for name in names]
     if len(names) > 1:
         rows.append(Row(ALL, Interval.of(by_seed(levels)), Interval.of(by_seed(changes)), total=True))
     return rows

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imgloop import figures, store
 from imgloop.config.earlier import FORMAT, identity_of
 from imgloop.data.real import RealData, order
@@ -80,8 +78,7 @@ def write_config(folder: Path, chain: Chain, given: Import) -> None:
         "identity": identity,
         "config": {"generations": planned, "seed": chain.seed, "import": list(given.arguments)},
     }
-    text = yaml.safe_dump(store.sealed(content), sort_keys=False, allow_unicode=True)
-    store.write_text(path, text)
+    store.write_text(path, store.yaml_text(store.sealed(content)))
 
 
 AGAIN = "Give --study NEW for a study of its own, or --overwrite to delete the chain and import it again."

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from imgloop import store
 from imgloop.config import compose, settings
 from imgloop.errors import UserError
@@ -114,7 +112,7 @@ def _recipe(study: Study, condition: str, name: str) -> Recipe:
     seeds = study.seeds(condition)
     try:
         stored = study.config(study.chain(condition, seeds[0]))
-        text, line = yaml.safe_dump(stored, sort_keys=False, allow_unicode=True), command(stored, seeds)
+        text, line = store.yaml_text(stored), command(stored, seeds)
     except UserError as e:
         text, line = "", f"# no command: {e}"
     return Recipe(condition, name, ranges(seeds), line, text)
