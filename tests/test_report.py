@@ -48,7 +48,7 @@ from imgloop.report.timescales import Timescale, timed
 from imgloop.study.progress import locked, note_failure, plan, progress
 from imgloop.study.study import Study
 
-TABLE = REPO / "docs" / "studies" / "collapse-digits.csv"
+TABLE = REPO / "docs" / "studies" / "propagation.csv"
 
 
 @pytest.fixture(scope="session")
