@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from imgloop import store
 from imgloop.errors import UserError, printable, refused
@@ -31,17 +32,10 @@ def measure(
     generation; metrics.csv and the comparison then show this protocol. Raises UserError for other settings, and for
     a path without stored samples.
     """
-    from imgloop.config.settings import parsed  # likewise
-    from imgloop.guards import user_measures  # here, since Hydra and torch take seconds to import
+    from imgloop.guards import user_measures  # here, since torch takes seconds to import
     from imgloop.metrics.evaluator import Evaluator  # likewise
 
-    wrong = [o for o in overrides if not o.startswith(("features=", "features.", "measure=", "measure."))]
-    if wrong:
-        raise UserError(
-            f"{wrong[0]} does not change how samples are measured: give features=NAME, features.KEY=VALUE or "
-            "measure=NAME.",
-            wrong[0].partition("=")[0],
-        )
+    settings = how(overrides, config_dirs)
     path = Path(path)
     chains = [path] if tables.is_solved(path) or trained.generations(path) else tables.chains(path)
     if chains and all(map(tables.is_solved, chains)):
@@ -52,7 +46,6 @@ def measure(
             f"{path} contains no chain (CONDITION/seedK/gen000): give a study's folder, for example "
             "outputs/digits-diffusion."
         )
-    settings = parsed(overrides, config_dirs)
     measures, evaluators, name = user_measures(settings), {}, ""
     for chain in chains:
         shared = chain.parent.parent / "shared"
@@ -82,6 +75,20 @@ def measure(
             trained.write_files(chain, name)
     compare.compare(chains[0].parent.parent)
     return name
+
+
+def how(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Any:
+    """The checked settings of the features and measure groups; raises UserError for others, or for a wrong one."""
+    from imgloop.config.settings import parsed  # here, since Hydra takes a second to import
+
+    wrong = [o for o in overrides if not o.startswith(("features=", "features.", "measure=", "measure."))]
+    if wrong:
+        raise UserError(
+            f"{wrong[0]} does not change how samples are measured: give features=NAME, features.KEY=VALUE or "
+            "measure=NAME.",
+            wrong[0].partition("=")[0],
+        )
+    return parsed(overrides, config_dirs)
 
 
 def measured(folder: Path, evaluator, device: str = "cpu", config_dirs: Sequence[Path] = ()):

@@ -199,6 +199,12 @@ def test_verdicts_that_depend_on_the_protocol_are_told_contradictions_first():
     assert "not the same: detected by a; undetermined by b" in told[1]
 
 
+def test_all_features_are_known_before_any_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("imgloop.measure.measure", None)
+    assert main(["protocols", str(tmp_path), "--features", "pixels,nonsense"]) == 1
+    assert "features=nonsense" in capsys.readouterr().err
+
+
 def test_profiles_without_any_verdict_are_not_compared_silently():
     one = collapse_profile(table(seeds=1))
     with pytest.raises(UserError, match="several seeds of both, and there is 1"):

@@ -269,14 +269,13 @@ def compared(arguments: list[str]) -> None:
     if not a.path.is_dir():
         raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
     if a.features:
-        from imgloop.config.settings import parsed
-        from imgloop.measure import measure  # imports torch
+        from imgloop.measure import how, measure
 
-        wanted = dict.fromkeys(a.features.split(","))
-        for features in wanted:  # all names first: measuring takes minutes
-            parsed([f"features={features}"])
-        for features in wanted:
-            measure(a.path, [f"features={features}"])
+        wanted = [[f"features={features}"] for features in dict.fromkeys(a.features.split(","))]
+        for overrides in wanted:  # all names first: measuring takes minutes
+            how(overrides)
+        for overrides in wanted:
+            measure(a.path, overrides)
     profiles = by_protocol(a.path, a.control)
     found = protocols.rows(profiles)
     if a.csv:
