@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -107,13 +107,11 @@ def each_chain(
 ) -> dict[tuple[str, int], float]:
     """A correlation of each chain, by condition and seed, from the values of every generation, NaN where one is
     missing."""
-    found, generations = {}, range(int(frame["generation"].to_numpy().max()) + 1)
-    chains: Any = frame.groupby(["condition", "seed"], sort=False)
-    for (condition, seed), chain in chains:
-        values = chain.set_index("generation")[[a, b]].reindex(generations).to_numpy(float)
-        values[~np.isfinite(values).all(1)] = np.nan
-        found[condition, seed] = of(values[:, 0], values[:, 1])
-    return found
+    wide = frame.set_index(["condition", "seed", "generation"])[[a, b]].astype(float).unstack("generation")
+    x, y = (np.where(np.isfinite(wide[name]), wide[name], np.nan) for name in (a, b))
+    order = frame[["condition", "seed"]].drop_duplicates().itertuples(index=False, name=None)
+    rows = {key: i for i, key in enumerate(wide.index)}
+    return {key: of(x[rows[key]], y[rows[key]]) for key in order}
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
