@@ -35,7 +35,7 @@ def measure(
     from imgloop.guards import user_measures  # here, since torch takes seconds to import
     from imgloop.metrics.evaluator import Evaluator  # likewise
 
-    settings = how(overrides, config_dirs)
+    settings = protocol_settings(overrides, config_dirs)
     path = Path(path)
     chains = [path] if tables.is_solved(path) or trained.generations(path) else tables.chains(path)
     if chains and all(map(tables.is_solved, chains)):
@@ -77,7 +77,7 @@ def measure(
     return name
 
 
-def how(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Any:
+def protocol_settings(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> Any:
     """The checked settings of the features and measure groups; raises UserError for others, or for a wrong one."""
     from imgloop.config.settings import parsed  # here, since Hydra takes a second to import
 

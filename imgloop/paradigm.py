@@ -152,10 +152,11 @@ class Paradigm:
         """The number of rows of R at generation t; raises UserError where there are fewer."""
         n = int(value_at(self.n_initial, t, sizes[REAL]))
         if n > sizes[REAL]:
-            growing = isinstance(self.n_initial, Schedule) and self.n_initial(0) != n
+            changes = isinstance(self.n_initial, Schedule) and self.n_initial(0) != n
+            where, most = (f" is {n} at generation {t}", ", in a schedule by max: {}") if changes else (f"={n}", "")
             raise UserError(
-                f"n_initial{f' is {n} at generation {t}' if growing else f'={n}'}, but there are {sizes[REAL]} real "
-                f"training samples: give at most that many{f' (max: {sizes[REAL]})' if growing else ''}, or more data.",
+                f"n_initial{where}, but there are {sizes[REAL]} real training samples: give at most that "
+                f"many{most.format(sizes[REAL])}, or more data.",
                 "n_initial",
             )
         return n

@@ -6,6 +6,7 @@ from conftest import TINY
 
 import imgloop
 from imgloop.errors import UserError
+from imgloop.study import progress
 
 
 @pytest.fixture
@@ -23,6 +24,10 @@ def test_a_study_that_is_not_finished_or_has_no_control_is_not_stored(tmp_path, 
     with pytest.raises(UserError, match="no condition real_only"):
         list(propagation.stored(tmp_path))
     imgloop.run([*given, "paradigm=real_only"])
+    progress.plan(tmp_path / "propagation", {"replace/seed7": 1})
+    with pytest.raises(UserError, match="incomplete: 1 of 3 chains"):
+        list(propagation.stored(tmp_path))
+    progress.forget(tmp_path / "propagation", "replace/seed7")
     assert not list(raw.iterdir())
     assert list(propagation.stored(tmp_path)) == ["propagation: docs/studies/propagation.csv"]
     assert {p.name for p in raw.iterdir()} == {"propagation.csv", "propagation.json"}

@@ -86,6 +86,11 @@ class Chain(ChainFolder):
         """record.json of generation t."""
         return read_record(self.source(t))
 
+    @property
+    def needs_previous(self) -> bool:
+        """Whether each generation needs the model of the one before: it starts from it or selects by it."""
+        return self.settings.config["start"] in STARTS[1:] or self.settings.selects_mix
+
     def starts_from_weights(self, t: int) -> bool:
         """Whether generation t starts from a fitted model: the previous one's, or for t = 0 one that is given."""
         return self.start_folder is not None if t == 0 else self.settings.config["start"] in STARTS[1:]
@@ -183,8 +188,7 @@ class Chain(ChainFolder):
         self.pools = {REAL: real.train}
         check_numbers(self.folder)
         if self.fork is not None:
-            continues = self.settings.config["start"] in STARTS[1:] or self.settings.selects_mix
-            check_fork(self.fork, self.real_key, self.folder, needs_model=continues)
+            check_fork(self.fork, self.real_key, self.folder, needs_model=self.needs_previous)
         for t in range(self.done):
             record, folder = self.record(t), self.source(t)
             if record["real"] != self.real_key:
@@ -350,12 +354,10 @@ class Chain(ChainFolder):
         self.log.update(self.protocol)
 
     def prune(self, t: int) -> None:
-        """keep_models=k keeps the weights of the newest k generations (the newest always, if the next starts from it
-        or selects by it)."""
+        """keep_models=k keeps the weights of the newest k generations (the newest always, if the next needs it)."""
         keep = self.settings.config["keep_models"]
         if keep is not None:
-            needed = max(keep, 1 if self.settings.config["start"] in STARTS[1:] or self.settings.selects_mix else 0)
-            for old in range(0, t + 1 - needed):
+            for old in range(0, t + 1 - max(keep, int(self.needs_previous))):
                 store.remove(self.generation(old) / "model")
 
     # -- its end -----------------------------------------------------------------------------------------------------

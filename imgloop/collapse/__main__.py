@@ -269,11 +269,11 @@ def compared(arguments: list[str]) -> None:
     if not a.path.is_dir():
         raise UserError(f"{a.path} is no folder: give a study's folder, such as outputs/digits-diffusion.")
     if a.features:
-        from imgloop.measure import how, measure
+        from imgloop.measure import measure, protocol_settings
 
         wanted = [[f"features={features}"] for features in dict.fromkeys(a.features.split(","))]
         for overrides in wanted:  # all names first: measuring takes minutes
-            how(overrides)
+            protocol_settings(overrides)
         for overrides in wanted:
             measure(a.path, overrides)
     profiles = by_protocol(a.path, a.control)

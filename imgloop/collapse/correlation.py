@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,8 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
     frame = tables.checked(frame, (a, b))
     for condition, part in frame.groupby("condition"):
         tables.check_once(part.set_index(["seed", "generation"]), str(condition))
-    levels, changes = (each_chain(frame, a, b, of) for of in (pearson, of_changes))
+    chains = series(frame, a, b)
+    levels, changes = ({key: of(*values) for key, values in chains.items()} for of in (pearson, of_changes))
     if not any(np.isfinite(r) for r in levels.values()):
         raise UserError(
             f"No chain has {LEAST} generations with {a} and {b} in which both change: a correlation over generations "
@@ -102,16 +103,13 @@ def correlations(frame: DataFrame, a: str, b: str) -> list[Row]:
     return rows
 
 
-def each_chain(
-    frame: DataFrame, a: str, b: str, of: Callable[[np.ndarray, np.ndarray], float]
-) -> dict[tuple[str, int], float]:
-    """A correlation of each chain, by condition and seed, from the values of every generation, NaN where one is
-    missing."""
-    wide = frame.set_index(["condition", "seed", "generation"])[[a, b]].astype(float).unstack("generation")
+def series(frame: DataFrame, a: str, b: str) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
+    """The values of two columns at every generation, two arrays (T,) for each condition and seed, NaN where one is
+    missing or not finite."""
+    wide = frame.set_index(["condition", "seed", "generation"])[[a, b]].unstack("generation")
     x, y = (np.where(np.isfinite(wide[name]), wide[name], np.nan) for name in (a, b))
-    order = frame[["condition", "seed"]].drop_duplicates().itertuples(index=False, name=None)
     rows = {key: i for i, key in enumerate(wide.index)}
-    return {key: of(x[rows[key]], y[rows[key]]) for key in order}
+    return {key: (x[rows[key]], y[rows[key]]) for key in zip(frame["condition"], frame["seed"])}
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -57,8 +57,8 @@ def rows(profiles: Mapping[str, Profile]) -> list[Row]:
     if not (judged := [row for row in found if row.judged]):
         seeds = max((v.seeds for c in first.conditions for v in first[c].values()), default=0)
         raise UserError(
-            f"The study has no verdict under any protocol: a verdict needs the control and several seeds of both, and "
-            f"there {'is' if seeds == 1 else 'are'} {seeds} with both."
+            "The study has no verdict under any protocol: it takes a condition, the control and several seeds of both, "
+            f"and there {'is' if seeds == 1 else 'are'} {seeds} with both."
         )
     return judged
 

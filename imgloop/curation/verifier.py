@@ -17,8 +17,8 @@ from imgloop.pool import Pool
 
 @dataclass(frozen=True)
 class Verifier(Fraction):
-    """Releases the first samples that a verifier accepts, a share `fraction` of those drawn; of a whole training set,
-    whose rows come in random order, likewise.
+    """Releases the first samples that a verifier accepts, a share `fraction` of those drawn, or of the rows of a whole
+    training set, which come in random order.
 
     The verifier accepts a sample with probability p = exp(-d² / (2 (radius s)²)), d its distance to the nearest
     reference and s the root mean square distance of real samples to theirs. References are the real class centroids in
