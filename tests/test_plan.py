@@ -11,10 +11,11 @@ import pytest
 from conftest import REPO, TINY
 
 import imgloop
+from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.plan import carbon, chains, devices, estimate
 from imgloop.plan.__main__ import main as plan
-from imgloop.plan.trial import Rates
+from imgloop.plan.trial import Rates, counted
 
 SMALL = [*TINY, "data.n=150", "data.heldout=50"]
 SOLVED = ["model=gaussian", "data=law", "data.n=20", "model.replicates=5"]
@@ -57,6 +58,11 @@ def test_jobs_are_those_of_hydra(arguments, multirun, number):
 def test_a_sweep_without_m_is_refused_as_by_a_run(capsys):
     assert plan(["seed=0,1"]) == 1
     assert "seed" in capsys.readouterr().err
+
+
+def test_operations_of_a_step_leave_out_what_else_a_fit_does(tmp_path):
+    plain, away = (counted(parsed([*SMALL, f"model.extrapolate={w}"]), tmp_path / str(w)) for w in (0, 1))
+    assert plain[:4] == away[:4] and plain[1] > 1e6
 
 
 @pytest.mark.parametrize(

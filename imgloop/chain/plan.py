@@ -110,9 +110,11 @@ class Plan:
                 return model.fit(data, task, None), time.perf_counter() - started
 
             fit(batch)  # first calls allocate, choose kernels, compile
+            _, once = fit(batch)
             _, base = fit(2 * batch)
+            step = max(base - once, 0.1 * base)  # a fit may do more than its steps, such as draw its own samples
             share = TRIAL_SHARE * sum(self.images) / batch
-            images = batch * int(np.clip(min(2 * TRIAL_SECONDS / base, share), 4, 64))
+            images = batch * int(np.clip(min(TRIAL_SECONDS / step, share), 4, 64))
             generator, seconds = fit(images)
             train_rate = (images - 2 * batch) / max(seconds - base, 0.3 * seconds)
             generator.save(Path(tmp) / "model")
