@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from imgloop.errors import UserError, printable
+
+SCHEDULE = ("start", "factor", "max", "min")  # the keys of a geometric schedule, config/schedule.py
+
+
+def schedule_name(schedule: Mapping[str, float]) -> str:
+    """A geometric schedule in a condition's name: 0.4x0.5min0.1 is {start: 0.4, factor: 0.5, min: 0.1}."""
+    limits = "".join(f"{k}{schedule[k]}" for k in ("max", "min") if k in schedule)
+    return f"{schedule['start']}x{schedule.get('factor', 1)}{limits}"
+
+
+def schedule_named(text: str) -> dict[str, str] | None:
+    """The schedule of a `schedule_name`, values as text; None for another text."""
+    number = r"([\d.e+-]+?)"
+    found = re.fullmatch(f"{number}x{number}(?:max{number})?(?:min{number})?", text)
+    return found and {k: v for k, v in zip(SCHEDULE, found.groups()) if v is not None}
 
 
 def settings(condition: str) -> list[str]:

@@ -24,6 +24,7 @@ from scipy.special import digamma, gammaln
 import imgloop
 from imgloop import store
 from imgloop.chain.solved import SolvedChain
+from imgloop.collapse import tables
 from imgloop.config import settings as config
 from imgloop.config.compose import GROUPS, compose
 from imgloop.config.compose import composed as composed_once
@@ -1159,9 +1160,13 @@ def test_every_experiment_composes_runs_and_names_its_conditions_apart(tmp_path,
 
 def test_condition_names_of_schedules_are_short_plain_and_apart(composed):
     values = ["0.2", "0.4", "{start:0.4,factor:0.5}", "{start:0.4,factor:0.25}", "{start:0.4,factor:0.5,max:0.3}"]
+    values += ["{start:0.4,factor:0.5,max:0.3,min:0.1}", "{start:0.4,factor:0.5,min:5e-05}"]
     values += ["[0,0.4,0.2]", "[0,0.4,0.5]"]
     names = [config.parsed(["model=regression", "paradigm=edit", f"edit_fraction={v}"]).condition for v in values]
     assert names[2] == "edit,edit_fraction=0.4x0.5" and len(set(names)) == len(values)
+    assert names[6] == "edit,edit_fraction=0.4x0.5min5e-05"
+    for name, value in zip(names[2:7], values[2:7], strict=True):  # and back, for a control to run
+        assert tables.overrides(name) == f"paradigm=edit 'edit_fraction={value}'"
     assert all(len(n) < 60 and re.fullmatch(r"[A-Za-z0-9_.,=+-]+", n) for n in names), names
 
 

@@ -523,12 +523,16 @@ def test_a_list_has_one_value_a_generation_and_no_more(values):
 eighths = st.integers(1, 32).map(lambda k: Fraction(k, 8))  # exact as floats, and so are their powers here
 
 
-@given(st.integers(1, 1000), eighths, st.none() | st.integers(1, 5000), st.integers(0, 6))
+limits = st.none() | st.integers(1, 5000)
+
+
+@given(st.integers(1, 1000), eighths, limits, limits, st.integers(0, 6))
 @settings(max_examples=100, deadline=None)
-def test_start_factor_max(start, factor, most, t):
-    given_ = {"start": start, "factor": float(factor)} | ({} if most is None else {"max": most})
-    exact = start * factor**t
-    expected = math.floor(exact if most is None else min(exact, most))
+def test_start_factor_max_min(start, factor, most, least, t):
+    least = least if most is None or least is None else min(least, most)
+    bounds = {k: v for k, v in (("max", most), ("min", least)) if v is not None}
+    given_ = {"start": start, "factor": float(factor)} | bounds
+    expected = math.floor(sorted([least or -math.inf, start * factor**t, most or math.inf])[1])
     if expected < 1:
         with pytest.raises(UserError, match=r"knob(=0| is 0 at generation)"):
             schedule(given_)(t)
@@ -577,6 +581,11 @@ def test_schedules_worked_by_hand():
         {"start": 5, "max": 0},
         {"start": 5, "max": None},
         {"start": 5, "factor": float("nan")},
+        {"start": 5, "min": "2"},
+        {"start": 5, "min": True},
+        {"start": 5, "min": float("nan")},
+        {"start": 5, "min": float("inf")},
+        {"start": 5, "max": 4, "min": 6},
     ],
 )
 def test_bad_values_are_refused_by_name(value):
@@ -600,8 +609,25 @@ def test_a_share_that_grows_beyond_1_is_refused_where_it_does():
         UserError, match=r"knob is 0 at generation 3, .*it must be a whole number of at least 1"
     ) as error:
         schedule({"start": 5, "factor": 0.5})(3)
-    assert "set max" not in str(error.value)
+    assert "set max" not in str(error.value) and "set min" in str(error.value)
+    assert schedule({"start": 5, "factor": 0.5, "min": 2})(30) == 2
     assert schedule({"start": 0.5, "factor": 2, "max": 1}, 0, 1, False)(9) == 1
+
+
+@pytest.mark.parametrize(
+    "given_, first, answer",
+    [
+        ({"start": 1}, 0, True),
+        ({"start": 4, "factor": 0.5, "max": 1}, 0, False),  # 1, 1, 1, 0.5
+        ({"start": 1, "factor": 0.5, "min": 1}, 0, True),
+        ({"start": 0.5, "factor": 2, "max": 1}, 0, False),
+        ({"start": 0.5, "factor": 2, "max": 1}, 1, True),
+        ([0.5, 1, 1], 1, True),
+        ([1, 0.5], 0, False),
+    ],
+)
+def test_whether_a_schedule_is_always_one(given_, first, answer):
+    assert schedule(given_, 0, 5, False).always(1, first) is answer
 
 
 def test_a_schedule_object_takes_the_limits_of_its_setting():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgloop.collapse.subjects import RATIO_ROLES, Subjects
+from imgloop.conditions import schedule_named
 from imgloop.errors import UserError
 from imgloop.paradigm import NAMES
 
@@ -234,9 +235,8 @@ def overrides(name: str, **more) -> str | None:
         return None
     words = [f"paradigm={paradigm}"]
     for key, value in (values | more).items():
-        if schedule := re.fullmatch(r"([\d.e+-]+)x([\d.e+-]+?)(?:max([\d.e+-]+))?", str(value)):
-            pairs = zip(("start", "factor", "max"), schedule.groups())
-            value = "{" + ",".join(f"{k}:{v}" for k, v in pairs if v is not None) + "}"
+        if schedule := schedule_named(str(value)):
+            value = "{" + ",".join(f"{k}:{v}" for k, v in schedule.items()) + "}"
         words.append(shlex.quote(f"{key}=[{value}]" if "," in str(value) and not schedule else f"{key}={value}"))
     return " ".join(words)
 

@@ -61,8 +61,8 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
     if key and (siblings := allowed(key, overrides, config_dirs)):
         if key.rsplit(".", 1)[-1] in siblings and "merge DictConfig with ListConfig" in cause:
             return (
-                f"{key} is a schedule {{start: , factor: , max: }} here, and a list cannot replace it: give such a "
-                "schedule, or one number."
+                f"{key} is a schedule {{start: , factor: , max: , min: }} here, and a list cannot replace it: give "
+                "such a schedule, or one number."
             ), key
         if key.rsplit(".", 1)[-1] in siblings:
             return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key

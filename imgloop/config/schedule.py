@@ -8,21 +8,24 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, cast
 
+from imgloop.conditions import SCHEDULE
 from imgloop.errors import UserError
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number for each generation t: start * factor^t, at most max; or the entries of a list.
+    """A number for each generation t: start * factor^t, at most max and at least min; or the entries of a list.
 
-    Written `2000`, `{start: 500, factor: 2, max: 4000}` or `[500, 1000, 2000]`. Every value lies in [low, high],
-    exceeds `above`, and is rounded down to an integer where `whole`. A list has no value beyond its end: UserError.
+    Written `2000`, `{start: 500, factor: 2, max: 4000}`, `{start: 0.5, factor: 0.5, min: 0.1}` or `[500, 1000, 2000]`.
+    Every value lies in [low, high], exceeds `above`, and is rounded down to an integer where `whole`. A list has no
+    value beyond its end: UserError.
     """
 
     name: str
     start: float = 0.0
     factor: float = 1.0
     max: float = math.inf
+    min: float = -math.inf
     values: tuple[float, ...] | None = None
     low: float | None = None
     high: float | None = None
@@ -48,9 +51,9 @@ class Schedule:
                 raise UserError(f"{name}=[] is empty: give one value a generation.", name)
             schedule = cls(name, values=tuple(value), **limits)
         elif isinstance(value, Mapping):
-            if set(value) - {"start", "factor", "max"} or "start" not in value:
+            if set(value) - set(SCHEDULE) or "start" not in value:
                 raise UserError(
-                    f"{name}: a schedule has start (required), factor and max; got "
+                    f"{name}: a schedule has start (required), factor, max and min; got "
                     f"{', '.join(map(str, value)) or 'nothing'}.",
                     name,
                 )
@@ -61,6 +64,9 @@ class Schedule:
             number = getattr(schedule, key)
             if not is_number(number) or not number > 0 or (key == "factor" and not math.isfinite(number)):
                 raise UserError(f"{name}.{key}={number}: give a number above 0.", name)
+        if not is_number(schedule.min) or not schedule.min <= schedule.max:
+            most = "" if schedule.max == math.inf else f" of at most max={schedule.max:g}"
+            raise UserError(f"{name}.min={schedule.min}: give a number{most}.", name)
         for v in schedule.values or (schedule.start,):
             schedule.checked(v)
         if schedule.values is None:
@@ -79,14 +85,15 @@ class Schedule:
             if self.above is not None:
                 span = f" above {self.above:g}" + ("" if high is None else f" and at most {high:g}")
             if t and self.values is None and self.factor != 1:
-                mend = "change factor, set max, or give a list" if self.factor > 1 else "change factor, or give a list"
                 raise UserError(
                     f"{self.name} is {value:g} at generation {t}, from start={self.start:g} and "
-                    f"factor={self.factor:g}; it must be {kind}{span}: {mend}.",
+                    f"factor={self.factor:g}; it must be {kind}{span}: change factor, set "
+                    f"{'max' if self.factor > 1 else 'min'}, or give a list.",
                     self.name,
                 )
             raise UserError(
-                f"{self.name}={value}: give {kind}{span}, a list of such numbers, or {{start: , factor: , max: }}.",
+                f"{self.name}={value}: give {kind}{span}, a list of such numbers, or a schedule "
+                "{start: , factor: , max: , min: }.",
                 self.name,
             )
         return int(value) if self.whole else float(value)
@@ -97,7 +104,11 @@ class Schedule:
             return set(self.values[first:]) == {value}
         if self(first) != value:
             return False
-        return self.factor == 1 or ((not self.whole or self.start in (0, value)) and self(first + 1) == value)
+        tends_to = 0 if self.factor < 1 or self.start == 0 else math.inf
+        return self.factor == 1 or self.limited(tends_to) == value
+
+    def limited(self, value: float) -> float:
+        return max(min(value, self.max), self.min)
 
     def __call__(self, t: int) -> float:
         """The value at generation t, an int where the schedule is whole."""
@@ -110,7 +121,7 @@ class Schedule:
                 )
             return self.checked(self.values[t])
         try:
-            value = min(self.start * float(self.factor) ** t, self.max)
+            value = self.limited(self.start * float(self.factor) ** t)
         except OverflowError:
             value = self.max
         if self.whole and math.isfinite(value):

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from imgloop import store
+from imgloop.conditions import SCHEDULE, schedule_name
 from imgloop.config.compose import GROUPS, compose, composed, config_folders, folders_of, options, root
 from imgloop.config.fork import Fork
 from imgloop.config.messages import sentence
@@ -79,8 +80,8 @@ def checked(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str] = ())
 
 
 def is_schedule(value: Any) -> bool:
-    """Whether a setting's value is written {start: , factor: , max: }."""
-    return isinstance(value, dict) and "start" in value and set(value) <= {"start", "factor", "max"}
+    """Whether a setting's value is written {start: , factor: , max: , min: }."""
+    return isinstance(value, dict) and "start" in value and set(value) <= set(SCHEDULE)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -376,10 +377,8 @@ class Settings:
             value, default = identity[key], defaults.get(key)
             interpolated = isinstance(default, str) and default.startswith("${")
             if value != default and not interpolated:
-                if is_schedule(value):  # 0.4x0.5max2 is {start: 0.4, factor: 0.5, max: 2}
-                    value = f"{value['start']}x{value.get('factor', 1)}" + (
-                        f"max{value['max']}" if "max" in value else ""
-                    )
+                if is_schedule(value):
+                    value = schedule_name(value)
                 text = yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
                 plain = re.sub(r"[\[\]{} '\"]", "", text)
                 safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", plain)
