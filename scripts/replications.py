@@ -55,7 +55,7 @@ SETUPS = {
     "ferbach": Setup(("ambiguity", "mode_kl", "variance_ratio", "fd"), {"curation.scale": "0"}),
     "gerstgrasser": Setup(("risk", "fd"), CONTROL),
     "kazdan": Setup(("risk", "fd"), CONTROL),
-    "shi": Setup(("fd", "generalisation", "mix_entropy"), {"curation": None}),
+    "shi": Setup(("fd", "risk", "generalisation", "mix_entropy"), {"curation": None}),
 }
 # Of solvable systems: the quantities of the table; none where it is one of times to total collapse.
 SYSTEMS = {
