@@ -130,7 +130,7 @@ class Given:
 
     model: its option. features: the option of the features, None for solvable systems, which have none. classes: their
     number, None for data without labels. logits: whether the features classify. risk: whether generators may have a
-    loss. n_real: number of real training samples. from_mix: whether curation selects from whole training sets, real
+    loss. n_real: rows of R at generation 0. from_mix: whether curation selects from whole training sets, real
     rows among them, instead of among new samples.
     """
 

@@ -211,8 +211,10 @@ class Display:
         seconds, released = record["seconds"], ""
         if record["n_pool"] != record["n_drawn"]:
             released = f", released {record['n_pool']:,}"
+        weights = record.get("weight_by_origin")
+        weighted = f", {weights.get('-1', 0):.0%} by weight" if weights else ""
         self.say(
-            f"generation {t}: trained on {record['n_train']:,} ({record['real_share']:.0%} real) in "
+            f"generation {t}: trained on {record['n_train']:,} ({record['real_share']:.0%} real{weighted}) in "
             f"{duration(seconds['train'])}, drew {record['n_drawn']:,} in {duration(seconds['sample'])}{released}"
             f" · {' · '.join(shown)}"
         )

@@ -130,6 +130,16 @@ class Paradigm:
             )
         return mix if t == 0 else self.weighted(mix, t)
 
+    def check_one_size(self) -> None:
+        """Raise UserError where n_initial changes over generations, which only generation 0 of this paradigm uses."""
+        n = self.n_initial
+        if isinstance(n, Schedule) and not n.always(n(0)):
+            raise UserError(
+                f"paradigm={type(self).__name__.lower()} uses n_initial in generation 0 only, so a schedule has no "
+                f"effect: give one number{', and a schedule of n_real' if isinstance(self, Fresh) else ''}.",
+                "n_initial",
+            )
+
     def weighted(self, mix: Mix, t: int) -> Mix:
         """The mix with real rows of weight `real_weight`; raises UserError where all weights would be 0."""
         factor = value_at(self.real_weight, t, 1)
@@ -186,7 +196,7 @@ class Replace(Paradigm):
     @property
     def closed(self) -> bool:
         a = self.real_fraction
-        return not isinstance(a, Schedule) or a.always(0)
+        return not isinstance(a, Schedule) or a.always(0, first=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -225,14 +235,15 @@ class Accumulate(Paradigm):
 
 @dataclass(frozen=True)
 class AccumulateSubsample(Paradigm):
-    """`budget` rows (|R| by default), uniform without replacement, of R and every pool so far (Kazdan et al. 2024)."""
+    """`budget` rows (|R| at that generation by default), uniform without replacement, of R and every pool so far
+    (Kazdan et al. 2024)."""
 
     budget: Knob = knob(low=1)
     keeps_all = True
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         everything = self.everything(sizes, t, replicates)
-        budget = self.initial(sizes, 0) if self.budget is None else int(value_at(self.budget, t))
+        budget = int(value_at(self.budget, t, self.initial(sizes, t)))
         if budget > len(everything):
             raise UserError(
                 f"budget={budget}, but generation {t} has {len(everything)} samples to draw from: lower budget, or let "
@@ -245,7 +256,7 @@ class AccumulateSubsample(Paradigm):
 @dataclass(frozen=True)
 class Stratified(Paradigm):
     """`budget` // (t + 1) rows of R and of each pool so far (|R| // (t + 1) by default), uniform without replacement:
-    the training set keeps its size, and every generation has the same share of it (Shi et al. 2025, arXiv 2509.16499).
+    the training set has the size of R, and every generation the same share of it (Shi et al. 2025, arXiv 2509.16499).
     """
 
     budget: Knob = knob(low=1)
@@ -253,7 +264,7 @@ class Stratified(Paradigm):
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         real = self.real(sizes, t, replicates)
-        budget = self.initial(sizes, 0) if self.budget is None else int(value_at(self.budget, t))
+        budget = int(value_at(self.budget, t, self.initial(sizes, t)))
         share, pools = budget // (t + 1), [real, *(rows_of(s, sizes[s], replicates) for s in range(t))]
         smallest = min(map(len, pools))
         if not 1 <= share <= smallest:
@@ -285,6 +296,10 @@ class Fresh(Paradigm):
     n_real: Knob = knob(low=0)
     n_synthetic: Knob = knob(low=0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_one_size()
+
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         used = self.initial(sizes, 0)
         counts = [int(value_at(self.n_real, s, used)) for s in range(1, t + 1)]
@@ -310,6 +325,10 @@ class Edit(Paradigm):
 
     edit_fraction: Knob = knob(low=0, high=1, whole=False)
     keeps_all = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_one_size()
 
     def later(self, sizes: Sizes, t: int, rng: np.random.Generator, replicates: int) -> Mix:
         n = self.initial(sizes, 0)

@@ -76,6 +76,13 @@ class Mix:
         counts = self.counts()
         return {o: n / sum(counts.values()) for o, n in counts.items()}
 
+    def weight_shares(self) -> dict[int, float]:
+        """Share of the loss weight by origin, over all replicates; that of the samples where there are no weights."""
+        if self.weight is None:
+            return self.shares()
+        of = {o: float(self.weight[self.origin == o].sum()) for o in self.counts()}
+        return {o: w / sum(of.values()) for o, w in of.items()}
+
     def stored(self) -> list[np.ndarray | None]:
         """Origin, row and weight as they are stored, to be hashed."""
         named = self.arrays()

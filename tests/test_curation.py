@@ -42,7 +42,7 @@ def test_without_curation_the_pool_is_what_was_drawn():
     assert released.pool is IMAGES and released.rows is None and released.corrected is None
 
 
-@pytest.mark.parametrize("fraction, count", [(0.5, 20), (1.0, 40), (0.01, 1), (0.26, 10)])
+@pytest.mark.parametrize("fraction, count", [(0.5, 20), (1.0, 40), (0.02, 1), (0.26, 10)])
 def test_random_curation_releases_a_share_without_repeats(fraction, count):
     curation = Random(fraction)
     released = release(IMAGES, Nothing(), curation, context(), rng)
@@ -282,7 +282,7 @@ def test_a_verifier_accepts_at_its_rate(error, bias):
 
 
 def test_a_verifier_that_accepts_too_few_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match=r"accepted \d+ of the 40 samples of generation 1.*lower it.*radius") as error:
+    with pytest.raises(UserError, match=r"accepted \d+ of the 40 samples of generation 1.*lower curation.fraction.*radius.$") as error:
         rows_of(Verifier(0.9, radius=0.1))
     assert error.value.setting == "curation.fraction"
 
@@ -313,7 +313,10 @@ UNLABELLED = Given("diffusion", "random", None, logits=False, risk=True, n_real=
         (Choice(), UNLABELLED, "curation=choice needs a classifier"),
         (Choice(of_class=10), GIVEN, "of_class=10: the data have 10 classes"),
         (Farthest(), SOLVABLE, "curation=farthest looks at images, and model=gaussian is a solvable system"),
+        (Confident(), SOLVABLE, "curation=confident looks at images, and model=gaussian is a solvable system"),
+        (Choice(), SOLVABLE, "curation=choice looks at images, and model=gaussian is a solvable system"),
         (Threshold(1.0), GIVEN, "fraction=1 releases every sample"),
+        (Confident([0.5, 1, 1]), replace(GIVEN, from_mix=True), "fraction=1 releases every sample"),
         (Verifier(1.0), SOLVABLE, "fraction=1 releases every sample"),
         (Verifier(), Given("gaussian", None, None, False, False, 1), "there are 1"),
         (Loss(), Given("gan", "classifier", 10, True, False, 100), "model=gan has none"),
@@ -347,6 +350,12 @@ def test_a_chain_that_has_all_is_accepted(stage):
         (["paradigm=replace", "real_weight=2"], "real_fraction"),
         (["paradigm=real_only", "real_weight=2"], "real_weight has no effect under paradigm=real_only"),
         (["curation=choice", "curation.k=99"], "curation.k=99 chooses one of 99 samples"),
+        (
+            ["curation=random", "curation.fraction=0.01"],
+            "fraction=0.01 of the 48 samples of generation 0 releases none",
+        ),
+        (["curation=loss", "curation.fraction={start: 0.5, factor: 0.01}"], "of generation 1 releases none: .*by min"),
+        (["curation=verifier", "n_initial=1"], "there are 1: raise n_initial"),
     ],
 )
 def test_a_chain_that_cannot_be_selected_from_is_refused_before_it_begins(tmp_path, overrides, words):
@@ -365,6 +374,46 @@ def test_a_selected_chain_records_what_it_looked_at(tmp_path):
     assert records[0]["n_corrected"] > 0 and records[1]["real_share"] == pytest.approx(
         records[0]["n_train"] / (records[0]["n_train"] + 24)
     )
+
+
+def test_a_curation_and_a_correction_know_no_real_image_outside_r(tmp_path):
+    given = [*QUICK, "generations=1", "n_initial=12", "features=pixels", "correction=centroid", f"out={tmp_path}"]
+    result = imgloop.run([*given, "curation=nearest", "curation.fraction=0.25"])
+    generation = result.folder / "gen000"
+    drawn = store.open_arrays(generation / "drawn.safetensors")["x"]
+    real = parsed(given).build("data").load(tmp_path).train
+    centroids = np.stack([real.x[:12][real.y[:12] == c].mean(0) for c in np.unique(real.y[:12])])
+    nearest = ((drawn[:, None] - centroids.astype(float)) ** 2).sum((2, 3, 4)).argmin(1)
+    moved = np.rint(drawn + 0.1 * (centroids[nearest] - drawn)).astype(np.uint8)
+    pool = store.open_arrays(generation / "pool.safetensors")
+    assert np.array_equal(pool["x"], moved[pool["row"]]) and len(pool["x"]) == 12
+    apart = np.sqrt(((moved[:, None] / 255.0 - real.x[None, :12] / 255.0) ** 2).sum((2, 3, 4))).min(1)
+    selection = store.read_json(generation / "record.json")["selection"]
+    scale = selection["mean_distance"] / apart.mean()  # features of pixels have a scale of their own
+    assert selection["released_distance"] == pytest.approx(scale * np.sort(apart)[:12].mean(), rel=1e-4)
+    assert set(np.argsort(apart)[:12]) == set(pool["row"].tolist())
+
+
+def test_a_record_tells_the_share_of_the_weight_that_real_images_have(tmp_path, capsys):
+    given = [o for o in QUICK if not o.startswith("display")]
+    result = imgloop.run(
+        [*given, "display=lines", "paradigm=augment", "n_initial=48", "real_weight=3", f"out={tmp_path}"]
+    )
+    first, second = (store.read_json(result.folder / f"gen{t:03d}" / "record.json") for t in range(2))
+    assert "weight_by_origin" not in first and second["share_by_origin"] == {"-1": 0.5, "0": 0.5}
+    assert second["weight_by_origin"] == {"-1": 0.75, "0": 0.25}
+    assert "(50% real, 75% by weight)" in capsys.readouterr().out
+
+
+def test_a_solvable_chain_records_its_selection(tmp_path):
+    given = ["model=gaussian_mean", "data.n=50", "n_samples=200", "generations=3", "display=none", f"out={tmp_path}"]
+    result = imgloop.run(
+        [*given, "curation=verifier", "curation.fraction={start: 0.4, factor: 0.5}", "curation.error=0.1"]
+    )
+    record = store.read_json(result.folder / "record.json")
+    assert record["curation"] == "verifier" and [s["share"] for s in record["selection"]] == [0.4, 0.2, 0.1]
+    assert all(0.1 < s["accepted"] < 0.9 and "mean" in s["looked_at"] for s in record["selection"])
+    assert "selection" not in store.read_json(imgloop.run(given).folder / "record.json")
 
 
 def test_selection_from_a_mix_gives_rows_of_it_and_multiplies_weights():
@@ -424,7 +473,7 @@ def test_a_selection_that_leaves_no_weight_is_refused():
 
 
 def test_one_farthest_sample_has_no_distance_to_record():
-    chosen = Farthest(0.01)(IMAGES, context(lambda x: Features(x.reshape(len(x), -1).astype(float))), rng())
+    chosen = Farthest(0.02)(IMAGES, context(lambda x: Features(x.reshape(len(x), -1).astype(float))), rng())
     assert len(chosen.rows) == 1 and "least_distance" not in chosen.facts
 
 

@@ -1025,3 +1025,24 @@ def test_paradigms_fulfil_their_contract_under_the_names_of_their_options():
     assert all(isinstance(rule, contracts.Paradigm) for rule in rules)
     assert sorted(paradigm.NAMES) == sorted(p.stem for p in (CONF / "paradigm").glob("*.yaml"))
     assert set(MIXING) == set(paradigm.TOP_LEVEL)  # the settings at the top level
+
+
+def test_the_default_budget_follows_r():
+    sizes = {REAL: 90, 0: 60, 1: 60}
+    growing = {"start": 20, "factor": 2}
+    assert [len(AccumulateSubsample(n_initial=growing)(sizes, t, rng())) for t in (1, 2)] == [40, 80]
+    assert [len(Stratified(n_initial=growing)(sizes, t, rng())) for t in (1, 2)] == [40, 3 * 26]
+
+
+@pytest.mark.parametrize("rule", [Fresh, Edit])
+def test_a_schedule_of_n_initial_without_effect_is_refused(rule):
+    for schedule in ({"start": 20, "factor": 2}, [20, 40], {"start": 20, "factor": 2, "max": 40}):
+        with pytest.raises(UserError, match="in generation 0 only") as error:
+            rule(n_initial=schedule)
+        assert error.value.setting == "n_initial"
+    assert rule(n_initial=[20, 20]).initial({REAL: 30}, 1) == 20
+
+
+def test_a_weight_without_effect_after_generation_0_is_refused():
+    with pytest.raises(UserError, match="real_weight has no effect"):
+        Replace(real_fraction=[0.5, 0], real_weight=2)

@@ -150,7 +150,7 @@ class ChainFolder(ABC):
 
     def released(self, t: int, fit: Fit, drawn: Pool, parts: Parts) -> Released:
         """What of the drawn samples later generations may train on: corrected, then curated."""
-        context = contracts.Context(t, fit.generator, self.real_pool, parts.features)
+        context = contracts.Context(t, fit.generator, self.real_in_use(t, parts), parts.features)
         curation = Everything() if self.settings.selects_mix else parts.curation
         return release(drawn, parts.correction, curation, context, lambda purpose: self.rng(t, purpose))
 
@@ -160,8 +160,13 @@ class ChainFolder(ABC):
 
     @property
     def real_pool(self) -> Pool:
-        """The real training data."""
+        """The real training data, more than R where n_initial is below their number."""
         return self.pools[-1]
+
+    def real_in_use(self, t: int, parts: Parts) -> Pool:
+        """R at generation t: what a curation or a correction may know of the real data."""
+        real, n = self.real_pool, parts.paradigm.initial(self.sizes, t)
+        return real if n == len(real) else Pool(real.x[:n], None if real.y is None else real.y[:n])
 
     # -- the folder --------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class SolvedChain(ChainFolder):
         self.values: dict[str, list[np.ndarray]] = {}
         self.rows: dict[int, int] = {}  # of every pool, in memory or not
         self.generation_facts: list[dict[str, Any]] = []
+        self.selections: list[dict[str, Any]] = []  # what the curation recorded of each generation
         self.evolution: list[tuple[int, Pool]] = []  # of a system on images: samples of the same latents
         self.absorbed, self.saved, self.generations = False, time.monotonic(), 0
         self.newest: Any = None
@@ -118,10 +119,11 @@ class SolvedChain(ChainFolder):
         verified = isinstance(curation, Verifier) and curation.error == 0 and system.verified
         plain = isinstance(curation, Everything) or random or verified
         self.plain = plain and self.settings.choices["correction"] == "none"
-        given = Given(self.settings.choices["model"], None, None, logits=False, risk=False, n_real=n)
+        initial = paradigm.initial({REAL: n}, 0)
+        given = Given(self.settings.choices["model"], None, None, logits=False, risk=False, n_real=initial)
         for stage in (correction, curation):
             stage.check(given)
-        n_drawn = sample_sizes(self.settings, paradigm.initial({REAL: n}, 0))
+        n_drawn = sample_sizes(self.settings, initial)
         drawn = [n_drawn(t) for t in range(generations)]
         sizes = {REAL: n} | {t: curation.released(k, t) for t, k in enumerate(drawn)}
         self.check_memory(sizes, max(drawn))
@@ -242,6 +244,7 @@ class SolvedChain(ChainFolder):
             self.values.setdefault(name, []).append(values)
         sizes = {"n_train": len(mix), "n_drawn": len(drawn), "n_pool": len(pool)}
         self.generation_facts.append({**sizes, "real_share": mix.shares().get(REAL, 0.0)})
+        self.selections.append({"share": len(pool) / len(drawn), **released.facts})
         self.pools[t], self.rows[t] = pool, len(pool)
         if t > 0 and not self.paradigm.keeps_all:
             self.pools.pop(t - 1, None)
@@ -265,7 +268,7 @@ class SolvedChain(ChainFolder):
         path = self.folder / "replicates.safetensors"
         store.write_arrays(path, arrays)
         quantities = {name: q for name, q in self.system.quantities.items() if name in arrays}
-        course = self.course()
+        course, curation = self.course(), self.settings.choices["curation"]
         exact = {} if course is None else self.system.theory(course, self.pools[REAL].x)
         comparable = self.system.comparable(course, exact) if course and exact else {}
         frame = solved.frame(self.generation_facts, arrays, quantities, exact, comparable)
@@ -286,6 +289,7 @@ class SolvedChain(ChainFolder):
                 "complete": complete,
                 "absorbed": self.absorbed,
                 "timescale": self.system.timescale(course, arrays) if course and self.absorbed else None,
+                **({"curation": curation, "selection": self.selections[:kept]} if curation != "none" else {}),
                 "quantities": {name: asdict(q) for name, q in quantities.items()},
                 "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
                 "seeds": {p: [self.seed(t, p) for t in range(kept)] for p in ("mix", "sample")}

@@ -144,7 +144,8 @@ class Chain(ChainFolder):
         compared = real.mirrored() if self.flip else real
         extractor = self.settings.build("features", real=compared, shared=self.shared, device=device, progress=progress)
         evaluator = Evaluator(extractor, compared, self.shared, measures=user_measures(self.settings))
-        choices, classes, n_real = self.settings.choices, real.classes, len(real.train)
+        choices, classes = self.settings.choices, real.classes
+        n_real = parts.paradigm.initial(self.sizes, 0)
         logits = evaluator.heldout_features.logits is not None
         from_mix = self.settings.selects_mix
         given = Given(
@@ -254,7 +255,7 @@ class Chain(ChainFolder):
             return data
         with self.stage(t, "select"):
             generator = parts.model.load(self.generation(t - 1) / "model", self.trainer.device)
-            context = Context(t, generator, self.real_pool, parts.features)
+            context = Context(t, generator, self.real_in_use(t, parts), parts.features)
             return select(data, parts.curation, context, self.rng(t, "curation"))
 
     def fitted(self, t: int, model, data: TrainingSet) -> Fit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,8 @@ def describe(
         "n_pool": len(released.pool),
         **curated,
         "real_share": shares.get(REAL, 0.0),
-        "share_by_origin": {str(o): share for o, share in sorted(shares.items())},
+        "share_by_origin": by_origin(shares),
+        **({} if mix.weight is None else {"weight_by_origin": by_origin(mix.weight_shares())}),
         "train_images": s.images(t),
         **({"flip": True} if chain.flip else {}),
         "images_seen": facts.get("images_seen"),
@@ -105,6 +106,11 @@ def describe(
         "code": s.code,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def by_origin(shares: Mapping[int, float]) -> dict[str, float]:
+    """Shares by origin as JSON has them, the real ones (-1) first."""
+    return {str(o): share for o, share in sorted(shares.items())}
 
 
 def pool_arrays(pool: Pool, released: Released | None = None) -> dict[str, np.ndarray]:

@@ -38,7 +38,8 @@ class Everything:
 @dataclass(frozen=True)
 class Fraction:
     """Releases a share `fraction` of the samples: round(fraction n), at least 1. A subclass says which, and what it
-    looks at. The share is a number, a list with one value a generation, or a schedule."""
+    looks at. The share is a number, a list with one value a generation, or a schedule. Raises UserError for a share
+    that releases none, or all in every generation."""
 
     fraction: Knob = knob(0.5, above=0, high=1, whole=False)
     looks_at: ClassVar[str] = ""
@@ -50,12 +51,7 @@ class Fraction:
     def check(self, given: Given) -> None:
         """Raise UserError for a solvable system, which has no features, and for a share that selects nothing."""
         self.check_share(given)
-        if given.features is None:
-            raise UserError(
-                f"curation={self.option} looks at images, and model={given.model} is a solvable system: use "
-                "curation=random or curation=verifier.",
-                "curation",
-            )
+        check_images(self.option, given)
 
     def check_share(self, given: Given) -> None:
         if isinstance(self.fraction, Schedule) and self.fraction.always(1, first=int(given.from_mix)):
@@ -74,7 +70,14 @@ class Fraction:
         return Release(rows, facts={"looked_at": self.looks_at, **facts})
 
     def released(self, n: int, t: int) -> int:
-        return max(1, round(value_at(self.fraction, t) * n))
+        share = value_at(self.fraction, t)
+        if not (count := round(share * n)):
+            raise UserError(
+                f"curation.fraction={share:g} of the {n} samples of generation {t} releases none: give at least "
+                f"{1 / n:.2g}, in a schedule by min, or raise n_samples.",
+                "curation.fraction",
+            )
+        return count
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Random(Fraction):
     looks_at: ClassVar[str] = "nothing"
 
     def check(self, given: Given) -> None:
-        """Any chain."""
+        """Any chain; a share of 1 is the control of a curation that keeps everything."""
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
         n, count = len(drawn), self.released(len(drawn), context.t)
@@ -107,6 +110,7 @@ class Confident(Fraction):
     looks_at: ClassVar[str] = BY_CLASS
 
     def check(self, given: Given) -> None:
+        self.check_share(given)
         check_classifier("confident", given)
 
     def __call__(self, drawn: Pool, context: Context, rng: np.random.Generator) -> Release:
@@ -127,8 +131,19 @@ def features_of(x: np.ndarray, context: Context, curation: Fraction) -> np.ndarr
     return np.asarray(context.features(x).x, np.float64)
 
 
+def check_images(option: str, given: Given) -> None:
+    """Raise UserError for a solvable system, which has no features."""
+    if given.features is None:
+        raise UserError(
+            f"curation={option} looks at images, and model={given.model} is a solvable system: use curation=random or "
+            "curation=verifier.",
+            "curation",
+        )
+
+
 def check_classifier(option: str, given: Given) -> None:
     """Raise UserError unless the features classify images."""
+    check_images(option, given)
     if not given.logits:
         raise no_classifier(option)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,8 +28,6 @@ class Verifier(Fraction):
     Source: the verifier of Yi et al. 2025 (arXiv 2510.16657), whose bias the loop converges to, with a smooth
     acceptance in place of a ball.
     """
-
-    looks_at: ClassVar[str] = "distances to real class centroids in feature space"
 
     fraction: Knob = knob(0.25, above=0, high=1, whole=False)
     radius: float = setting(1.5, above=0)
@@ -69,15 +66,18 @@ class Verifier(Fraction):
         accepted = rng.random(p.shape) < p + self.error * (1 - 2 * p)
         least = int(accepted.sum(0).min())
         if least < count:
-            share = value_at(self.fraction, context.t)
+            share, bias = value_at(self.fraction, context.t), ", or take curation.bias nearer to 0" * (self.bias != 0)
             raise UserError(
                 f"curation=verifier accepted {least} of the {n} samples of generation {context.t}, and "
-                f"curation.fraction={share:g} releases {count}: lower it, or raise curation.radius.",
+                f"curation.fraction={share:g} releases {count}: lower curation.fraction, raise curation.radius{bias}.",
                 "curation.fraction",
             )
         rows = np.sort(np.argsort(~accepted, axis=0, kind="stable")[:count], axis=0)
-        rows = rows if drawn.x.ndim == 3 else rows[:, 0]
-        return self.release(rows, accepted=float(accepted.mean()), mean_probability=float(p.mean()))
+        facts = {"accepted": float(accepted.mean()), "mean_probability": float(p.mean())}
+        if drawn.x.ndim == 3:
+            return Release(rows, facts={"looked_at": "distance to the mean of the real rows", **facts})
+        looked_at = "class centroids" if real.y is not None else "mean"
+        return Release(rows[:, 0], facts={"looked_at": f"distances to the real {looked_at} in feature space", **facts})
 
 
 def principal(x: np.ndarray) -> np.ndarray:

@@ -323,7 +323,8 @@ def numbers(p: Panel) -> tuple[list[int], list[tuple[str, list[str]]]]:
 
 
 def shares(study: Study, names: Mapping[str, str]) -> list[tuple[str, list[tuple[int, int, dict[str, float]]]]]:
-    """By condition, the training sets of its first chain: (generation, rows, share by origin), at most 30."""
+    """By condition, the training sets of its first chain: (generation, rows, share by origin, of the loss weight where
+    images have one), at most 30."""
     found = []
     for condition in () if study.is_csv or study.imported else names:
         chain = study.chain(condition, study.seeds(condition)[0])
@@ -335,7 +336,8 @@ def shares(study: Study, names: Mapping[str, str]) -> list[tuple[str, list[tuple
             ]
         else:
             records = [store.read_json(g / "record.json") for g in tables.generations(chain)]
-            bars = [(int(k["generation"]), int(k["n_train"]), by_origin(k["share_by_origin"])) for k in records]
+            shares_of = [by_origin(k.get("weight_by_origin", k["share_by_origin"])) for k in records]
+            bars = [(int(k["generation"]), int(k["n_train"]), s) for k, s in zip(records, shares_of)]
         if len(bars) > 30:
             bars = [bars[round(k)] for k in np.linspace(0, len(bars) - 1, 30)]
         found.append((condition, bars))
@@ -343,7 +345,7 @@ def shares(study: Study, names: Mapping[str, str]) -> list[tuple[str, list[tuple
 
 
 def by_origin(share: Mapping[str, float]) -> dict[str, float]:
-    """share_by_origin of a record with real data first, then by generation."""
+    """share_by_origin or weight_by_origin of a record with real data first, then by generation."""
     ordered = sorted((int(origin), float(part)) for origin, part in share.items())
     return {"real" if origin < 0 else str(origin): part for origin, part in ordered}
 
