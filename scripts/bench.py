@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from importlib import import_module
 from pathlib import Path
+
+from imgloop.errors import UserError
+
+
+def threads(text: str) -> int:
+    """A number of threads that this machine has processors for."""
+    n, most = int(text), os.cpu_count() or 1
+    if not 1 <= n <= most:
+        raise argparse.ArgumentTypeError(f"this machine has {most} processors: give 1 to {most}")
+    return n
 
 
 def main() -> None:
@@ -18,7 +29,7 @@ def main() -> None:
     p.add_argument("--batch", type=int, help="default: the recipe's")
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=threads, default=1)
     p.add_argument("--own-data", action="store_true", help="others read images as they do, not from one tensor")
     p.add_argument("--gpu", action="store_true")
     p.add_argument("--compile", choices=("true", "graphs"), help="ours with trainer.compile")
@@ -27,18 +38,18 @@ def main() -> None:
         "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large (default: all but large)"
     )
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--threads", type=threads, default=1)
     p = rows.add_parser("loop", help="a small study against a script around diffusers, torchmetrics and prdc")
     p.add_argument("--images", type=int, default=20_000, help="training images a generation")
     p.add_argument("--generations", type=int, default=3)
     p.add_argument("--n", type=int, default=1397, help="real images")
     p.add_argument("--rounds", type=int, default=1)
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=threads, default=2)
     p = rows.add_parser("sample", help="sampling against the pipeline of diffusers for the same model")
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
     p.add_argument("--n", type=int, default=512)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=threads, default=2)
     p = rows.add_parser("chains", help="chains one after another, as processes, stacked by torch.func")
     p.add_argument("--chains", type=int, default=8)
     p.add_argument("--jobs", type=int, default=2, help="chains at a time")
@@ -50,7 +61,10 @@ def main() -> None:
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
     p.add_argument("--rounds", type=int, default=5)
     a = parser.parse_args()
-    getattr(import_module(f"bench.{a.row}"), a.row)(a)
+    try:
+        getattr(import_module(f"bench.{a.row}"), a.row)(a)
+    except UserError as e:
+        parser.error(str(e))
 
 
 if __name__ == "__main__":

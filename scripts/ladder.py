@@ -175,7 +175,7 @@ def table(rows: pd.DataFrame) -> str:
     columns = ["rung", "images", *scores, *counts]
     lines = []
     for name, group in rows.groupby("rung", sort=False):
-        cells = [f"{group[s].mean():.3f} ± {group[s].std():.3f}" for s in scores]
+        cells = [f"{group[s].mean():.3f}" + (f" ± {group[s].std():.3f}" if len(group) > 1 else "") for s in scores]
         cells += [f"{group[c].sum()} of {len(group)}" for c in counts]
         lines.append([name, f"{int(group['images'].iloc[0]):,}", *cells])
     return "\n".join(markdown_table.table(columns, lines))
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--data {a.data}: with --model {a.model} choose among {', '.join(own)}")
     chosen = {k: v for k, v in rungs(a.data, a.model).items() if not a.rungs or k in a.rungs}
     if not chosen:
-        parser.error(f"--rungs: choose among {', '.join(rungs(a.data, a.model))}")
+        parser.error(f"--rungs: choose among {'; '.join(repr(r) for r in rungs(a.data, a.model))}")
     SETTINGS[a.data] += a.set
     files = a.data if a.model == "diffusion" else f"{a.data}-{a.model}"
     out = Path(a.out)

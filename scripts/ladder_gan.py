@@ -36,3 +36,7 @@ def rungs(data: str) -> dict[str, dict[str, Any]]:
         chosen[name] = now
     sides = {name: now | change for name, change in SIDES.get(data, {}).items()}
     return chosen | sides | {RECIPE: dict.fromkeys(BEFORE)}
+
+
+if __name__ == "__main__":
+    raise SystemExit("this file holds the rungs: run python scripts/ladder.py --model gan")

@@ -126,6 +126,8 @@ def test_the_trainer_is_an_option_and_its_settings():
     assert parsed().config["trainer"]["accelerator"] == "cpu"
     gpu = parsed("trainer=gpu", "trainer.resident_gib=1")
     assert gpu.config["trainer"]["accelerator"] == "gpu" and gpu.config["trainer"]["resident_gib"] == 1
+    for value in (True, False, "graphs"):
+        assert parsed("trainer=gpu", f"trainer.compile={value}").config["trainer"]["compile"] == value
 
 
 def test_composing_leaves_no_trace():
@@ -305,7 +307,8 @@ def test_a_setting_of_another_paradigm_is_refused_by_name():
             ("generations=two", "whole number"),
             ("generations=1.5", "whole number"),
             ("threads=0", "at least 1"),
-            ("threads=many", "whole number"),
+            ("threads=many", "whole number, or null"),
+            ("trainer.compile=maybe", "true, false or graphs"),
             ("keep_models=-1", "at least 0"),
             ("overwrite=maybe", "true or false"),
             ("display=loud", "auto, live, lines"),

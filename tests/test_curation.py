@@ -282,7 +282,9 @@ def test_a_verifier_accepts_at_its_rate(error, bias):
 
 
 def test_a_verifier_that_accepts_too_few_is_refused_in_one_sentence():
-    with pytest.raises(UserError, match=r"accepted \d+ of the 40 samples of generation 1.*lower curation.fraction.*radius.$") as error:
+    with pytest.raises(
+        UserError, match=r"accepted \d+ of the 40 samples of generation 1.*lower curation.fraction.*radius.$"
+    ) as error:
         rows_of(Verifier(0.9, radius=0.1))
     assert error.value.setting == "curation.fraction"
 

@@ -1,6 +1,7 @@
 """The diffusion generator: sampling, saving, presets, moving average, and settings that change no result."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from imgloop.models import load
 from imgloop.models.diffusion import Diffusion, DiffusionGenerator, DiffusionModule
 from imgloop.models.extrapolation import away
 from imgloop.models.gan import GAN
+from imgloop.models.gan_networks import check_widths
 from imgloop.models.networks import PRESETS, CompactUNet, build_network
 from imgloop.models.samplers import guided
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
@@ -196,6 +198,19 @@ def test_a_damaged_model_is_refused_by_name(tmp_path):
     (tmp_path / "model" / "imgloop.json").write_text('{"kind": "os.system"}')
     with pytest.raises(UserError, match="kind"):
         load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["patch", "compact", "gan"])
+@pytest.mark.parametrize("size", [6, 7, 12, 15, 20, 24, 48, 100])
+def test_widths_named_for_a_size_without_a_preset_fit_it(kind, size):
+    def build(widths, network):
+        return check_widths(size, widths) if kind == "gan" else build_network(network, size, 1, widths)
+
+    with pytest.raises(UserError, match=f"no preset for {size}-pixel") as error:
+        build(None, kind)
+    widths = re.search(r"model.widths=\[([\d,]+)\]", str(error.value))
+    network = re.search(r"model.network=(\w+) and", str(error.value))
+    build([int(w) for w in widths[1].split(",")], network[1] if network else kind)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")

@@ -348,6 +348,10 @@ def test_every_setting_of_conditional_models_has_an_effect(tmp_path, change):
         ({"conditional": True, "guidance": 2.0, "label_drop": 0}, "label_drop above 0"),
         ({"guidance_interval": [0.2, 0.8]}, "set model.guidance"),
         ({"conditional": True, "guidance_interval": [0.2, 0.8]}, "set model.guidance"),
+        (
+            {"conditional": True, "guidance": 2.0, "guidance_interval": [0.2, 0.21], "sampler_steps": 2},
+            "at none of its levels, but at 0.5, 1;",
+        ),
         *(
             ({"conditional": True, "guidance": 2.0, "guidance_interval": i}, r"two noise levels.*from 0 to 1,")
             for i in ([0.8, 0.2], [0.2, 1.5], [-1, 0.5], [0.5], 0.5, [True, False], [0.1, float("nan")])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from imgloop.config.compose import GROUPS, compose, options
+from imgloop.config.compose import GROUPS, Config, compose, options
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 PYTHON_KINDS = {"bool": "Boolean", "int": "Integer", "float": "Float"}
@@ -39,7 +39,8 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
             None,
         )
     if match := re.search(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", cause):
-        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}.", key
+        null = ", or null, the default" if getattr(Config, str(key), "") is None else ""
+        return f"{key}={match[1]}: give {KINDS.get(match[2], match[2])}{null}.", key
     if match := re.search(r"Value '(.*?)' is not a valid (bool|int|float)", cause):
         return f"{key}={match[1]}: give {KINDS[PYTHON_KINDS[match[2]]]}.", key
     if "Missing mandatory value" in cause or ("is missing" in cause and key):

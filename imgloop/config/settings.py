@@ -339,6 +339,8 @@ class Settings:
             str: (str, "text"),
         }
         kind, what = kinds.get(type(default), (object, ""))
+        if name == "trainer.compile":
+            kind, what = (bool, "true, false or graphs") if value != "graphs" else (str, "")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UserError(
                 f"{name}={value}: give {what}, for example {str(default).lower() if kind is bool else default}.", name

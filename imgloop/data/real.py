@@ -188,6 +188,7 @@ def sizes(available: int, test: int | None, n: int | None, heldout: int | None) 
     `available` counts the images to choose from, `test` those of the source's own test part (None: it has none, and
     held-out images are taken from `available` first, so that they do not depend on `n`).
     """
+    given = heldout is not None
     if heldout is None:
         most = int(available * HELDOUT_SHARE) if test is None else test
         heldout = max(1, min(most, HELDOUT_MOST))
@@ -199,7 +200,7 @@ def sizes(available: int, test: int | None, n: int | None, heldout: int | None) 
     if test is None and heldout >= available:
         raise UserError(
             f"data.heldout={heldout} leaves nothing to train on: there are {available} images; "
-            "lower data.heldout or add images.",
+            + ("lower data.heldout or add images." if given else "add images."),
             "data.heldout",
         )
     left = available - (heldout if test is None else 0)

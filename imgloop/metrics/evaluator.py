@@ -91,7 +91,7 @@ class Evaluator:
         if len(real.heldout) < LEAST:
             raise UserError(
                 f"{len(real.heldout)} held-out images are too few to measure against; {LEAST} are needed, and 250 "
-                "or more make sense: raise data.heldout or add images.",
+                f"or more make sense: {'raise data.heldout or ' * (len(real.train) > LEAST)}add images.",
                 "data.heldout",
             )
         self.measures = dict(measures or {})

@@ -43,7 +43,7 @@ from imgloop.models.extrapolation import (
 from imgloop.models.networks import PRESETS, build_network, check_widths_list, widths_of
 from imgloop.models.objectives import OBJECTIVES
 from imgloop.models.recipes import Recipe, recipe
-from imgloop.models.samplers import STEPS, draw, evaluations, guided, output
+from imgloop.models.samplers import STEPS, draw, evaluations, guided, levels, output, within
 from imgloop.pool import Pool, TrainingSet
 from imgloop.training.batches import Batches
 from imgloop.training.memory import check_fits
@@ -275,14 +275,22 @@ class Diffusion(Model):
         """Raise UserError unless `interval` is two levels [low, high] of the objective, and there is guidance."""
         if self.guidance == 1:
             raise UserError(
-                "model.guidance_interval has no effect without guidance: set model.guidance above 1, with "
-                "model.conditional=true, or leave it out.",
+                "model.guidance_interval has no effect without guidance: set model.guidance to another number than 1, "
+                "with model.conditional=true, or leave it out.",
                 "model.guidance_interval",
             )
         if not (is_interval(interval) and interval[1] <= highest):
             raise UserError(
                 f"model.guidance_interval={interval}: give two noise levels [low,high] of "
                 f"model.objective={self.objective}, from 0 to {highest:g}, or null for all.",
+                "model.guidance_interval",
+            )
+        visited = levels(OBJECTIVES[self.objective](), self.sampler, self.sampler_steps)
+        if not any(within(s, interval) for s in visited):
+            shown = ", ".join(f"{s:.3g}" for s in sorted(set(visited))[:8])
+            raise UserError(
+                f"model.guidance_interval={interval} has no effect: sampling evaluates the network at none of its "
+                f"levels, but at {shown}{', ...' * (len(set(visited)) > 8)}; give a wider interval.",
                 "model.guidance_interval",
             )
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imgloop.errors import UserError
+from imgloop.models.networks import example
 
 # Channels of each resolution level, by image size, full resolution first; each further level halves the resolution.
 PRESETS = {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)}
@@ -35,15 +36,15 @@ def check_widths(size: int, widths: Sequence[int] | None) -> tuple[int, ...]:
         if size not in PRESETS:
             raise UserError(
                 f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS))}); "
-                "set data.size to one of them, or give model.widths, for example model.widths=[32,64].",
+                f"set data.size to one of them, or give {example(size)}.",
                 "model.widths",
             )
         widths = PRESETS[size]
     assert widths is not None
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
-            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
-            "number of pixels, at least 2: give fewer widths, or another data.size.",
+            f"model.widths={list(widths)}: each width after the first halves the {size}-pixel images, which must leave "
+            f"a whole number of pixels, at least 2: give fewer, for example {example(size)}, or another data.size.",
             "model.widths",
         )
     return tuple(widths)

@@ -32,7 +32,7 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
         if size not in PRESETS[kind]:
             raise UserError(
                 f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
-                "set data.size to one of them, or give model.widths, for example model.widths=[32,64].",
+                f"set data.size to one of them, or give {example(size, kind)}.",
                 "model.widths",
             )
         widths = PRESETS[kind][size]
@@ -49,12 +49,22 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
         )
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
-            f"model.widths={list(widths)} halves {size}-pixel images {len(widths) - 1} times, which must leave a whole "
-            "number of pixels, at least 2: give fewer widths, or another data.size.",
+            f"model.widths={list(widths)}: each width after the first halves the {size}-pixel images, which must leave "
+            f"a whole number of pixels, at least 2: give fewer widths, for example {example(size, kind)}, or another "
+            "data.size.",
             "model.widths",
         )
     kinds = {"compact": CompactUNet, "patch": PatchUNet, "unet2d": unet2d}
     return kinds[kind](size, channels, tuple(widths), classes)
+
+
+def example(size: int, kind: str = "compact") -> str:
+    """Widths for images of `size` pixels, as settings to give: some 32 and 64, as far as the size can be halved."""
+    widths = [32, 64, 64]
+    while len(widths) > 1 and (size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 4):
+        widths.pop()
+    network = "model.network=compact and " if kind == "patch" and len(widths) < 2 else ""
+    return f"{network}model.widths=[{','.join(map(str, widths))}]"
 
 
 def unet2d(size: int, channels: int, widths: tuple[int, ...], classes: int = 0) -> nn.Module:

@@ -54,7 +54,8 @@ class TrainerSettings:
             )
         if self.accelerator == "cpu" and self.compile == "graphs":
             raise UserError(
-                "trainer.compile=graphs needs a GPU: CUDA graphs have no use on a CPU; use trainer.compile=false.",
+                "trainer.compile=graphs needs a GPU, since a CPU has no CUDA graphs: use trainer.compile=false or "
+                "trainer=gpu.",
                 "trainer.compile",
             )
         if self.accelerator == "gpu":
