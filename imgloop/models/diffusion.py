@@ -268,11 +268,15 @@ class Diffusion(Model):
                 "model.label_drop",
             )
         if self.guidance_interval is not None:
-            self.check_interval(self.guidance_interval, OBJECTIVES[self.objective]().highest)
+            objective = OBJECTIVES[self.objective]()
+            self.check_interval(
+                self.guidance_interval, objective.highest, levels(objective, self.sampler, self.sampler_steps)
+            )
         check_widths_list(self.widths)
 
-    def check_interval(self, interval: Any, highest: float) -> None:
-        """Raise UserError unless `interval` is two levels [low, high] of the objective, and there is guidance."""
+    def check_interval(self, interval: Any, highest: float, visited: Sequence[float]) -> None:
+        """Raise UserError unless `interval` is two levels [low, high] of the objective with one of those that sampling
+        visits between them, and there is guidance."""
         if self.guidance == 1:
             raise UserError(
                 "model.guidance_interval has no effect without guidance: set model.guidance to another number than 1, "
@@ -285,7 +289,6 @@ class Diffusion(Model):
                 f"model.objective={self.objective}, from 0 to {highest:g}, or null for all.",
                 "model.guidance_interval",
             )
-        visited = levels(OBJECTIVES[self.objective](), self.sampler, self.sampler_steps)
         if not any(within(s, interval) for s in visited):
             shown = ", ".join(f"{s:.3g}" for s in sorted(set(visited))[:8])
             raise UserError(
