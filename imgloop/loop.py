@@ -11,10 +11,11 @@ from imgloop import ranks, store
 from imgloop.chain.base import ChainFolder, Parts, Surroundings
 from imgloop.chain.earlier import continued
 from imgloop.config.settings import Settings
+from imgloop.errors import UserError
 from imgloop.pool import TrainingSet
 from imgloop.study.frozen import freeze
 from imgloop.study.notebook import html
-from imgloop.study.progress import write_states
+from imgloop.study.progress import note_failure, write_states
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,7 +56,15 @@ def run(settings: Settings, sweep: bool = False) -> Result:
                     log.begin()
 
                 ranks.first(begin)
-                advance(chain, parts, generations)
+                try:
+                    advance(chain, parts, generations)
+                except UserError as e:
+                    failed = str(e)
+                    if not sweep:  # a sweep notes it with its other outcomes
+                        ranks.first(lambda: note_failure(chain.folder, failed))
+                    raise
+                if not sweep:
+                    ranks.first(lambda: note_failure(chain.folder, None))
 
         def finish() -> DataFrame:
             metrics = chain.finish()

@@ -24,6 +24,7 @@ from imgloop.errors import UserError
 from imgloop.guards import GuardedCuration
 from imgloop.metrics.features import Features
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.study.progress import progress
 
 QUICK = [*TINY, "display=none", "generations=2"]
 IMAGES = Pool(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), np.arange(40) % 4)
@@ -287,6 +288,18 @@ def test_a_verifier_that_accepts_too_few_is_refused_in_one_sentence():
     ) as error:
         rows_of(Verifier(0.9, radius=0.1))
     assert error.value.setting == "curation.fraction"
+
+
+def test_a_chain_that_its_curation_ended_has_failed(tmp_path, monkeypatch):
+    given = [*QUICK, "curation=verifier", "curation.radius=0.01", f"out={tmp_path}"]
+    with pytest.raises(UserError, match="accepted 0 of the 48 samples of generation 0") as error:
+        imgloop.run(given)
+    (chain,) = progress(next(tmp_path.iterdir()))
+    assert chain.state == "failed" and chain.failed == str(error.value)
+    monkeypatch.setattr(Verifier, "__call__", lambda self, drawn, *_: Release(np.arange(12)))
+    imgloop.run(given)
+    (chain,) = progress(next(tmp_path.iterdir()))
+    assert chain.state == "finished" and not chain.failed
 
 
 def test_a_verifier_without_a_reference_is_refused():
