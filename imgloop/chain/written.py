@@ -82,8 +82,8 @@ def describe(
         "n_pool": len(released.pool),
         **curated,
         "real_share": shares.get(REAL, 0.0),
-        "share_by_origin": by_origin(shares),
-        **({} if mix.weight is None else {"weight_by_origin": by_origin(mix.weight_shares())}),
+        "share_by_origin": origins(shares),
+        **({} if mix.weight is None else {"weight_by_origin": origins(mix.weight_shares())}),
         "train_images": s.images(t),
         **({"flip": True} if chain.flip else {}),
         "images_seen": facts.get("images_seen"),
@@ -108,7 +108,7 @@ def describe(
     }
 
 
-def by_origin(shares: Mapping[int, float]) -> dict[str, float]:
+def origins(shares: Mapping[int, float]) -> dict[str, float]:
     """Shares by origin as JSON has them, the real ones (-1) first."""
     return {str(o): share for o, share in sorted(shares.items())}
 

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from imgloop.errors import UserError
-from imgloop.models.networks import example
+from imgloop.models.networks import check_halving, preset
 
 # Channels of each resolution level, by image size, full resolution first; each further level halves the resolution.
 PRESETS = {8: (16, 32), 16: (16, 32, 64), 32: (16, 32, 64, 64), 64: (16, 32, 32, 64, 64)}
@@ -32,21 +31,8 @@ SLOPE = 0.2  # negative slope of every leaky ReLU
 def check_widths(size: int, widths: Sequence[int] | None) -> tuple[int, ...]:
     """The widths for `size`-pixel images, None meaning the preset; raises UserError if they are invalid for this
     size."""
-    if widths is None:
-        if size not in PRESETS:
-            raise UserError(
-                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS))}); "
-                f"set data.size to one of them, or give {example(size)}.",
-                "model.widths",
-            )
-        widths = PRESETS[size]
-    assert widths is not None
-    if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
-        raise UserError(
-            f"model.widths={list(widths)}: each width after the first halves the {size}-pixel images, which must leave "
-            f"a whole number of pixels, at least 2: give fewer, for example {example(size)}, or another data.size.",
-            "model.widths",
-        )
+    widths = preset(size, PRESETS) if widths is None else widths
+    check_halving(size, widths)
     return tuple(widths)
 
 

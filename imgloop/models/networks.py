@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,7 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
     """
     if kind not in PRESETS:
         raise UserError(f"model.network={kind}: give one of {', '.join(PRESETS)}.", "model.network")
-    if widths is None:
-        if size not in PRESETS[kind]:
-            raise UserError(
-                f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, PRESETS[kind]))}); "
-                f"set data.size to one of them, or give {example(size, kind)}.",
-                "model.widths",
-            )
-        widths = PRESETS[kind][size]
-    assert widths is not None
+    widths = preset(size, PRESETS[kind], kind) if widths is None else widths
     if not widths or any(w < GROUPS or w % GROUPS for w in widths):
         raise UserError(
             f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].", "model.widths"
@@ -47,6 +39,24 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
             "others on patches of 2x2 pixels: give for example [16,48], or model.network=compact.",
             "model.widths",
         )
+    check_halving(size, widths, kind)
+    kinds = {"compact": CompactUNet, "patch": PatchUNet, "unet2d": unet2d}
+    return kinds[kind](size, channels, tuple(widths), classes)
+
+
+def preset(size: int, presets: Mapping[int, tuple[int, ...]], kind: str = "compact") -> tuple[int, ...]:
+    """The preset widths for `size`-pixel images; raises UserError, naming widths that fit, where there are none."""
+    if size not in presets:
+        raise UserError(
+            f"model.widths has no preset for {size}-pixel images (presets: {', '.join(map(str, presets))}); "
+            f"set data.size to one of them, or give {example(size, kind)}.",
+            "model.widths",
+        )
+    return presets[size]
+
+
+def check_halving(size: int, widths: Sequence[int], kind: str = "compact") -> None:
+    """Raise UserError unless `size`-pixel images can be halved once for each width after the first."""
     if size % 2 ** (len(widths) - 1) or size >> (len(widths) - 1) < 2:
         raise UserError(
             f"model.widths={list(widths)}: each width after the first halves the {size}-pixel images, which must leave "
@@ -54,8 +64,6 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
             "data.size.",
             "model.widths",
         )
-    kinds = {"compact": CompactUNet, "patch": PatchUNet, "unet2d": unet2d}
-    return kinds[kind](size, channels, tuple(widths), classes)
 
 
 def example(size: int, kind: str = "compact") -> str:
