@@ -24,7 +24,9 @@ from imgloop.errors import UserError
 from imgloop.guards import GuardedCuration
 from imgloop.metrics.features import Features
 from imgloop.pool import REAL, Mix, Pool, TrainingSet
+from imgloop.report.page import shares
 from imgloop.study.progress import progress
+from imgloop.study.study import Study
 
 QUICK = [*TINY, "display=none", "generations=2"]
 IMAGES = Pool(np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), np.arange(40) % 4)
@@ -417,6 +419,9 @@ def test_a_record_tells_the_share_of_the_weight_that_real_images_have(tmp_path, 
     first, second = (store.read_json(result.folder / f"gen{t:03d}" / "record.json") for t in range(2))
     assert "weight_by_origin" not in first and second["share_by_origin"] == {"-1": 0.5, "0": 0.5}
     assert second["weight_by_origin"] == {"-1": 0.75, "0": 0.25}
+    condition = result.folder.parent.name
+    drawn = shares(Study(result.folder.parents[1]), {condition: condition})  # in the report
+    assert [bar[2] for bar in drawn[0][1]] == [{"real": 1.0}, {"real": 0.75, "0": 0.25}]
     assert "(50% real, 75% by weight)" in capsys.readouterr().out
 
 
