@@ -1,6 +1,6 @@
 """python scripts/propagation.py [--store outputs] [--write]: the matrix of docs/propagation.md.
 
-Reads the raw tables docs/studies/propagation*.csv with the thresholds that their studies began with, and prints the
+Reads the raw tables of docs/studies with the thresholds that their studies began with, and prints the
 verdicts, a row a condition and a column a definition, and what would settle those that are undetermined. --store: first
 copies tables and thresholds of the studies in a folder to docs/studies. --write: into docs/propagation.md.
 """
@@ -35,6 +35,7 @@ PAGE, RAW = DOCS / "propagation.md", DOCS / "studies"
 START, END = "<!-- matrix -->", "<!-- /matrix -->"
 BLOCKS = {  # study: data, sizes and model
     "propagation": ("digits", "fixed", "diffusion"),
+    "scaling-law": ("digits", "fixed, five sizes of R", "diffusion"),
     "propagation-gan": ("digits", "fixed", "GAN"),
     "propagation-realistic": ("digits", "realistic", "diffusion"),
     "propagation-realistic-gan": ("digits", "realistic", "GAN"),
