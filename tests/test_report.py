@@ -553,6 +553,17 @@ def test_what_schedules_change_is_shown_below_the_first_curves(study):
     assert text.index("Held-out risk") < text.index('id="schedules"') < text.index("more curve")
 
 
+def test_a_schedule_of_how_samples_are_drawn_is_shown_as_configured(study):
+    for path in study.glob("*/seed*/config.yaml"):
+        stored = yaml.safe_load(path.read_text())
+        stored["config"]["model"]["bias"] = {"start": 1.0, "factor": 0.9, "min": 0.85}
+        stored.pop(store.SEAL)
+        path.write_text(yaml.safe_dump(store.sealed(stored)))
+    (panel,) = page.report(study).given
+    assert panel.info.name == "model.bias" and {line.condition for line in panel.lines} == set(Study(study).conditions)
+    assert list(panel.lines[0].mean[:3]) == pytest.approx([1.0, 0.9, 0.85])
+
+
 # -- Bands ------------------------------------------------------------------------------------------------------------
 
 

@@ -23,9 +23,10 @@ from imgloop.conditions import short_names
 from imgloop.errors import UserError, printable_lines
 from imgloop.figures import looks
 from imgloop.report import bibliography, reproduce, serve, sizes, svg
-from imgloop.report.panels import Panel, first, given, panels, split
+from imgloop.report.panels import Panel, first, panels, split
 from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
 from imgloop.report.progress import waiting
+from imgloop.report.schedules import given
 from imgloop.report.sheets import Evolution, evolution
 from imgloop.report.text import TIMES, figure, plural, ranges, spread
 from imgloop.report.timescales import Timescale, timescales
@@ -52,7 +53,7 @@ class Report:
     reason: str  # why there is no profile, or ""
     panels: tuple[Panel, ...]
     key: tuple[Panel, ...]  # those of `panels` that are shown first
-    given: tuple[Panel, ...]  # those of `panels` that show schedules
+    given: tuple[Panel, ...]  # that show schedules
     evolution: Evolution | str
     chains: tuple[Progress, ...]
     times: tuple[Timescale, ...]
@@ -128,7 +129,7 @@ def report(
         reason,
         tuple(drawn),
         tuple(first(drawn, measures)),
-        tuple(given(study, drawn)),
+        tuple(given(study, names, drawn)),
         images,
         chains,
         times,

@@ -20,7 +20,6 @@ PER_PANEL = 8  # conditions in one panel: more lines cannot be distinguished; th
 SIGNED = ("log_variance", "centre")  # quantities of solvable systems that can be negative
 KEY = ("fd", "risk", "variance_ratio", "recall")  # the curves that a page shows first, where it has them
 FIRST = 4  # curves that it shows first
-GIVEN = ("train_images", "n_train", "real_share", "n_drawn", "n_pool")  # what schedules set, generation by generation
 ORDER = ("score", "system", "table", "size", "time")  # of the panels, by kind of measure
 
 
@@ -144,11 +143,6 @@ def first(whole: Sequence[Panel], measures: Sequence[str] = ()) -> list[Panel]:
         )
     names = list(measures) or [*(m for m in KEY if m in have), *(m for m in have if m not in KEY)][:FIRST]
     return [p for m in dict.fromkeys(names) for p in whole if p.info.name == m]
-
-
-def given(study: Study, whole: Sequence[Panel]) -> list[Panel]:
-    """The panels of what each generation was given, where a schedule changes it; none elsewhere."""
-    return [p for p in whole if p.info.name in GIVEN] if scheduled(study) else []
 
 
 def scheduled(study: Study) -> bool:
