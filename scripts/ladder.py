@@ -6,7 +6,8 @@ each choice gains (docs/ladder.md). NAME: digits, cifar16, or conditional: class
 today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
 median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the held-out images.
 Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in DIR is not
-computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged.
+computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged. Changes that
+imgloop does not have are in ladder_trials.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import ladder_gan
+import ladder_trials
 import markdown_table
 import numpy as np
 import pandas as pd
@@ -67,6 +69,13 @@ SIDES = {
         "last, Muon .06": {"lr": 0.06},
         "last, widths [24,48]": {"widths": [24, 48]},
         "last, compact": {"network": "compact"},
+        "last, stratified levels": {"trial": "stratified"},
+        "last, optimal transport": {"trial": "transport"},
+        "last, attention": {"trial": "attention"},
+        "last, two blocks a level": {"trial": "blocks"},
+        "last, widths [16,64]": {"widths": [16, 64]},
+        "last, 4 sampler steps": {"sampler_steps": 4},
+        "last, 16 sampler steps": {"sampler_steps": 16},
     },
     "cifar16": {
         "last, AdamW .012": {"optimizer": "adamw", "lr": 0.012},
@@ -101,7 +110,7 @@ def overrides(recipe: dict) -> list[str]:
     def text(value) -> str:
         return "null" if value is None else str(value).lower().replace(" ", "")
 
-    return [f"model.{k}={text(v)}" for k, v in recipe.items()]
+    return [f"model.{k}={text(v)}" for k, v in recipe.items() if k != "trial"]
 
 
 def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> dict[str, float]:
@@ -125,8 +134,10 @@ def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> d
     for _ in range(rounds + 1):  # the first warms up
         for name, recipe in chosen.items():
             with tempfile.TemporaryDirectory() as tmp:
+                settings = {k: v for k, v in recipe.items() if k != "trial"}
                 began = time.process_time()
-                kind(**recipe).fit(training, Task(0, 0, images, "scratch", Path(tmp) / "scratch"), None)
+                with ladder_trials.made(recipe.get("trial")):
+                    kind(**settings).fit(training, Task(0, 0, images, "scratch", Path(tmp) / "scratch"), None)
                 rates[name].append(images / (time.process_time() - began))
     return {name: statistics.median(r[1:]) for name, r in rates.items()}
 
@@ -156,10 +167,11 @@ def trained(job: tuple) -> dict:
         f"out={out}",
     ]
     given += [] if start is None else [f'start="{start}"']
-    study = data if model == "diffusion" else f"{data}-{model}"
+    study = "-".join(filter(None, (data, model if model != "diffusion" else None, recipe.get("trial"))))
     more = ["generations=1", "threads=1", "display=none", f"study={study}", "paradigm=replace"]
     began = time.process_time()
-    result = imgloop.run(given + more)
+    with ladder_trials.made(recipe.get("trial")):
+        result = imgloop.run(given + more)
     row = result.metrics.iloc[0]
     print(f"{name}, {seconds} s, seed {seed}: fd {row['fd']:.3f}", file=sys.stderr, flush=True)
     spent = {"data": data, "rung": name, "seconds": seconds, "images": images, "seed": seed}
