@@ -15,7 +15,7 @@ from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.plan import carbon, chains, devices, estimate
 from imgloop.plan.__main__ import main as plan
-from imgloop.plan.trial import Rates, counted
+from imgloop.plan.trial import Rates, Run, counted, shares
 
 SMALL = [*TINY, "data.n=150", "data.heldout=50"]
 SOLVED = ["model=gaussian", "data=law", "data.n=20", "model.replicates=5"]
@@ -133,6 +133,16 @@ def test_solvable_chains_are_counted_and_not_timed(tmp_path, capsys, monkeypatch
 )
 def test_time_on_k_machines(tasks, workers, seconds):
     assert estimate.makespan(tasks, workers) == seconds
+
+
+@pytest.mark.parametrize("load", [1, 8])  # of which a process gets one part
+def test_processor_time_does_not_depend_on_what_else_uses_the_cores(load):
+    def run(stages, beside):
+        seconds = {"train": stages * load}
+        return Run(Path(), {"seconds": seconds}, beside * load, 2 * stages + beside)
+
+    busy, cpu = shares(run(1.0, 10.0), run(4.0, 3.0), threads=2)
+    assert busy * load == pytest.approx(2) and cpu * load == pytest.approx(1)
 
 
 def test_measuring_grows_along_the_two_trials():

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
 from imgloop import loop, multirun, store
@@ -113,7 +114,7 @@ def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, mo
             room = n * max(1.0, SECONDS / max(short.record["seconds"]["sample"], 1e-3))
             long = run(1, steps, int(min(most, max(n, room // CHUNK * CHUNK))))
         threads = torch.get_num_threads()
-        busy = float(np.clip((long.cpu - long.beside) / long.stages, 0, threads))  # what is beside takes one core
+        busy, cpu = shares(short, long, threads)
         seconds, before = long.record["seconds"], short.record["seconds"]
         ran = steps - max(1, steps // 4)
         each = max(seconds["train"] - before["train"], 0.3 * seconds["train"] * ran / steps) / ran
@@ -134,7 +135,7 @@ def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, mo
             chunk=seconds["sample"] / -(-long.record["n_drawn"] // CHUNK),
             measure=((short.record["n_drawn"], before["measure"]), (long.record["n_drawn"], seconds["measure"])),
             write=seconds.get("write", 0.0), first=short.beside, chain=long.beside, report=reported,
-            busy=busy, cpu=max(0.0, short.cpu - busy * short.stages) / short.beside, threads=threads,
+            busy=busy, cpu=cpu, threads=threads,
             sample_bytes=sum(growing.get(f, 0) for f in BESIDE[:2]) / long.record["n_drawn"],
             feature_bytes=features.stat().st_size / long.record["n_train"],
             generation_bytes=own - sum(growing.values()) - model,
@@ -144,6 +145,14 @@ def trial(overrides: Sequence[str], dirs: Sequence[Path], settings: Settings, mo
             host=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10),
             device=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         )  # fmt: skip
+
+
+def shares(short: Run, long: Run, threads: int) -> tuple[float, float]:
+    """CPU seconds a wall second of a generation, and of what is beside it, which give the CPU seconds of both runs.
+    On a busy machine both are small, and the wall seconds long."""
+    wall = np.array([[r.stages, r.beside] for r in (short, long)])
+    busy, cpu = nnls(wall, np.array([short.cpu, long.cpu]))[0]
+    return min(float(busy), threads), min(float(cpu), threads)
 
 
 def counted(settings: Settings, scratch: Path) -> tuple[int, float, float, int, float]:
