@@ -75,6 +75,23 @@ def test_nothing_is_excluded_where_generation_0_is_no_model_of_the_data(measure,
         assert collapse_profile(near, quarter="quarter")["loop"][6].verdict == "excluded"
 
 
+@pytest.mark.parametrize(
+    "effect, drawn, verdict",
+    [(0.0, 400, "excluded"), (0.0, 100, "undetermined"), (3.0, 100, "detected"), (3.0, 400, "detected"),
+     (3.0, 1600, "undetermined"), (0.0, 1600, "excluded")],
+)  # fmt: skip
+def test_definition_1_does_not_trust_distances_of_other_numbers_of_samples(effect, drawn, verdict):
+    """A Frechet distance of fewer samples is larger, and one of more is smaller, whatever the generator."""
+    frame = table({"risk": effect * (T > 0)}, quarter=True).rename(columns={"risk": "fd"})
+    frame["n_drawn"] = np.where(frame["condition"] == "quarter", drawn, 400)
+    profile = collapse_profile(frame, quarter="quarter")
+    assert profile["loop"][1].verdict == verdict
+    noted = any("so definition 1 is not" in note for note in profile.notes["loop"])
+    assert noted == (drawn != 400) and ("another number of samples" in profile["loop"][1].reason) == (
+        verdict == "undetermined"
+    )
+
+
 def test_a_significant_effect_inside_the_margin_is_detected_and_both_are_stated():
     v = collapse_profile(table({"risk": 0.01 * (T > 0)}))["loop"][2]
     assert v.verdict == "detected" and "inside the margin" in v.reason and v.bound < v.margin

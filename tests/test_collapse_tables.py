@@ -133,6 +133,18 @@ def test_controls_are_those_of_the_same_settings():
     assert quarter is not None and quarter.name == "real_only,n_initial=100"
 
 
+def test_the_quarter_of_the_data_with_as_many_samples_comes_first():
+    names = ["real_only", "real_only,n_initial=100", "real_only,n_initial=100,n_samples=400", "replace"]
+    drawn = dict(zip(names, (400, 100, 400, 400)))
+    rows = [
+        {"condition": c, "seed": 0, "generation": 0, "fd": 1.0, "n_train": 100 if "100" in c else 400, "n_drawn": n}
+        for c, n in drawn.items()
+    ]
+    known = tables.conditions(pd.DataFrame(rows))
+    quarter = tables.quarter_of(known[0], known, None)[0]
+    assert quarter is not None and quarter.name == names[2]
+
+
 def test_another_model_is_no_control():
     rows = [
         {"condition": c, "seed": s, "generation": t, "risk": 1.0 + t}

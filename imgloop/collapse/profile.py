@@ -11,7 +11,7 @@ import numpy as np
 from imgloop.collapse import definitions, reasons, scaling, statistics, tables
 from imgloop.collapse.definitions import Judged, Question
 from imgloop.collapse.reasons import Absent
-from imgloop.collapse.subjects import DISTANCES, RATIO_ROLES, ROLE_OF, Subjects
+from imgloop.collapse.subjects import BIASED, DISTANCES, RATIO_ROLES, ROLE_OF, Subjects
 from imgloop.collapse.tables import Condition
 from imgloop.collapse.verdicts import (
     DETECTED,
@@ -162,6 +162,7 @@ class Comparison:
         self.ended = [s for s in last if last[s] < self.G <= theirs.get(s, -1)]  # crashed, or not finished
         self.risk = self.subject(1) or ""
         self.unfit = self.start()
+        self.swayed = ""  # verdict of definition 1 that different numbers of samples forbid
         self.compared = [condition] if control is None else [condition, control]  # whose values enter the numbers
 
     @property
@@ -248,6 +249,13 @@ class Comparison:
         if short:
             self.notes.append(f"{quarter.name} ends at generation {short[0]}: its risk there is used for that at G.")
         mine = self.condition.series(self.risk, self.seeds, self.G)[:, -1]
+        if self.risk in BIASED and abs(quarter.drawn - self.condition.drawn) > 0:
+            self.swayed = EXCLUDED if quarter.drawn < self.condition.drawn else DETECTED
+            self.notes.append(
+                f"{quarter.name} drew {quarter.drawn:,g} samples, {self.condition.given} {self.condition.drawn:,g}: "
+                f"{self.risk} falls with this number, so definition 1 is not {self.swayed}. Run it with n_samples="
+                f"{self.condition.drawn:g}."
+            )
         return definitions.catastrophic(mine, at)
 
     def scaling(self) -> Question | str:
@@ -287,15 +295,16 @@ class Comparison:
     def judged(self, q: Question, j: Judged) -> Verdict:
         k, h, number = q.definition, self.h, q.numbers[int(j.lead)]
         chains = int(min(np.isfinite(n.x).sum() for n in q.numbers)) if q.every else int(j.chains)
-        absent = self.absent(q)
+        absent, swayed = self.absent(q), self.swayed if k == 1 else ""
         if len(self.seeds) == 1:
             verdict = NO_VERDICT
         elif chains < h.chains:
             verdict = UNDETERMINED
         elif j.detected:
-            verdict = DETECTED
+            verdict = DETECTED if swayed != DETECTED else UNDETERMINED
         else:
-            verdict = EXCLUDED if j.excluded and not absent.failed and not self.unfit else UNDETERMINED
+            excluded = j.excluded and not absent.failed and not self.unfit and swayed != EXCLUDED
+            verdict = EXCLUDED if excluded else UNDETERMINED
         return self.verdict(
             k,
             verdict,

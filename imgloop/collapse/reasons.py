@@ -68,6 +68,8 @@ def withheld(c: Comparison, q: Question, j: Judged, verdict: str, chains: int, a
         remarks.append(f"not excluded: the mean {where} is beyond the margin")
     if c.unfit and j.excluded:
         remarks.append("not excluded: generation 0 is not a model of the data")
+    if q.definition == 1 and ((c.swayed == EXCLUDED and j.excluded) or (c.swayed == DETECTED and j.detected)):
+        remarks.append(f"not {c.swayed}: the model with a quarter of the data drew another number of samples")
     if absent.failed and j.excluded:
         remarks.append(f"not excluded: {absent.failed} was left out")
     if absent.few and missing <= 0:

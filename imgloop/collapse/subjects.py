@@ -11,6 +11,7 @@ from imgloop.measures import MEASURES, ROLES, MeasureInfo, Role, of_role
 
 BESIDE = {2: ("fd", "kd"), 6: ("ambiguity",), 7: ("tail_risk",)}  # measures shown beside a definition's verdict
 DISTANCES = ("fd", "fid", "kd")  # risks of models that have no loss
+BIASED = ("fd", "fid")  # those that fall with the number of samples, whatever the generator
 ROLE_OF: dict[int, Role] = {
     **dict.fromkeys((1, 2, 3, 5), cast(Role, "risk")),
     4: "variance",

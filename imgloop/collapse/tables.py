@@ -59,6 +59,12 @@ class Condition:
     def numeric(self, measure: str) -> bool:
         return measure in self.frame and self.frame[measure].dtype.kind in "iuf"
 
+    @property
+    def drawn(self) -> float:
+        """Samples that its last generation drew, NaN where unknown."""
+        column = next((c for c in ("n_drawn", "n_pool") if self.has(c)), None)
+        return np.nan if column is None else float(self.frame[column].groupby("seed").last().median())
+
     def series(self, measure: str, seeds: list[int], last: int) -> np.ndarray:
         """float64 (S, last + 1), NaN where a chain has no finite value."""
         wide = self.frame[measure].unstack("generation").reindex(index=seeds, columns=range(last + 1))
@@ -291,7 +297,8 @@ def quarter_of(control: Condition, known: list[Condition], quarter: str | None) 
         return named[0], ""
     if np.isnan(control.size):
         return None, "no real-only model trained on a quarter of the data: name its condition with quarter= (--quarter)"
-    near = [c for c in known if c.base == control.base and abs(4 * c.size - control.size) < 4]
+    near = [c for c in known if settings(c.base) == settings(control.base) and abs(4 * c.size - control.size) < 4]
+    near.sort(key=lambda c: (c.drawn != control.drawn, c.base != control.base))
     if not near:
         own = parts(control.given)[1]
         knob = "data.n" if "data.n" in own and "n_initial" not in own else "n_initial"
