@@ -23,6 +23,7 @@ from imgloop.collapse import power
 from imgloop.collapse.definitions import SHORT, TITLES
 from imgloop.collapse.pilot import pilot
 from imgloop.collapse.profile import collapse_profile
+from imgloop.collapse.tables import SIZED
 from imgloop.collapse.verdicts import DETECTED, EXCLUDED, UNDETERMINED, Profile, Verdict
 from imgloop.display import duration
 from imgloop.errors import UserError
@@ -71,13 +72,17 @@ class Block:
         columns = [c for c in self.frame if str(c).startswith("seconds")]
         return float(self.frame.groupby(["condition", "seed"])[columns].sum().sum(axis=1).mean())
 
+    def named(self, condition: str) -> list[str]:
+        """The study, and the condition without its number of real images."""
+        return [self.label, SIZED.sub("", condition)]
+
     def rows(self) -> Iterator[list[str]]:
         """Condition, seeds, and for each definition the verdict with its effect and interval."""
         for condition in self.profile.conditions:
             verdicts = self.profile[condition]
             seeds = max(v.seeds for v in verdicts.values())
             cells = [f"{MARKS[v.verdict]} {brief(v)}" if v.verdict in MARKS else "-" for v in verdicts.values()]
-            yield [self.label, condition, f"{seeds}", *cells]
+            yield [*self.named(condition), f"{seeds}", *cells]
 
     def effects(self) -> Iterator[list[str]]:
         """Of each verdict: condition, definition, verdict, and effect with its interval in the measure's units."""
@@ -85,7 +90,22 @@ class Block:
             for number, v in self.profile[condition].items():
                 if v.verdict in MARKS:
                     text = v.reading or f"{v.effect:+.2g} ({v.low:+.2g} to {v.high:+.2g})"
-                    yield [self.label, condition, f"{number} {TITLES[number]}", v.verdict, v.number, text]
+                    yield [
+                        self.label,
+                        SIZED.sub("", condition),
+                        f"{number} {TITLES[number]}",
+                        v.verdict,
+                        v.number,
+                        text,
+                    ]
+
+    def laws(self) -> Iterator[list[str]]:
+        """Of each scaling law (definition 5): condition, N_eff / N at each size with its interval, and what changed."""
+        for condition, law in self.profile.laws.items():
+            rows = law.to_frame().itertuples()
+            cells = [f"{r.effective:.2f} ({r.low:.2f} to {r.high:.2f}){'*' * r.extrapolated}" for r in rows]
+            parts = [f"{p.estimate:.3g} ({p.low:.3g} to {p.high:.3g})" for p in law.parts]
+            yield [*self.named(condition), *cells, *parts]
 
     def open(self) -> Iterator[list[str]]:
         """Of each undetermined verdict: condition, definition, and the seeds and time that would settle it, if its
@@ -93,7 +113,12 @@ class Block:
         for condition in self.profile.conditions:
             for number, v in self.profile[condition].items():
                 if v.verdict == UNDETERMINED:
-                    yield [self.label, condition, f"{number} {TITLES[number]}", *self.settled(condition, number)]
+                    yield [
+                        self.label,
+                        SIZED.sub("", condition),
+                        f"{number} {TITLES[number]}",
+                        *self.settled(condition, number),
+                    ]
 
     def settled(self, condition: str, number: int) -> tuple[str, str]:
         """The seeds, and the time on one core for as many chains of the condition and its control."""
@@ -143,6 +168,12 @@ def page() -> Iterator[str]:
         ["study", "paradigm", "seeds", *(f"{k} {SHORT[k]}" for k in TITLES)], (r for b in blocks for r in b.rows())
     )
     yield from ("", f"*Not run yet: {'; '.join(b) or 'none'}.*" if (b := missing(blocks)) else "", "")
+    for block in (b for b in blocks if b.profile.laws):
+        sizes = next(iter(block.profile.laws.values())).sizes
+        yield from ("**Definition 5: N_eff / N**, by the number N of real images", "")
+        heads = ["study", "paradigm", *(f"{n:,g}" for n in sizes), "5a constant, factor", "5b slope", "5c floor"]
+        yield from table(heads, block.laws())
+        yield from ("", "\\*: outside the sizes that were run.", "")
     yield from ("**What would settle what is undetermined**", "")
     yield from table(
         ["study", "paradigm", "definition", f"seeds for a verdict in {WANTED:.0%}", "time on one core"],
