@@ -17,7 +17,7 @@ def raw(tmp_path, monkeypatch):
 
 
 def test_a_study_that_is_not_finished_or_has_no_control_is_not_stored(tmp_path, raw):
-    with pytest.raises(UserError, match="none of the studies propagation, propagation-gan"):
+    with pytest.raises(UserError, match="none of the studies propagation, scaling-law, propagation-gan"):
         list(propagation.stored(tmp_path))
     given = [*TINY, "study=propagation", f"out={tmp_path}", "generations=1"]
     imgloop.run([*given, "paradigm=replace"])
@@ -31,8 +31,17 @@ def test_a_study_that_is_not_finished_or_has_no_control_is_not_stored(tmp_path, 
     assert not list(raw.iterdir())
     assert list(propagation.stored(tmp_path)) == ["propagation: docs/studies/propagation.csv"]
     assert {p.name for p in raw.iterdir()} == {"propagation.csv", "propagation.json"}
-    assert "Not run yet: digits, fixed, GAN;" in "\n".join(propagation.page())
+    assert "Not run yet: digits, fixed, five sizes of R, diffusion; digits, fixed, GAN;" in "\n".join(
+        propagation.page()
+    )
 
 
 def test_without_stored_studies_the_page_says_so(raw):
     assert list(propagation.page()) == ["None of these studies has been run to its end yet."]
+
+
+@pytest.mark.parametrize("name", [n for n in propagation.BLOCKS if (propagation.RAW / f"{n}.csv").exists()])
+def test_the_page_has_the_verdicts_of_the_raw_tables(name):
+    block, text = propagation.Block(name), propagation.PAGE.read_text()
+    rows = [*block.rows(), *block.laws()]
+    assert rows and not [row for row in rows if f"| {' | '.join(row)} |" not in text]
