@@ -26,7 +26,7 @@ from imgloop.collapse.tables import parts
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES
 from imgloop.study.progress import incomplete, progress
-from imgloop.study.tables import load_study
+from imgloop.study.study import Study
 
 
 def noise(a: float, t: np.ndarray) -> np.ndarray:
@@ -112,13 +112,14 @@ def drawn(found: list[Course], measure: str) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="folder of a study")
+    parser.add_argument("study", type=Path, help="folder of a study, or its table, such as docs/studies/echo.csv")
     parser.add_argument("--measure", default="risk", help="a column of metrics.csv (risk)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw the courses as PNG")
     a = parser.parse_args(arguments)
     try:
-        found = courses(load_study(a.study), a.measure)
-        note = incomplete(progress(a.study))
+        study = Study(a.study)
+        found = courses(study.table, a.measure)
+        note = "" if study.is_csv else incomplete(progress(a.study))
     except UserError as e:
         sys.exit(f"echo: {e}")
     last = len(found[0].mean)
