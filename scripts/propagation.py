@@ -90,14 +90,7 @@ class Block:
             for number, v in self.profile[condition].items():
                 if v.verdict in MARKS:
                     text = v.reading or f"{v.effect:+.2g} ({v.low:+.2g} to {v.high:+.2g})"
-                    yield [
-                        self.label,
-                        SIZED.sub("", condition),
-                        f"{number} {TITLES[number]}",
-                        v.verdict,
-                        v.number,
-                        text,
-                    ]
+                    yield [*self.named(condition), f"{number} {TITLES[number]}", v.verdict, v.number, text]
 
     def laws(self) -> Iterator[list[str]]:
         """Of each scaling law (definition 5): condition, N_eff / N at each size with its interval, and what changed."""
@@ -113,12 +106,7 @@ class Block:
         for condition in self.profile.conditions:
             for number, v in self.profile[condition].items():
                 if v.verdict == UNDETERMINED:
-                    yield [
-                        self.label,
-                        SIZED.sub("", condition),
-                        f"{number} {TITLES[number]}",
-                        *self.settled(condition, number),
-                    ]
+                    yield [*self.named(condition), f"{number} {TITLES[number]}", *self.settled(condition, number)]
 
     def settled(self, condition: str, number: int) -> tuple[str, str]:
         """The seeds, and the time on one core for as many chains of the condition and its control."""

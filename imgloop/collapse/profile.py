@@ -249,12 +249,12 @@ class Comparison:
         if short:
             self.notes.append(f"{quarter.name} ends at generation {short[0]}: its risk there is used for that at G.")
         mine = self.condition.series(self.risk, self.seeds, self.G)[:, -1]
-        if self.risk in BIASED and abs(quarter.drawn - self.condition.drawn) > 0:
-            self.swayed = EXCLUDED if quarter.drawn < self.condition.drawn else DETECTED
+        drew, own = quarter.drawn, self.condition.drawn
+        if self.risk in BIASED and (drew < own or drew > own):  # neither where one is unknown
+            self.swayed = EXCLUDED if drew < own else DETECTED
             self.notes.append(
-                f"{quarter.name} drew {quarter.drawn:,g} samples, {self.condition.given} {self.condition.drawn:,g}: "
-                f"{self.risk} falls with this number, so definition 1 is not {self.swayed}. Run it with n_samples="
-                f"{self.condition.drawn:g}."
+                f"{quarter.name} drew {drew:,g} samples, {self.condition.given} {own:,g}: {self.risk} falls with this "
+                f"number, so definition 1 is not {self.swayed}. Run it with n_samples={own:g}."
             )
         return definitions.catastrophic(mine, at)
 
@@ -295,16 +295,17 @@ class Comparison:
     def judged(self, q: Question, j: Judged) -> Verdict:
         k, h, number = q.definition, self.h, q.numbers[int(j.lead)]
         chains = int(min(np.isfinite(n.x).sum() for n in q.numbers)) if q.every else int(j.chains)
-        absent, swayed = self.absent(q), self.swayed if k == 1 else ""
+        absent = self.absent(q)
         if len(self.seeds) == 1:
             verdict = NO_VERDICT
         elif chains < h.chains:
             verdict = UNDETERMINED
         elif j.detected:
-            verdict = DETECTED if swayed != DETECTED else UNDETERMINED
+            verdict = DETECTED
         else:
-            excluded = j.excluded and not absent.failed and not self.unfit and swayed != EXCLUDED
-            verdict = EXCLUDED if excluded else UNDETERMINED
+            verdict = EXCLUDED if j.excluded and not absent.failed and not self.unfit else UNDETERMINED
+        if k == 1 and verdict == self.swayed:
+            verdict = UNDETERMINED
         return self.verdict(
             k,
             verdict,
@@ -361,9 +362,7 @@ class Comparison:
         """Add the notes of this condition."""
         if self.risk in DISTANCES and "risk" not in self.subjects.chosen:
             self.notes.append(f"There is no loss: {self.risk} is the risk (definitions 1, 2, 3 and 5).")
-        column = "n_drawn" if self.condition.has("n_drawn") else "n_pool"
-        drawn = [c.frame[column].dropna().unique() for c in self.compared[:2] if c.has(column)]
-        if len({int(n) for sizes in drawn for n in sizes}) > 1:
+        if len({int(n) for c in self.compared[:2] for n in c.draws.unique()}) > 1:
             self.notes.append(
                 "Generations drew different numbers of samples: fd falls and the smallest mode share rises with this "
                 "number, whatever the generator."

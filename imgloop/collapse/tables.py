@@ -60,10 +60,15 @@ class Condition:
         return measure in self.frame and self.frame[measure].dtype.kind in "iuf"
 
     @property
+    def draws(self) -> Any:
+        """Samples that each generation drew, a pandas series without those where it is unknown."""
+        column = next((c for c in ("n_drawn", "n_pool") if self.has(c)), None)
+        return (self.frame.iloc[:0, 0] if column is None else self.frame[column].dropna()).astype(float)
+
+    @property
     def drawn(self) -> float:
         """Samples that its last generation drew, NaN where unknown."""
-        column = next((c for c in ("n_drawn", "n_pool") if self.has(c)), None)
-        return np.nan if column is None else float(self.frame[column].groupby("seed").last().median())
+        return float(self.draws.groupby("seed").last().median())
 
     def series(self, measure: str, seeds: list[int], last: int) -> np.ndarray:
         """float64 (S, last + 1), NaN where a chain has no finite value."""

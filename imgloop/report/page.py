@@ -129,7 +129,7 @@ def report(
         reason,
         tuple(drawn),
         tuple(first(drawn, measures)),
-        tuple(given(study, names, drawn)),
+        tuple(split(given(study, names, drawn), control)),
         images,
         chains,
         times,

@@ -30,14 +30,16 @@ SETTINGS = {  # schedules that no measure above shows as they are: name, unit, f
 def given(study: Study, names: Mapping[str, str], whole: Sequence[Panel]) -> list[Panel]:
     """The panels of what each generation was given, where a schedule changes it; none elsewhere. `names` of conditions
     to print, `whole`: all panels of measures."""
-    return [*(p for p in whole if p.info.name in GIVEN and scheduled(study)), *settings(study, names)]
+    measured = [p for p in whole if p.info.name in GIVEN] if scheduled(study) else []
+    return [*measured, *settings(study, names)]
 
 
 def settings(study: Study, names: Mapping[str, str]) -> list[Panel]:
     """A panel of each of SETTINGS that is a schedule in a condition, from the configurations of the first chains."""
     if study.is_csv or study.solvable or study.imported:
         return []
-    found, configs = [], {c: config for c in names if (config := configured(study, c))}
+    found, styles = [], looks(list(names))
+    configs = {c: config for c in names if (config := configured(study, c))}
     for key, (label, unit, first) in SETTINGS.items():
         values = {c: config[key] for c, config in configs.items() if config.get(key) is not None}
         if all(isinstance(v, int | float) for v in values.values()):
@@ -49,8 +51,7 @@ def settings(study: Study, names: Mapping[str, str]) -> list[Panel]:
             x = seeds.index.to_numpy(float)
             schedule = Schedule.of(key, value, whole=False)
             mean = np.array([schedule(int(t)) for t in x])
-            look = looks(list(names))[condition]
-            lines.append(Line(condition, names[condition], look, x, mean, mean, mean, seeds.to_numpy()))
+            lines.append(Line(condition, names[condition], styles[condition], x, mean, mean, mean, seeds.to_numpy()))
         found.append(Panel(MeasureInfo(key, label, unit, kind="size"), tuple(lines), "as configured"))
     return found
 
