@@ -2,8 +2,8 @@
        [--out DIR]
 
 From the recipe of version 0.1.0 to today's, one change a rung, each trained for equal CPU seconds on one thread: what
-each choice gains (docs/ladder.md). NAME: digits, cifar16, or conditional: class labels and guidance on digits, from
-today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
+each choice gains (docs/ladder.md). NAME: digits, cifar16, cifar32, or conditional: class labels and guidance on digits,
+from today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
 median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the held-out images.
 Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in DIR is not
 computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged. Changes that
@@ -54,6 +54,11 @@ STEPS = {
         "learning rate .006": {"lr": 0.006},
         "Muon": {"optimizer": "muon", "lr": 0.03},
     },
+    "cifar32": {
+        "0.1.0": {},
+        "average tied to the run, levels nearer to the data": {"ema": None, "time_mean": -0.5},
+        "Muon": {"optimizer": "muon", "lr": 0.03},
+    },
     "conditional": {
         "the recipe, without labels": {},
         "by class, no label hidden": {"conditional": True, "label_drop": 0.0},
@@ -80,6 +85,13 @@ SIDES = {
     "cifar16": {
         "last, AdamW .012": {"optimizer": "adamw", "lr": 0.012},
         "last, patches": {"network": "patch"},
+        "last, preconditioned": {"precondition": True},
+        "last, stratified levels": {"trial": "stratified"},
+        "last, two blocks a level": {"trial": "blocks"},
+    },
+    "cifar32": {
+        "last, patches": {"network": "patch"},
+        "last, unet2d": {"network": "unet2d", "optimizer": "adamw", "lr": 0.003},
     },
     "conditional": {
         "last, guidance 1.25": {"guidance": 1.25},
@@ -88,9 +100,11 @@ SIDES = {
         "last, guidance 2 at levels .2 to .8": {"guidance": 2.0, "guidance_interval": [0.2, 0.8]},
     },
 }
-SETTINGS = {"digits": ["data=digits"], "cifar16": ["data=cifar10", "data.size=16", "data.n=5000", "n_samples=1000"]}
+SETTINGS = {"digits": ["data=digits"]}
+SETTINGS |= {f"cifar{s}": ["data=cifar10", f"data.size={s}", "data.n=5000", "n_samples=1000"] for s in (16, 32)}
 SETTINGS |= ladder_gan.SETTINGS
 SETTINGS["conditional"] = SETTINGS["digits"].copy()
+SHAPES = {"digits": (8, 1), "conditional": (8, 1), "cifar16": (16, 3), "cifar32": (32, 3)} | ladder_gan.SHAPES
 SCORES = ["fd", "variance_ratio", "off_support", "authenticity", "risk", "precision", "recall"]
 SCORES += ["modes_covered", "mode_kl", "mode_share_min"]
 
@@ -123,7 +137,7 @@ def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> d
     from imgloop.training.tasks import Task
 
     torch.set_num_threads(1)
-    size, channels = {"digits": (8, 1), "conditional": (8, 1), "cifar16": (16, 3), **ladder_gan.SHAPES}[data]
+    size, channels = SHAPES[data]
     x = np.random.default_rng(0).integers(0, 256, (1000, channels, size, size), np.uint8)
     training = TrainingSet(
         {REAL: Pool(x, np.arange(1000) % 10)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None])

@@ -8,6 +8,7 @@ BEFORE = {"batch": 32, "lr": 0.002, "gamma": 2.0, "ema": 0.999}
 STEPS: dict[str, dict[str, dict[str, Any]]] = {
     "digits": {"0.1.0": {}, "average tied to the run": {"ema": None}},
     "cifar16": {"0.1.0": {}, "average tied to the run": {"ema": None}},
+    "cifar32": {},
     "shapes": {},
     "stacked": {},
 }
