@@ -283,6 +283,12 @@ def test_a_misspelt_key_is_recognised():
         assert f"did you mean {meant}?" in str(refused(override))
 
 
+def test_a_setting_of_another_model_is_no_misspelling():
+    for model, setting, owner in (("gan", "precondition", "diffusion"), ("diffusion", "gamma", "gan")):
+        said = str(refused(f"model={model}", f"model.{setting}=1"))
+        assert said.endswith(f"It is a setting of model={owner}.") and "did you mean" not in said
+
+
 def test_a_setting_of_another_paradigm_is_refused_by_name():
     for paradigm, own in PARADIGMS.items():
         s = parsed(f"paradigm={paradigm}")

@@ -67,12 +67,11 @@ def sentence(error: Exception, overrides: Sequence[str], config_dirs: Sequence[P
             ), key
         if key.rsplit(".", 1)[-1] in siblings:
             return f"{key} cannot take this value: {' '.join(cause.split('full_key')[0].split())}.", key
-        close = get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
-        hint = f"; did you mean {close[0]}?" if close else "."
         others = having(key, config_dirs)
-        group = key.partition(".")[0]
-        named = " and ".join(f"{group}={o}" for o in others)
-        elsewhere = f" It is a setting of {named}." if others and not close else ""
+        close = [] if others else get_close_matches(key.rsplit(".", 1)[-1], siblings, 1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        named = " and ".join(f"{key.partition('.')[0]}={o}" for o in others)
+        elsewhere = f" It is a setting of {named}." if others else ""
         return f"{key} is not a setting{hint} Allowed here: {', '.join(siblings)}.{elsewhere}", key
     if key and "." in key:
         return f"{key} is not a setting: the option of {key.rsplit('.', 1)[0]} that is chosen has none.", key
