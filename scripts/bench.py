@@ -18,7 +18,8 @@ def threads(text: str) -> int:
     return n
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command line: a sub-command a row."""
     parser = argparse.ArgumentParser(description=__doc__)
     rows = parser.add_subparsers(dest="row", required=True)
     p = rows.add_parser(
@@ -60,11 +61,18 @@ def main() -> None:
     p = rows.add_parser("start", help="time of `python -m imgloop --help`, and until the first line of a run")
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
     p.add_argument("--rounds", type=int, default=5)
-    a = parser.parse_args()
+    p = rows.add_parser("every", help="all rows, one after another, as docs/performance.md reports them (half an hour)")
+    p.add_argument("--gpu", action="store_true", help="the rows for a GPU")
+    p.add_argument("--out", type=Path, help="a file that what they print is written to as well")
+    return parser
+
+
+def main() -> None:
+    a = (command := parser()).parse_args()
     try:
         getattr(import_module(f"bench.{a.row}"), a.row)(a)
     except UserError as e:
-        parser.error(str(e))
+        command.error(str(e))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Each row of scripts/bench.py, and the ladder, at tiny settings: they run, and print their figures."""
 
+import argparse
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
+from bench import every
 from conftest import REPO
 
 NIGHTLY = pytest.mark.nightly
@@ -33,3 +36,19 @@ def test_a_row_runs_and_prints_its_figures(script, arguments, words, tmp_path):
         cwd=REPO, capture_output=True, text=True, timeout=500, env={**os.environ, "PYTHONPATH": str(REPO)},
     )  # fmt: skip
     assert ran.returncode == 0 and words in ran.stdout, ran.stdout + ran.stderr[-3000:]
+
+
+def test_every_row_is_run_and_a_failure_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(every, "CPU", ("start --help", "memory --generations none", "step --help"))
+    with pytest.raises(SystemExit, match="1 of 3 rows failed: memory --generations none"):
+        every.every(argparse.Namespace(gpu=False, out=tmp_path / "bench.txt"))
+    written = (tmp_path / "bench.txt").read_text()
+    assert written == capsys.readouterr().out and "torch" in written.splitlines()[0]
+    parts = written.split("$ python scripts/bench.py ")
+    assert "--rounds" in parts[1] and "failed with status 2" in parts[2] and "--threads" in parts[3]
+
+
+@pytest.mark.parametrize("row", (*every.CPU, *every.GPU))
+def test_rows_of_every_are_commands(row):
+    command = runpy.run_path(str(REPO / "scripts" / "bench.py"))["parser"]()
+    assert command.parse_args(row.format(cores=1).split()).row == row.split()[0]
