@@ -78,6 +78,8 @@ SIDES = {
         "last, optimal transport": {"trial": "transport"},
         "last, attention": {"trial": "attention"},
         "last, two blocks a level": {"trial": "blocks"},
+        "last, norms over all channels and positions": {"trial": "layer norm"},
+        "last, norms over the channels of a position": {"trial": "channel norm"},
         "last, widths [16,64]": {"widths": [16, 64]},
         "last, 4 sampler steps": {"sampler_steps": 4},
         "last, 16 sampler steps": {"sampler_steps": 16},
@@ -181,7 +183,8 @@ def trained(job: tuple) -> dict:
         f"out={out}",
     ]
     given += [] if start is None else [f'start="{start}"']
-    study = "-".join(filter(None, (data, model if model != "diffusion" else None, recipe.get("trial"))))
+    named = data, model if model != "diffusion" else None, recipe.get("trial", "").replace(" ", "-")
+    study = "-".join(filter(None, named))
     more = ["generations=1", "threads=1", "display=none", f"study={study}", "paradigm=replace"]
     began = time.process_time()
     with ladder_trials.made(recipe.get("trial")):

@@ -72,11 +72,25 @@ class Twice(nn.Module):
         return self.second(self.first(x, e), e)
 
 
+class RootMeanSquare(nn.Module):
+    """A norm over the channels of each position, in place of GroupNorm: to a root mean square of 1, then a scale and a
+    shift of each channel (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, groups: int, width: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width, 1, 1)), nn.Parameter(torch.zeros(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, x * x.square().mean(1, keepdim=True).add(1e-5).rsqrt(), self.weight)
+
+
 TRIALS = {  # what each replaces, and by what
     "stratified": (Flow, "levels", stratified),
     "transport": ("imgloop.models.diffusion", "Batches", Transported),
     "attention": (networks, "PatchUNet", Attentive),
     "blocks": (networks, "Block", Twice),
+    "layer norm": (networks, "GROUPS", 1),
+    "channel norm": (networks.nn, "GroupNorm", RootMeanSquare),
 }
 
 
