@@ -10,14 +10,14 @@ from pathlib import Path
 
 CPU = (
     "start",
-    "step --rounds 5 --steps 100",
-    "step --rounds 5 --steps 100 --threads {cores}",
-    "step --rounds 5 --steps 100 --threads {cores} --network unet2d",
-    "step --rounds 3 --steps 20 --threads {cores} --network unet2d --size 16",
+    "step --rounds 5 --steps 200",
+    "step --rounds 5 --steps 200 --threads {cores}",
+    "step --rounds 5 --steps 200 --threads {cores} --network unet2d",
+    "step --rounds 3 --steps 50 --threads {cores} --network unet2d --size 16",
     "sample --threads {cores}",
     "metrics",
     "loop --images 8000 --threads {cores}",
-    "chains --chains 4 --images 20000",
+    "chains",
     "memory",
 )
 GPU = (
