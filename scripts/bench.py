@@ -7,6 +7,8 @@ import os
 from importlib import import_module
 from pathlib import Path
 
+from arguments import least
+
 from imgloop.errors import UserError
 
 
@@ -27,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--network", choices=("patch", "compact", "unet2d"), help="default: the recipe's")
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
-    p.add_argument("--batch", type=int, help="default: the recipe's")
-    p.add_argument("--steps", type=int, default=300)
-    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--batch", type=least(1), help="default: the recipe's")
+    p.add_argument("--steps", type=least(1), default=300)
+    p.add_argument("--rounds", type=least(1), default=7)
     p.add_argument("--threads", type=threads, default=1)
     p.add_argument("--own-data", action="store_true", help="others read images as they do, not from one tensor")
     p.add_argument("--gpu", action="store_true")
@@ -38,29 +40,29 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "rows", nargs="*", metavar="ROW", help="term, few, kernel, memory, knn, large (default: all but large)"
     )
-    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--rounds", type=least(1), default=3)
     p.add_argument("--threads", type=threads, default=1)
     p = rows.add_parser("loop", help="a small study against a script around diffusers, torchmetrics and prdc")
-    p.add_argument("--images", type=int, default=20_000, help="training images a generation")
-    p.add_argument("--generations", type=int, default=3)
-    p.add_argument("--n", type=int, default=1397, help="real images")
-    p.add_argument("--rounds", type=int, default=1)
+    p.add_argument("--images", type=least(1), default=20_000, help="training images a generation")
+    p.add_argument("--generations", type=least(1), default=3)
+    p.add_argument("--n", type=least(1), default=1397, help="real images")
+    p.add_argument("--rounds", type=least(1), default=1)
     p.add_argument("--threads", type=threads, default=2)
     p = rows.add_parser("sample", help="sampling against the pipeline of diffusers for the same model")
     p.add_argument("--size", type=int, default=8, choices=(8, 16, 32))
-    p.add_argument("--n", type=int, default=512)
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--n", type=least(1), default=512)
+    p.add_argument("--rounds", type=least(1), default=5)
     p.add_argument("--threads", type=threads, default=2)
     p = rows.add_parser("chains", help="chains one after another, as processes, stacked by torch.func")
-    p.add_argument("--chains", type=int, default=8)
-    p.add_argument("--jobs", type=int, default=2, help="chains at a time")
+    p.add_argument("--chains", type=least(1), default=8)
+    p.add_argument("--jobs", type=least(1), default=2, help="chains at a time")
     p.add_argument("--gpu", action="store_true", help="all chains on one GPU")
-    p.add_argument("--images", type=int, default=50_000, help="training images a generation")
+    p.add_argument("--images", type=least(1), default=50_000, help="training images a generation")
     p = rows.add_parser("memory", help="memory of a process over the generations of a chain")
-    p.add_argument("--generations", type=int, default=100)
+    p.add_argument("--generations", type=least(10), default=100)
     p = rows.add_parser("start", help="time of `python -m imgloop --help`, and until the first line of a run")
     p.add_argument("--other", type=Path, metavar="PATH", help="another checkout to compare with")
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--rounds", type=least(1), default=5)
     p = rows.add_parser("every", help="all rows, one after another, as docs/performance.md reports them (half an hour)")
     p.add_argument("--gpu", action="store_true", help="the rows for a GPU")
     p.add_argument("--out", type=Path, help="a file that what they print is written to as well")

@@ -5,9 +5,9 @@ From the recipe of version 0.1.0 to today's, one change a rung, each trained for
 each choice gains (docs/ladder.md). NAME: digits, cifar16, cifar32, or conditional: class labels and guidance on digits,
 from today's recipe. First every rung's speed is measured, all in turn, several times; a rung's budget of images is its
 median speed times the seconds. Then generation 0 is trained for every rung and seed, and scored on the held-out images.
-Prints a table a budget (mean and standard deviation over seeds) and writes results.csv. What exists in DIR is not
-computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that diverged. Changes that
-imgloop does not have are in ladder_trials.py.
+Prints a table a budget (mean and standard deviation over seeds) and keeps a row a seed in DIR/results-NAME.csv. What
+exists in DIR is not computed again. The rungs of the GAN are in ladder_gan.py; its table also counts the seeds that
+diverged. Changes that imgloop does not have are in ladder_trials.py.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ import ladder_trials
 import markdown_table
 import numpy as np
 import pandas as pd
+from arguments import least
+
+from imgloop.errors import UserError
 
 BEFORE = {
     "network": "compact",
@@ -210,31 +213,53 @@ def table(rows: pd.DataFrame) -> str:
     return "\n".join(markdown_table.table(columns, lines))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def command() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["diffusion", "gan"], default="diffusion")
     parser.add_argument("--data", choices=list(dict.fromkeys([*STEPS, *ladder_gan.STEPS])), default="digits")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[25.0, 50.0])
-    parser.add_argument("--images", type=int, help="of every rung, in place of its speed times the seconds")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rungs", nargs="*", help="only these")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--seconds", type=least(0, float), nargs="+", default=[25.0, 50.0])
+    parser.add_argument("--images", type=least(1), help="of every rung, in place of its speed times the seconds")
+    parser.add_argument("--seeds", type=least(1), default=5)
+    parser.add_argument("--rungs", nargs="+", metavar="NAME", help="only these, by the names that the script gives")
+    parser.add_argument("--jobs", type=least(1), default=2, help="processes at a time, one thread each")
     parser.add_argument("--out", default="ladder")
     parser.add_argument("--set", nargs="*", default=[], help="further settings, such as data.n=300")
-    a = parser.parse_args(arguments)
+    return parser
+
+
+def asked(a: argparse.Namespace) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Of the rungs asked for, those that are trained, and those that draw from the models of the last one trained,
+    since guidance changes sampling alone. Raises UserError for a rung or data without a ladder."""
     own = STEPS if a.model == "diffusion" else ladder_gan.STEPS
     if a.data not in own:
-        parser.error(f"--data {a.data}: with --model {a.model} choose among {', '.join(own)}")
-    chosen = {k: v for k, v in rungs(a.data, a.model).items() if not a.rungs or k in a.rungs}
+        raise UserError(f"--data {a.data}: with --model {a.model} choose among {', '.join(own)}.")
+    known = rungs(a.data, a.model)
+    if wrong := [r for r in a.rungs or () if r not in known]:
+        raise UserError(f"--rungs {wrong[0]!r} is no rung: choose among {'; '.join(map(repr, known))}.")
+    chosen = {k: v for k, v in known.items() if not a.rungs or k in a.rungs}
+    sampled = {k: v for k, v in chosen.items() if "guidance" in v}
+    chosen = {k: v for k, v in chosen.items() if k not in sampled}
     if not chosen:
-        parser.error(f"--rungs: choose among {'; '.join(repr(r) for r in rungs(a.data, a.model))}")
+        last = [k for k, v in known.items() if "guidance" not in v][-1]
+        raise UserError(f"--rungs: these draw from the models of a trained rung: name that as well, such as {last!r}.")
+    return chosen, sampled
+
+
+def kept(rows: pd.DataFrame, path: Path) -> None:
+    """Write results to the table at `path`, beside those that it has of other rungs, budgets and seeds."""
+    known = pd.read_csv(path) if path.exists() else rows[:0]
+    same = ["data", "rung", "seconds", "images", "seed"]
+    both = pd.concat([known, rows]) if len(known) else rows
+    both.drop_duplicates(same, keep="last").to_csv(path, index=False)
+
+
+def climbed(a: argparse.Namespace) -> pd.DataFrame:
+    """Generation 0 of every rung and seed asked for, a row each."""
+    chosen, sampled = asked(a)
     SETTINGS[a.data] += a.set
     files = a.data if a.model == "diffusion" else f"{a.data}-{a.model}"
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    # guidance changes sampling alone: such a rung draws from the models of the last rung that is trained
-    sampled = {k: v for k, v in chosen.items() if "guidance" in v}
-    chosen = {k: v for k, v in chosen.items() if k not in sampled}
     if a.images:
         budgets = {(name, 0.0): a.images for name in chosen}
     else:
@@ -254,7 +279,17 @@ def main(arguments: list[str] | None = None) -> int:
             if row["rung"] == [*chosen][-1]
         ]
         rows = pd.DataFrame(rows + pool.map(trained, jobs, chunksize=1))
-    rows.to_csv(out / f"results-{files}.csv", index=False)
+    kept(rows, out / f"results-{files}.csv")
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command()
+    a = parser.parse_args(arguments)
+    try:
+        rows = climbed(a)
+    except UserError as e:
+        parser.error(str(e))
     for seconds, group in rows.groupby("seconds", sort=False):
         budget = f"{a.images:,} images" if a.images else f"{seconds:g} CPU seconds"
         print(f"\n{a.model}, {a.data}, {budget}, {a.seeds} seeds\n\n{table(group)}")

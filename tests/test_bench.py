@@ -48,6 +48,23 @@ def test_every_row_is_run_and_a_failure_is_told(tmp_path, monkeypatch, capsys):
     assert "--rounds" in parts[1] and "failed with status 2" in parts[2] and "--threads" in parts[3]
 
 
+@pytest.mark.parametrize(
+    "script, arguments, words",
+    [
+        ("bench", "memory --generations 5", "argument --generations: 5: give 10 or more"),
+        ("bench", "chains --chains 0", "argument --chains: 0: give 1 or more"),
+        ("ladder", "--seeds 0", "argument --seeds: 0: give 1 or more"),
+        ("ladder", "--images -5", "argument --images: -5: give 1 or more"),
+        ("ladder", "--seconds ten", "invalid number value: 'ten'"),
+    ],
+)
+def test_numbers_are_checked(script, arguments, words, capsys):
+    found = runpy.run_path(str(REPO / "scripts" / f"{script}.py"))
+    with pytest.raises(SystemExit):
+        (found["parser"] if script == "bench" else found["command"])().parse_args(arguments.split())
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("row", (*every.CPU, *every.GPU))
 def test_rows_of_every_are_commands(row):
     command = runpy.run_path(str(REPO / "scripts" / "bench.py"))["parser"]()

@@ -1,7 +1,9 @@
-"""scripts/ladder_trials.py: changes of the recipe that only the ladder makes."""
+"""scripts/ladder.py: what it is asked and keeps; scripts/ladder_trials.py: changes of the recipe that only it makes."""
 
+import ladder
 import ladder_trials
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -40,6 +42,36 @@ def test_transport_pairs_the_same_images_with_nearer_noise(training):
     assert (moved - noise).square().sum() < (x - noise).square().sum()
     order = torch.cdist(moved.flatten(1), x.flatten(1)).argmin(1)
     assert sorted(order.tolist()) == list(range(32)) and torch.equal(moved, x[order]) and torch.equal(labels, y[order])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--rungs", "Muon", "Muno"], "--rungs 'Muno' is no rung: choose among '0.1.0'"),
+        (["--data", "conditional", "--rungs", "last, guidance 2"], "name that as well, such as 'a tenth of labels"),
+        (["--data", "shapes"], "--data shapes: with --model diffusion choose among digits"),
+    ],
+)
+def test_rungs_that_do_not_exist_are_refused(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        ladder.main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_results_are_kept_beside_earlier_ones(tmp_path):
+    def rows(rung, *fd):
+        same = {"data": "digits", "rung": rung, "seconds": 25.0, "images": 640}
+        return pd.DataFrame([same | {"seed": k, "fd": x} for k, x in enumerate(fd)])
+
+    path = tmp_path / "results.csv"
+    for given in (rows("Muon", 1.0, 2.0), rows("patches", 3.0), rows("Muon", 1.5)):
+        ladder.kept(given, path)
+    table = pd.read_csv(path)
+    assert sorted(zip(table["rung"], table["seed"], table["fd"])) == [
+        ("Muon", 0, 1.5),
+        ("Muon", 1, 2.0),
+        ("patches", 0, 3.0),
+    ]
 
 
 @pytest.mark.parametrize("trial", ladder_trials.TRIALS)

@@ -39,7 +39,7 @@ from imgloop.config.compose import CONF
 from imgloop.config.settings import parsed
 from imgloop.errors import UserError
 from imgloop.measures import MEASURES, MeasureInfo
-from imgloop.report import archive, bibliography, files, page, pdf, profiles, reproduce, sheets, svg, text
+from imgloop.report import archive, bibliography, files, page, pdf, profiles, reproduce, sheets, svg, terminal, text
 from imgloop.report.__main__ import _follow, main, parser, subjects, watch
 from imgloop.report.panels import Line, Panel, displayed, panels, split
 from imgloop.report.progress import fingerprint, size
@@ -807,6 +807,18 @@ def test_without_a_control_there_is_no_profile(study, capsys):
         "No control, so no profile: no condition is real_only (the study has replace)"
     )
     assert page.html(r).count("No control, so no profile") == 2
+
+
+def test_a_weak_generation_0_is_told_without_a_control(tmp_path, capsys):
+    table = pd.read_csv(TABLE)
+    table = table[~table["condition"].str.startswith("real_only")].assign(off_support=0.88)
+    table.to_csv(tmp_path / "weak.csv", index=False)
+    r = page.report(tmp_path / "weak.csv")
+    (warning,) = r.warnings
+    assert r.profile is None and warning.startswith("Generation 0 is not a model of the data: 88%")
+    assert page.html(r).count(warning) == 1
+    terminal.profile(r, Console(width=500))
+    assert capsys.readouterr().out.count(warning) == 1
 
 
 def test_notes_of_scores_that_repeat_are_said_once(study):

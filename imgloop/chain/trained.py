@@ -347,7 +347,7 @@ class Chain(ChainFolder):
         self.display.finished(t, self.record(t), headline)
         if warning := fit.generator.facts.get("warning"):
             self.display.say(f"generation {t}: {warning}")
-        if t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):
+        elif t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):
             self.display.say(
                 f"generation 0 is not a model of the data: {why}; what the loop does to it says little "
                 "about models that are: raise train.images, or choose another model"

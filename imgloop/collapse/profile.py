@@ -19,9 +19,9 @@ from imgloop.collapse.verdicts import (
     NO_VERDICT,
     NOT_MEASURED,
     UNDETERMINED,
-    UNFIT,
     Profile,
     Verdict,
+    unfit,
 )
 from imgloop.errors import UserError
 from imgloop.measures import MeasureInfo
@@ -380,10 +380,7 @@ class Comparison:
                 f"none of their own (definition 5 reads {self.h.sizes} sizes or more)."
             )
         if self.unfit:
-            self.notes.append(
-                f"{UNFIT}{self.unfit}. What changes afterwards says little about "
-                "models that are; nothing is excluded. Train longer (train.images), or with a larger network."
-            )
+            self.notes.append(unfit(self.unfit))
         if unlike := self.unlike():
             self.notes.append(
                 f"Generation 0 differs from the control's in {', '.join(unlike)}: chain and control should share it, "

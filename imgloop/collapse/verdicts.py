@@ -54,6 +54,14 @@ class Verdict:
 UNFIT = "Generation 0 is not a model of the data: "
 
 
+def unfit(why: str) -> str:
+    """The note on a generation 0 that is no model of the data; `why` as thresholds.unlike_data gives it."""
+    return (
+        f"{UNFIT}{why}. What changes afterwards says little about models that are; nothing is excluded. Train longer "
+        "(train.images), or with a larger network."
+    )
+
+
 @dataclass(frozen=True)
 class Profile(Mapping[str, dict[int, Verdict]]):
     """The verdicts of a study, eight for each condition: a mapping of conditions to their verdicts by definition.

@@ -34,9 +34,10 @@ def build_network(kind: str, size: int, channels: int, widths: Sequence[int] | N
             f"model.widths={list(widths)}: give one or more multiples of {GROUPS}, for example [32,64].", "model.widths"
         )
     if kind == "patch" and len(widths) < 2:
+        even = "" if size % 2 or size < 4 else "give for example [16,48], or "
         raise UserError(
             f"model.widths={list(widths)}: model.network=patch needs at least two, the first at full resolution, the "
-            "others on patches of 2x2 pixels: give for example [16,48], or model.network=compact.",
+            f"others on patches of 2x2 pixels, and an even size of 4 or more: {even}model.network=compact.",
             "model.widths",
         )
     check_halving(size, widths, kind)

@@ -24,7 +24,7 @@ from imgloop.errors import UserError, printable_lines
 from imgloop.figures import looks
 from imgloop.report import bibliography, reproduce, serve, sizes, svg
 from imgloop.report.panels import Panel, first, panels, split
-from imgloop.report.profiles import Question, profiled, threshold_lines, unknown
+from imgloop.report.profiles import Question, profiled, threshold_lines, unknown, weak_starts
 from imgloop.report.progress import waiting
 from imgloop.report.schedules import given
 from imgloop.report.sheets import Evolution, evolution
@@ -136,7 +136,7 @@ def report(
         reproduce.origin(study, names),
         tuple(bibliography.used(study, tested, bool(profile and profile.laws))),
         tuple(unknown(study, names, profile, reason, chains, times)),
-        (*warnings(study, names), *(profile.unfit if profile else ())),
+        (*warnings(study, names), *(profile.unfit if profile else weak_starts(study, names))),
         tuple(threshold_lines(study, profile)),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from imgloop import store
 from imgloop.collapse.definitions import SHORT
 from imgloop.collapse.profile import collapse_profile
-from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile
+from imgloop.collapse.verdicts import NOT_MEASURED, UNDETERMINED, Profile, unfit
 from imgloop.conditions import short_names
 from imgloop.errors import UserError, printable
 from imgloop.report.panels import displayed
@@ -21,7 +21,7 @@ from imgloop.study.imported import NOTE
 from imgloop.study.plain import systems
 from imgloop.study.progress import Progress
 from imgloop.study.study import Study
-from imgloop.thresholds import Thresholds
+from imgloop.thresholds import Thresholds, unlike_data
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Pr
         profile = collapse_profile(
             frame,
             question.control,
-            thresholds=written.thresholds if written else agreed(configured(study)),
+            thresholds=used(study),
             quarter=question.quarter,
             risk=study.resolved(question.risk),
             generation=question.generation,
@@ -79,9 +79,29 @@ def configured(study: Study) -> list[Thresholds]:
     return list(dict.fromkeys(map(Thresholds.of, settings)))
 
 
+def used(study: Study) -> Thresholds:
+    """The thresholds of its verdicts: those that it began with, or its chains'."""
+    written = None if study.is_csv else frozen(study.root)
+    return written.thresholds if written else agreed(configured(study))
+
+
 def agreed(thresholds: list[Thresholds]) -> Thresholds:
     """The thresholds of all chains; the defaults of conf/collapse where chains differ."""
     return thresholds[0] if len(thresholds) == 1 else Thresholds.of()
+
+
+def weak_starts(study: Study, names: Mapping[str, str]) -> list[str]:
+    """The notes on generations 0 that are no model of the data, for a study that has no profile to say so."""
+    try:
+        thresholds = None if study.solvable else used(study)
+    except UserError:  # which says why there is no profile
+        thresholds = None
+    if thresholds is None:
+        return []
+    table: Any = study.table
+    first = table[table["generation"] == 0]
+    scores = (first[first["condition"] == c].mean(numeric_only=True).dropna().to_dict() for c in names)
+    return [unfit(why) for why in dict.fromkeys(unlike_data(s, thresholds) for s in scores) if why]
 
 
 def threshold_lines(study: Study, profile: Profile | None) -> list[str]:

@@ -34,7 +34,9 @@ MOST = 2  # threads: the page's figures are of two cores
 def every(a) -> None:
     """Run the rows for a CPU, or with `a.gpu` those for a GPU; what they print goes to the terminal and, with `a.out`,
     to that file. A row that fails is said, and the others run; then the exit status is 1."""
-    out = None if a.out is None else a.out.open("w")
+    if a.out:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+    out = a.out.open("w") if a.out else None
 
     def say(text: str) -> None:
         print(text, end="", flush=True)
