@@ -147,7 +147,7 @@ def speeds(data: str, model: str, chosen: dict[str, dict], rounds: int = 5) -> d
     training = TrainingSet(
         {REAL: Pool(x, np.arange(1000) % 10)}, Mix(np.full((1000, 1), REAL), np.arange(1000)[:, None])
     )
-    images = 128 * (64 if size == 8 else 16) // (4 if model == "gan" else 1)
+    images = 128 * {8: 64, 16: 16, 32: 4}[size] // (4 if model == "gan" else 1)
     kind = GAN if model == "gan" else Diffusion
     rates: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(rounds + 1):  # the first warms up

@@ -211,6 +211,11 @@ def test_widths_named_for_a_size_without_a_preset_fit_it(kind, size):
     widths = re.search(r"model.widths=\[([\d,]+)\]", str(error.value))
     network = re.search(r"model.network=(\w+) and", str(error.value))
     build([int(w) for w in widths[1].split(",")], network[1] if network else kind)
+    if kind == "patch":
+        with pytest.raises(UserError, match="needs at least two") as error:
+            build([16], kind)
+        named = re.search(r"for example \[(\d+),(\d+)\]", str(error.value))
+        build(*(([int(w) for w in named.groups()], kind) if named else ([16], "compact")))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")

@@ -437,6 +437,13 @@ def test_generations_without_images_keep_every_bit(tmp_path, model, start):
     assert len(set(pools)) == (1 if start == "PATH" else 3)  # each generation has its own latents
 
 
+def test_samples_too_few_to_compare_are_told(tmp_path, capsys):
+    result = imgloop.run([*TINY, f"out={tmp_path}", "n_samples=1", "generations=1", "display=lines"])
+    said = capsys.readouterr().out
+    assert "generation 0: 1 sample is too few to compare with real images: 11 or more are needed (n_samples)" in said
+    assert "fd" not in result.metrics and result.metrics["risk"][0] > 0
+
+
 def test_resuming_with_other_threads_warns(tmp_path, begun, capsys):
     chain(tmp_path, "generations=2", "threads=2", "display=lines")
     assert "threads (1, now 2)" in capsys.readouterr().out

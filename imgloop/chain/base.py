@@ -126,7 +126,7 @@ class ChainFolder(ABC):
 
     def nothing_to_do(self) -> str:
         return (
-            f"{self.folder} holds {self.done} generations already: nothing to do "
+            f"{self.folder} holds {self.done} generation{'s' * (self.done > 1)} already: nothing to do "
             f"(generations={self.done + 1} or more would extend it)"
         )
 

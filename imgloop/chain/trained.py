@@ -345,6 +345,8 @@ class Chain(ChainFolder):
             n: v for n, v in scores.values.items() if v is not None and (n not in MEASURES or MEASURES[n].headline)
         }
         self.display.finished(t, self.record(t), headline)
+        if isinstance(few := scores.notes.get("fd"), str):
+            self.display.say(f"generation {t}: {few} (n_samples)")
         if warning := fit.generator.facts.get("warning"):
             self.display.say(f"generation {t}: {warning}")
         elif t == 0 and (why := unlike_data(scores.values, Thresholds.of(self.settings.config["collapse"]))):

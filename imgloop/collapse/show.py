@@ -42,7 +42,9 @@ def page(profile, console: Console) -> None:
             console.print(effective(profile.laws[condition]))
         console.print()
     if shared or common:
-        console.print(Text(f"All {len(names)} conditions" if len(names) > 1 else "Settings", "bold"))
+        console.print(
+            Text({1: "Settings", 2: "Both conditions"}.get(len(names), f"All {len(names)} conditions"), "bold")
+        )
         for text in [*(["; ".join(common)] if common else []), *shared]:
             console.print(Text(f"  {text}"))
         console.print()

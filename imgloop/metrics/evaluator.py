@@ -282,7 +282,8 @@ class Evaluator:
         if len(pool) >= LEAST_SAMPLES:
             self.measure_distribution(features, values, notes)
         else:
-            notes["fd"] = f"{len(pool)} samples are too few to compare"
+            n = f"{len(pool)} sample{'s are' if len(pool) != 1 else ' is'}"
+            notes["fd"] = f"{n} too few to compare with real images: {LEAST_SAMPLES} or more are needed"
         if len(pool):
             self.measure_modes(features, values, notes)
             if training is not None:

@@ -17,7 +17,7 @@ CPU = (
     "sample --threads {cores}",
     "metrics",
     "loop --images 8000 --threads {cores}",
-    "chains",
+    "chains --chains 4",
     "memory",
 )
 GPU = (
