@@ -12,7 +12,7 @@ CPU = (
     "start",
     "step --rounds 5 --steps 200",
     "step --rounds 5 --steps 200 --threads {cores}",
-    "step --rounds 5 --steps 200 --threads {cores} --network unet2d",
+    "step --rounds 4 --steps 200 --threads {cores} --network unet2d",
     "step --rounds 3 --steps 50 --threads {cores} --network unet2d --size 16",
     "sample --threads {cores}",
     "metrics",
