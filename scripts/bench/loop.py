@@ -108,7 +108,8 @@ def script(a, settings, data, folder: Path) -> dict[str, float]:
                     fid.update(torch.from_numpy(heldout), real=True)
                     fid.update(torch.from_numpy(pools[-1]), real=False)
                     fid.compute()
-                    compute_prdc(features[0].numpy(), features[1].numpy(), nearest_k=5)
+                    with contextlib.redirect_stdout(None):  # it prints the numbers of images
+                        compute_prdc(features[0].numpy(), features[1].numpy(), nearest_k=5)
     return dict(seconds)
 
 
