@@ -92,11 +92,11 @@ def agreed(thresholds: list[Thresholds]) -> Thresholds:
 
 def weak_starts(study: Study, names: Mapping[str, str]) -> list[str]:
     """The notes on generations 0 that are no model of the data, for a study that has no profile to say so."""
+    if study.solvable:
+        return []
     try:
-        thresholds = None if study.solvable else used(study)
+        thresholds = used(study)
     except UserError:  # which says why there is no profile
-        thresholds = None
-    if thresholds is None:
         return []
     table: Any = study.table
     first = table[table["generation"] == 0]
