@@ -21,7 +21,7 @@ from imgloop.study.imported import NOTE
 from imgloop.study.plain import systems
 from imgloop.study.progress import Progress
 from imgloop.study.study import Study
-from imgloop.thresholds import Thresholds, unlike_data
+from imgloop.thresholds import Frozen, Thresholds, unlike_data
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Question:
 def profiled(study: Study, question: Question, incomplete: str = "") -> tuple[Profile | None, str]:
     """The study's profile, and "" or, in a sentence, why there is none. incomplete: which chains are missing."""
     try:
-        written = None if study.is_csv else frozen(study.root)
+        written = stored(study)
         frame = systems(study.path) if study.solvable and not study.single else study.table
         profile = collapse_profile(
             frame,
             question.control,
-            thresholds=used(study),
+            thresholds=used(study, written),
             quarter=question.quarter,
             risk=study.resolved(question.risk),
             generation=question.generation,
@@ -79,9 +79,13 @@ def configured(study: Study) -> list[Thresholds]:
     return list(dict.fromkeys(map(Thresholds.of, settings)))
 
 
-def used(study: Study) -> Thresholds:
+def stored(study: Study) -> Frozen | None:
+    """The thresholds that the study began with, where they were stored."""
+    return None if study.is_csv else frozen(study.root)
+
+
+def used(study: Study, written: Frozen | None) -> Thresholds:
     """The thresholds of its verdicts: those that it began with, or its chains'."""
-    written = None if study.is_csv else frozen(study.root)
     return written.thresholds if written else agreed(configured(study))
 
 
@@ -95,7 +99,7 @@ def weak_starts(study: Study, names: Mapping[str, str]) -> list[str]:
     if study.solvable:
         return []
     try:
-        thresholds = used(study)
+        thresholds = used(study, stored(study))
     except UserError:  # which says why there is no profile
         return []
     table: Any = study.table
